@@ -1,0 +1,712 @@
+"""Measure a registration: overlap, surfaces, Jacobian, folding, similarity; one table for pairs."""
+
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import binary_erosion, distance_transform_edt, uniform_filter
+
+from vxmlib.warp import (
+    check_displacement,
+    check_labels,
+    identity,
+    inversion_error,
+    warp_labels,
+)
+
+ABSENT_RULES = ("skip", "nan", "zero", "one")
+NONPOSITIVE_RULES = ("exclude", "floor")
+COLUMNS = (
+    "moving",
+    "fixed",
+    "label",
+    "structure",
+    "dice",
+    "folds",
+    "folding_percent",
+    "folding_percent_brain",
+    "sd_log_jacobian",
+    "seconds",
+)
+
+_WIDEST_TABLE = 1 << 22  # label numbers spread further apart than this are searched, not looked up
+_CHUNK = 1 << 16  # voxels counted at a time, so that their codes stay in the cache
+_SLAB = 4  # rows at a time in the Jacobian: nine gradients of a slab stay in the cache
+
+
+class Folding(NamedTuple):
+    """Voxels where a field folds (Jacobian determinant at or below zero).
+
+    Attributes
+    ----------
+    count : int
+        Folded voxels of the whole grid.
+    percent : float
+        `count` in percent of all voxels of the grid.
+    percent_in_mask : float or None
+        Folded voxels inside the mask in percent of the voxels of the mask; None without a mask.
+    """
+
+    count: int
+    percent: float
+    percent_in_mask: float | None
+
+
+def dice(a, b, labels=None, *, absent="skip"):
+    """Dice overlap of two label maps, ``2 |A and B| / (|A| + |B|)``, for each label.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Label maps ``(*vol)`` of one grid, integer or boolean. The order does not matter.
+    labels : iterable of int, optional
+        Labels to measure. By default all that occur in `a` or `b`, without 0 (background).
+    absent : {"skip", "nan", "zero", "one"}
+        What to say of a label that is in neither map, where the formula reads 0/0:
+
+        ========  ===================  ================================================
+        rule      answer               used by
+        ========  ===================  ================================================
+        "skip"    label is left out    surfa; our default
+        "nan"     NaN                  MONAI, the Learn2Reg evaluation
+        "zero"    0.0                  voxelmorph (``vxm.py.utils.dice``)
+        "one"     1.0                  many hand-written scripts; flatters the mean
+        ========  ===================  ================================================
+
+        A label that is in just one of the maps has Dice 0 by the formula, whatever the rule.
+
+    Returns
+    -------
+    dict of int to float
+        Label to overlap in [0, 1], in the order of `labels` (ascending by default).
+
+    Raises
+    ------
+    ValueError
+        Maps not of an integer type or of two grids; unknown rule.
+
+    Notes
+    -----
+    Definition: Dice, Ecology 26:297-302 (1945). All labels are counted in one pass: each pair
+    of labels at a voxel is one number, and one ``bincount`` makes the table of joint counts.
+
+    Examples
+    --------
+    >>> a = np.array([1, 1, 1, 2, 2, 0])
+    >>> b = np.array([1, 1, 2, 2, 0, 0])
+    >>> dice(a, b)
+    {1: 0.8, 2: 0.5}
+    >>> dice(a, b, labels=[1, 9], absent="nan")
+    {1: 0.8, 9: nan}
+    """
+    if absent not in ABSENT_RULES:
+        raise ValueError(f"absent: found {absent!r}, expected one of {', '.join(ABSENT_RULES)}.")
+    a = check_labels(a, name="a")
+    b = check_labels(b, shape=a.shape, name="b")
+    if labels is None:
+        labels = sorted((_present(a) | _present(b)) - {0})
+    labels = _check_numbers(labels)
+    both, in_a, in_b = _counts(a, b, labels)
+    when_absent = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}[absent]
+    result = {}
+    for label, n_both, n_a, n_b in zip(labels, both, in_a, in_b, strict=True):
+        value = 2.0 * n_both / (n_a + n_b) if n_a + n_b else when_absent
+        if value is not None:
+            result[label] = float(value)
+    return result
+
+
+def mean_dice(a, b, labels=None, *, absent="skip"):
+    """Mean of `dice` over labels; NaN entries do not count.
+
+    Parameters
+    ----------
+    a, b, labels, absent
+        As for `dice`.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN when there is no label to average.
+
+    Examples
+    --------
+    >>> mean_dice(np.array([1, 1, 2]), np.array([1, 1, 3]), labels=[1, 2])
+    0.5
+    """
+    values = [v for v in dice(a, b, labels, absent=absent).values() if not np.isnan(v)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def surface_distance(a, b, *, spacing, percentile=95):
+    """Distance between the surfaces of two masks in millimetres.
+
+    Surface voxels are those with a face neighbour outside the mask (the outside of the image
+    counts as outside the mask). From each surface voxel of one mask the distance to the
+    nearest surface voxel of the other is taken, both ways; the answer is the larger of the two
+    percentiles.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Masks ``(*vol)``: boolean, or integer with 0 for outside. For one structure of a label
+        map write ``labels == 17``.
+    spacing : float or sequence of float
+        Voxel size in mm, one for all axes or one an axis.
+    percentile : float
+        95 (default) for the robust distance HD95, 100 for the Hausdorff distance.
+
+    Returns
+    -------
+    float
+        Millimetres, at least 0. NaN when a mask is empty: there is no surface to measure to.
+
+    Raises
+    ------
+    ValueError
+        Masks not integer or of two grids; `spacing` or `percentile` out of range.
+
+    Notes
+    -----
+    The larger of the two directed percentiles is the definition of MONAI and of DeepMind's
+    ``surface-distance`` (which weights surface voxels by area; we do not). MedPy takes one
+    percentile of both sets of distances together, which is never larger. Learn2Reg passes
+    spacing 1, so that its HD95 is in voxels.
+
+    Examples
+    --------
+    >>> a, b = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
+    >>> a[5:10, 5:10] = b[5:10, 7:12] = True
+    >>> surface_distance(a, b, spacing=(1.0, 1.5), percentile=100)
+    3.0
+    """
+    a = check_labels(a, name="a") != 0
+    b = check_labels(b, shape=a.shape, name="b") != 0
+    spacing = np.broadcast_to(np.asarray(spacing, float), (a.ndim,))
+    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise ValueError(f"spacing: found {spacing.tolist()}, expected positive millimetres.")
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile: found {percentile}, expected 0 to 100.")
+    if not (a.any() and b.any()):
+        return float("nan")
+    box = _bounding_box(a | b)
+    a, b = _surface(a[box]), _surface(b[box])
+    there = distance_transform_edt(~b, sampling=spacing)[a]
+    back = distance_transform_edt(~a, sampling=spacing)[b]
+    return float(max(np.percentile(there, percentile), np.percentile(back, percentile)))
+
+
+def jacobian_determinant(displacement):
+    """Determinant of the Jacobian of ``x + u(x)`` at each voxel.
+
+    It is the local change of volume: 1 none, above 1 growth, between 0 and 1 shrinkage, at or
+    below 0 the map folds there. It has no unit.
+
+    Parameters
+    ----------
+    displacement : array_like
+        Full-resolution displacement ``(*vol, nd)`` in voxels, 'ij' order.
+
+    Returns
+    -------
+    numpy.ndarray
+        Map ``(*vol)``, float32.
+
+    Raises
+    ------
+    ValueError
+        Shape not ``(*vol, nd)``, fewer than two voxels along an axis, NaN or infinite entries.
+
+    Notes
+    -----
+    Same differences as ``vxm.py.utils.jacobian_determinant`` (``numpy.gradient``): central
+    inside, one-sided in the first and last voxel of an axis. It is cheaper because it takes
+    gradients of ``u`` and adds 1 on the diagonal, in slabs, without a grid in float64.
+
+    Examples
+    --------
+    >>> x, y = np.meshgrid(np.arange(6.0), np.arange(6.0), indexing="ij")
+    >>> twice_as_wide = np.stack([x, 0 * y], axis=-1)
+    >>> float(jacobian_determinant(twice_as_wide).mean())
+    2.0
+    """
+    field = check_displacement(displacement)
+    if min(field.shape[:-1]) < 2:
+        raise ValueError(
+            f"displacement: found grid {field.shape[:-1]}, expected at least 2 voxels an axis; "
+            "a slice of a 3-D field has no determinant of its own."
+        )
+    rows = field.shape[0]
+    determinant = np.empty(field.shape[:-1], np.float32)
+    for start in range(0, rows, _SLAB):
+        stop = min(start + _SLAB, rows)
+        low, high = max(start - 1, 0), min(stop + 1, rows)  # neighbours, for the differences
+        moves = np.ascontiguousarray(np.moveaxis(field[low:high], -1, 0))
+        determinant[start:stop] = _determinant(moves)[start - low : stop - low]
+    return determinant
+
+
+def folding(displacement, mask=None):
+    """Count the voxels where a field folds: Jacobian determinant at or below zero.
+
+    Parameters
+    ----------
+    displacement : array_like
+        Full-resolution displacement ``(*vol, nd)`` in voxels.
+    mask : array_like, optional
+        Boolean ``(*vol)`` on the fixed grid, usually the brain of the fixed image.
+
+    Returns
+    -------
+    Folding
+        ``count`` and ``percent`` of the whole grid, ``percent_in_mask`` of the mask.
+
+    Raises
+    ------
+    ValueError
+        As `jacobian_determinant`; mask not boolean, of another grid, or empty.
+
+    Notes
+    -----
+    Balakrishnan et al., IEEE TMI 38:1788-1800 (2019) count folds among brain voxels and divide
+    by the brain. A percentage of all voxels is about a third of that for the same field, so
+    name the denominator with the number.
+
+    Examples
+    --------
+    >>> field = np.zeros((4, 5, 2))
+    >>> field[2, :, 0] = -2.0  # the third row goes back behind the first
+    >>> folding(field)
+    Folding(count=5, percent=25.0, percent_in_mask=None)
+    """
+    field = check_displacement(displacement)
+    return _folding_of(jacobian_determinant(field), _check_mask(mask, field.shape[:-1]))
+
+
+def sd_log_jacobian(displacement, mask=None, *, nonpositive="exclude", floor=1e-9):
+    """Standard deviation of the logarithm of the Jacobian determinant: how uneven a warp is.
+
+    Parameters
+    ----------
+    displacement : array_like
+        Full-resolution displacement ``(*vol, nd)`` in voxels.
+    mask : array_like, optional
+        Boolean ``(*vol)``; only these voxels count.
+    nonpositive : {"exclude", "floor"}
+        What to do with folded voxels, which have no logarithm. "exclude" leaves them out; print
+        `folding` beside the value, because it cannot see them. "floor" raises determinants to
+        `floor` first; each fold then weighs ``log(floor)``, and the value depends on that
+        choice.
+    floor : float
+        Smallest determinant for "floor".
+
+    Returns
+    -------
+    float
+        At least 0 (population SD), 0 for a uniform scaling. NaN when every voxel is left out.
+
+    Raises
+    ------
+    ValueError
+        As `folding`; unknown rule, `floor` not positive.
+
+    Notes
+    -----
+    The Learn2Reg evaluation takes the SD of ``log(clip(det + 3, 1e-9, 1e9))`` without the two
+    voxels at each border. The added 3 hides folds and shrinks the result, so its figures cannot
+    be compared with these.
+
+    Examples
+    --------
+    >>> x, y = np.meshgrid(np.arange(6.0), np.arange(6.0), indexing="ij")
+    >>> round(sd_log_jacobian(np.stack([x, y], axis=-1)), 9)  # twice as large everywhere
+    0.0
+    """
+    field = check_displacement(displacement)
+    mask = _check_mask(mask, field.shape[:-1])
+    return _sd_log_of(jacobian_determinant(field), mask, nonpositive, floor)
+
+
+def local_ncc(a, b, window=9, mask=None, *, eps=1e-5):
+    """Mean squared local correlation of two images, as the NCC loss scores it but positive.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Images ``(*vol)`` of one grid, intensities in [0, 1].
+    window : int
+        Side of the window in voxels, odd.
+    mask : array_like, optional
+        Boolean ``(*vol)``; the mean is over these voxels. Without it flat background, which
+        scores 1, makes any pair look good.
+    eps : float
+        Floor of the covariance and of the two variances (sums over the window).
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 for images equal up to gain and offset in each window.
+
+    Raises
+    ------
+    ValueError
+        Unequal shapes, NaN, window not odd and positive, mask as in `folding`.
+
+    Notes
+    -----
+    Same formula as ``vxm.losses.NCC`` (window sums with zeros beyond the border; a negative
+    covariance counts as none), in double precision, so that there is no cancellation.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).random((16, 16))
+    >>> inside = np.pad(np.ones((8, 8), bool), 4)
+    >>> round(local_ncc(image, 0.5 * image + 0.2, window=5, mask=inside), 6)
+    1.0
+    """
+    a, b = _check_image(a, "a"), _check_image(b, "b")
+    if a.shape != b.shape:
+        raise ValueError(f"b: found shape {b.shape}, expected that of a, {a.shape}.")
+    if int(window) != window or window < 1 or window % 2 == 0:
+        raise ValueError(f"window: found {window}, expected an odd number of voxels.")
+    mask = _check_mask(mask, a.shape)
+    voxels = float(window) ** a.ndim
+
+    def total(values):
+        return voxels * uniform_filter(values, int(window), mode="constant")
+
+    sum_a, sum_b = total(a), total(b)
+    covariance = np.maximum(total(a * b) - sum_a * sum_b / voxels, eps)
+    variance_a = np.maximum(total(a * a) - sum_a**2 / voxels, eps)
+    variance_b = np.maximum(total(b * b) - sum_b**2 / voxels, eps)
+    score = (covariance / variance_a) * (covariance / variance_b)
+    return float(score.mean() if mask is None else score[mask].mean())
+
+
+def endpoint_error(u, v, mask=None):
+    """Mean length of the difference of two displacements, in voxels.
+
+    Parameters
+    ----------
+    u, v : array_like
+        Displacements ``(*vol, nd)`` in voxels of one grid; one is often the known truth.
+    mask : array_like, optional
+        Boolean ``(*vol)``; only these voxels count.
+
+    Returns
+    -------
+    float
+        Voxels, at least 0. Times the voxel size it is millimetres (isotropic grids).
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, NaN; mask as in `folding`.
+
+    Examples
+    --------
+    >>> endpoint_error(np.zeros((4, 4, 2)), np.full((4, 4, 2), [3.0, 4.0]))
+    5.0
+    """
+    u = check_displacement(u, name="u")
+    v = check_displacement(v, shape=u.shape[:-1], name="v")
+    length = np.linalg.norm((u - v).astype(np.float64), axis=-1)
+    mask = _check_mask(mask, length.shape)
+    return float(length.mean() if mask is None else length[mask].mean())
+
+
+def inverse_consistency(forward, backward, mask=None):
+    """Mean distance from where it started of a point sent there and back, in voxels.
+
+    Parameters
+    ----------
+    forward, backward : array_like
+        Displacements ``(*vol, nd)`` of a pair registered in both directions.
+    mask : array_like, optional
+        Boolean ``(*vol)``; only these voxels count.
+
+    Returns
+    -------
+    float
+        Voxels, at least 0: the mean of `vxmlib.warp.inversion_error` over both orders.
+
+    Raises
+    ------
+    ValueError
+        As `endpoint_error`.
+
+    Examples
+    --------
+    >>> shift = np.full((4, 4, 2), [0.0, 1.0])
+    >>> inverse_consistency(shift, -shift)
+    0.0
+    """
+    mask = _check_mask(mask, np.shape(forward)[:-1])
+    errors = (inversion_error(forward, backward), inversion_error(backward, forward))
+    return float(np.mean([e.mean() if mask is None else e[mask].mean() for e in errors]))
+
+
+def evaluate_pairs(cohort, pairs, method):
+    """Register pairs and measure each: one row a pair and structure.
+
+    Structures measured are those of ``cohort.structures`` that are in the label maps of both
+    people *before* warping. One that a warp wipes out therefore scores 0 and is not dropped.
+
+    Parameters
+    ----------
+    cohort : vxmlib.cohorts.Cohort
+        Gives ``image(id)``, ``labels(id)``, ``brain(id)``, ``structures``, ``has_labels``.
+    pairs : iterable of (str, str)
+        Ordered ``(moving, fixed)`` ids.
+    method : "identity" or callable
+        ``method(moving_image, fixed_image)`` returns the displacement ``(*vol, nd)`` in voxels.
+        "identity" moves nothing: the overlap before registration.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``moving, fixed`` (ids), ``label`` (number), ``structure`` (name), ``dice``
+        (0 to 1), and, the same in all rows of a pair: ``folds`` (voxels of the whole grid),
+        ``folding_percent`` (of the whole grid), ``folding_percent_brain`` (of the fixed brain),
+        ``sd_log_jacobian`` (fixed brain, folds left out), ``seconds`` (registration alone).
+        A pair without a common structure, or a cohort without labels, gets one row with
+        missing ``label`` and ``structure`` and ``dice`` NaN.
+
+    Raises
+    ------
+    ValueError
+        Unknown method, no pairs, or a displacement that does not fit; the pair is named.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        raise ValueError("pairs: found none, expected at least one (moving, fixed).")
+    if method != "identity" and not callable(method):
+        raise ValueError(f"method: found {method!r}, expected 'identity' or a callable.")
+    rows = []
+    for moving, fixed in pairs:
+        try:
+            rows.extend(_measure_pair(cohort, moving, fixed, method))
+        except ValueError as error:
+            raise ValueError(f"pair {moving} -> {fixed}: {error}") from error
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({"label": "Int64", "folds": "int64"})
+
+
+def summary(table):
+    """Mean and spread of a table of `evaluate_pairs`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of `evaluate_pairs`.
+
+    Returns
+    -------
+    dict
+        ``pairs`` : number of pairs.
+        ``dice_mean`` : mean over structures in each pair, then over pairs.
+        ``dice_sd_pairs`` : SD of the pairs' means (how much pairs differ).
+        ``dice_sd_pooled`` : SD of all rows, structures and pairs together; the ± of the
+        VoxelMorph papers, several times larger.
+        ``folds``, ``folding_percent``, ``folding_percent_brain``, ``sd_log_jacobian`` : means
+        over pairs. ``seconds`` : median over pairs.
+        SDs are population SDs (``ddof=0``); missing values do not count.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or there are no rows.
+
+    Examples
+    --------
+    >>> row = dict(moving="a", structure="x", folds=0, folding_percent=0.0)
+    >>> row |= dict(folding_percent_brain=0.0, sd_log_jacobian=0.1, seconds=1.0)
+    >>> table = pd.DataFrame([
+    ...     row | dict(fixed="b", label=1, dice=0.5),
+    ...     row | dict(fixed="b", label=2, dice=0.7),
+    ...     row | dict(fixed="c", label=1, dice=0.8),
+    ... ])
+    >>> round(summary(table)["dice_mean"], 3)
+    0.7
+    """
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing or not len(table):
+        raise ValueError(
+            f"table: found {len(table)} rows, without columns {missing}; expected the table that "
+            "evaluate_pairs returns."
+        )
+    pairs = table.groupby(["moving", "fixed"], sort=False)
+    dice_of_pairs = pairs["dice"].mean()
+    each = pairs[["folds", "folding_percent", "folding_percent_brain", "sd_log_jacobian"]].first()
+    return {
+        "pairs": len(dice_of_pairs),
+        "dice_mean": float(dice_of_pairs.mean()),
+        "dice_sd_pairs": float(dice_of_pairs.std(ddof=0)),
+        "dice_sd_pooled": float(table["dice"].std(ddof=0)),
+        **{name: float(value) for name, value in each.mean().items()},
+        "seconds": float(pairs["seconds"].first().median()),
+    }
+
+
+def _measure_pair(cohort, moving, fixed, method):
+    """The rows of one pair, as dicts."""
+    image, target = cohort.image(moving), cohort.image(fixed)
+    brain = _check_mask(cohort.brain(fixed), target.shape)
+    labels = _labels_of(cohort, moving, fixed, target.shape) if cohort.has_labels else None
+    start = perf_counter()
+    displacement = identity(target.shape) if method == "identity" else method(image, target)
+    seconds = 0.0 if method == "identity" else perf_counter() - start
+    displacement = check_displacement(displacement, shape=target.shape)
+    determinant = jacobian_determinant(displacement)
+    folds = _folding_of(determinant, brain)
+    common = {
+        "moving": moving,
+        "fixed": fixed,
+        "label": None,
+        "structure": None,
+        "dice": float("nan"),
+        "folds": folds.count,
+        "folding_percent": folds.percent,
+        "folding_percent_brain": folds.percent_in_mask,
+        "sd_log_jacobian": _sd_log_of(determinant, brain, "exclude", None),
+        "seconds": seconds,
+    }
+    overlaps = {} if labels is None else _overlaps(*labels, cohort.structures, displacement)
+    return [
+        common | {"label": label, "structure": cohort.structures[label], "dice": value}
+        for label, value in overlaps.items()
+    ] or [common]
+
+
+def _labels_of(cohort, moving, fixed, shape):
+    """Label maps of both people, checked."""
+    return [
+        check_labels(cohort.labels(person), shape=shape, name=f"labels of {person}")
+        for person in (moving, fixed)
+    ]
+
+
+def _overlaps(moving, fixed, structures, displacement):
+    """Dice of the warped and the fixed label map for the structures that both people have."""
+    shared = _present(moving) & _present(fixed)
+    names = [label for label in structures if label in shared]
+    return dice(warp_labels(moving, displacement), fixed, names)
+
+
+def _present(labels):
+    """Set of the label numbers in a map."""
+    return set(pd.unique(labels.ravel()).tolist())
+
+
+def _check_numbers(labels):
+    """Label numbers as ints, each once."""
+    labels = list(labels)
+    if any(int(label) != label for label in labels):
+        raise ValueError(f"labels: found {labels}, expected whole numbers.")
+    return list(dict.fromkeys(int(label) for label in labels))
+
+
+def _counts(a, b, labels):
+    """Voxels with each label in both maps, in `a`, and in `b`."""
+    codes = len(labels) + 1  # code 0 stands for every label not asked for
+    encode_a, encode_b = _encoder(a, labels), _encoder(b, labels)
+    a, b = a.ravel(), b.ravel()
+    table = np.zeros(codes * codes, np.int64)
+    chunk = max(_CHUNK, table.size)
+    for start in range(0, a.size, chunk):
+        part = slice(start, start + chunk)
+        joint = encode_a(a[part]) * codes + encode_b(b[part])
+        table += np.bincount(joint, minlength=codes * codes)
+    table = table.reshape(codes, codes)
+    return table.diagonal()[1:], table.sum(axis=1)[1:], table.sum(axis=0)[1:]
+
+
+def _encoder(array, labels):
+    """A function that numbers the wanted labels 1, 2, ... in their order and all others 0."""
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    inside = {label: i for i, label in enumerate(labels, start=1) if low <= label <= high}
+    if high - low < _WIDEST_TABLE:
+        table = np.zeros(high - low + 1, np.intp)
+        for label, number in inside.items():
+            table[label - low] = number
+        return lambda part: table.take(part.astype(np.intp) - low)
+    # Some atlases number their structures in the hundred millions: no table that long.
+    values = np.array(sorted(inside) or [high], array.dtype)
+    numbers = np.array([inside.get(int(value), 0) for value in values], np.intp)
+
+    def search(part):
+        place = np.searchsorted(values, part).clip(max=len(values) - 1)
+        return np.where(values[place] == part, numbers[place], 0)
+
+    return search
+
+
+def _bounding_box(mask):
+    """Slices of the smallest box that holds a mask which is not empty."""
+    axes = range(mask.ndim)
+    spans = (np.flatnonzero(mask.any(axis=tuple(set(axes) - {axis}))) for axis in axes)
+    return tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans)
+
+
+def _surface(mask):
+    """Voxels of a mask with a face neighbour outside it."""
+    return mask & ~binary_erosion(mask)
+
+
+def _determinant(moves):
+    """Determinant of identity plus gradient of `moves` ``(nd, *slab)``."""
+    gradient = [list(np.gradient(component)) for component in moves]  # [component][axis]
+    for axis in range(len(moves)):
+        gradient[axis][axis] += 1
+    if len(moves) == 2:
+        (a, b), (c, d) = gradient
+        return a * d - b * c
+    (a, b, c), (d, e, f), (g, h, i) = gradient
+    return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+
+
+def _folding_of(determinant, mask):
+    """`folding`, from a determinant already computed."""
+    folded = determinant <= 0
+    count = int(folded.sum())
+    in_mask = None if mask is None else 100.0 * int(folded[mask].sum()) / int(mask.sum())
+    return Folding(count, 100.0 * count / folded.size, in_mask)
+
+
+def _sd_log_of(determinant, mask, nonpositive, floor):
+    """`sd_log_jacobian`, from a determinant already computed."""
+    values = (determinant if mask is None else determinant[mask]).astype(np.float64)
+    if nonpositive == "exclude":
+        values = values[values > 0]
+    elif nonpositive == "floor":
+        if not floor > 0:
+            raise ValueError(f"floor: found {floor}, expected a positive number.")
+        values = np.maximum(values, floor)
+    else:
+        raise ValueError(
+            f"nonpositive: found {nonpositive!r}, expected one of {', '.join(NONPOSITIVE_RULES)}."
+        )
+    return float(np.log(values).std()) if values.size else float("nan")
+
+
+def _check_mask(mask, shape):
+    """A boolean mask of the grid with at least one voxel, or None."""
+    if mask is None:
+        return None
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise ValueError(f"mask: found dtype {mask.dtype}, expected bool; write image > 0.")
+    if mask.shape != tuple(shape):
+        raise ValueError(f"mask: found grid {mask.shape}, expected {tuple(shape)}.")
+    if not mask.any():
+        raise ValueError("mask: found no voxel in it, expected at least one.")
+    return mask
+
+
+def _check_image(image, name):
+    """A float64 image without NaN."""
+    image = np.asarray(image, np.float64)
+    if not np.isfinite(image).all():
+        raise ValueError(f"{name}: found NaN or infinite intensities; set them to 0 first.")
+    return image
