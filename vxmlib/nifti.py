@@ -1,0 +1,296 @@
+"""NIfTI files in and out; displacements in the convention of ITK and ANTs."""
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from vxmlib.warp import check_displacement
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI points right and anterior, ITK left and posterior
+_VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
+_HEADER_SIZES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
+# What zlib, NumPy and nibabel raise on damaged bytes (a header may promise any size).
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    HeaderDataError,
+    ImageFileError,
+    WrapStructError,
+)
+
+
+class NiftiError(ValueError):
+    """A file that cannot be read as the NIfTI it should be; the message names it."""
+
+
+def read_image(path):
+    """Read a scan.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2.
+
+    Returns
+    -------
+    image : numpy.ndarray
+        Intensities ``(*vol)`` as the file means them (slope and intercept applied), float32,
+        not normalised, axes in the order of the file.
+    affine : numpy.ndarray
+        4 x 4, voxel index to RAS millimetres.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    NiftiError
+        Not a NIfTI file, damaged or cut off, more than one volume, not a scan of numbers.
+    """
+    array, affine, _ = _read(path)
+    array = _one_volume(array, path)
+    if array.dtype.kind not in "iuf":
+        raise NiftiError(f"{path}: expected one number a voxel, found dtype {array.dtype}.")
+    return np.ascontiguousarray(array, np.float32), affine
+
+
+def read_labels(path):
+    """Read a label map.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.nii`` or ``.nii.gz``. Whole numbers stored as floats are taken as what they are.
+
+    Returns
+    -------
+    labels : numpy.ndarray
+        Label map ``(*vol)``: the file's integer type, int32 for whole numbers stored as floats.
+    affine : numpy.ndarray
+        4 x 4, voxel index to RAS millimetres.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    NiftiError
+        As `read_image`, and values that are not whole numbers.
+    """
+    array, affine, _ = _read(path)
+    array = _one_volume(array, path)
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        if not (np.array_equal(whole, array) and np.abs(whole).max(initial=0) < 2**31):
+            raise NiftiError(
+                f"{path}: expected a label map of whole numbers, found values between them. Is "
+                "this a scan, or a label map resampled with linear interpolation?"
+            )
+        array = whole.astype(np.int32)
+    if array.dtype.kind not in "iu":
+        raise NiftiError(f"{path}: expected an integer a voxel, found dtype {array.dtype}.")
+    # nibabel hands out the file's byte order; everyone else expects the machine's.
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("=")), affine
+
+
+def write(path, array, affine):
+    """Write a scan or a label map; the file appears complete or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Name that ends in ``.nii`` or ``.nii.gz``.
+    array : array_like
+        Image or label map ``(x, y, z)``; a slice says where it lies, ``image[:, None, :]``
+        for a coronal one. Floats are stored as float32, booleans as uint8, 64-bit integers as
+        int32.
+    affine : array_like
+        4 x 4, voxel index to RAS millimetres.
+
+    Raises
+    ------
+    ValueError
+        Wrong ending, number of axes, dtype or affine; integers beyond 32 bits.
+    OSError
+        The folder cannot be written to.
+    """
+    array = np.asarray(array)
+    if array.ndim != 3:
+        raise ValueError(
+            f"array: expected 3 axes (x, y, z), found shape {array.shape}. Give a slice its "
+            "third axis: image[:, None, :] for a coronal one."
+        )
+    _save(path, nib.Nifti1Image(_storable(array), _check_affine(affine)))
+
+
+def write_displacement(path, displacement, affine):
+    """Write a displacement that ITK, ANTs, 3D Slicer and SimpleITK read as a transform.
+
+    Parameters
+    ----------
+    path : str or Path
+        Name that ends in ``.nii`` or ``.nii.gz``.
+    displacement : array_like
+        Displacement ``(x, y, z, 3)`` in voxels on the fixed grid, pointing into the moving image.
+    affine : array_like
+        4 x 4 of the fixed grid, voxel index to RAS millimetres; any orientation, oblique too.
+
+    Raises
+    ------
+    ValueError
+        Not a 3-D displacement, wrong ending or affine.
+    OSError
+        The folder cannot be written to.
+
+    Notes
+    -----
+    The file holds ``(x, y, z, 1, 3)`` float32 with the NIfTI intent "vector" (1007); each vector
+    is in millimetres along Left, Posterior, Superior, whatever way the grid lies. ITK wants
+    voxel axes at right angles, so an affine with shear is refused.
+    """
+    field = check_displacement(displacement)
+    if field.shape[-1] != 3:
+        raise ValueError(
+            f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the ITK "
+            "convention has no place for a slice in space."
+        )
+    affine = _check_affine(affine)
+    if not _at_right_angles(affine):
+        raise ValueError(
+            "affine: found voxel axes that are not at right angles (shear), which ITK cannot "
+            "represent. Resample the fixed image to a grid without shear first."
+        )
+    vectors = field @ (_RAS_TO_LPS @ affine[:3, :3]).T
+    image = nib.Nifti1Image(vectors[:, :, :, None, :].astype(np.float32), affine)
+    image.header.set_intent(_VECTOR)
+    _save(path, image)
+
+
+def read_displacement(path):
+    """Read a displacement in the convention of ITK and ANTs back to voxels.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file as `write_displacement` or ANTs (``...Warp.nii.gz``) writes it.
+
+    Returns
+    -------
+    displacement : numpy.ndarray
+        ``(x, y, z, 3)`` float32 in voxels on the fixed grid.
+    affine : numpy.ndarray
+        4 x 4 of the fixed grid, voxel index to RAS millimetres.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    NiftiError
+        As `read_image`, and a file that is not a field of vectors.
+    """
+    array, affine, intent = _read(path)
+    if array.ndim != 5 or array.shape[3:] != (1, 3) or intent != _VECTOR:
+        raise NiftiError(
+            f"{path}: expected a displacement, shape (x, y, z, 1, 3) with intent {_VECTOR} "
+            f"(vector), found shape {array.shape} with intent {intent}."
+        )
+    to_voxels = np.linalg.inv(_RAS_TO_LPS @ affine[:3, :3])
+    return (array[:, :, :, 0, :] @ to_voxels.T).astype(np.float32), affine
+
+
+def _read(path):
+    """Array, affine and intent code of a file, or an error that names it."""
+    path = Path(path)
+    content = path.read_bytes()
+    try:
+        # Decompressed as a whole: only then is the checksum at the end compared.
+        raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        image = _image_class(raw).from_bytes(raw)
+        array = np.asanyarray(image.dataobj)
+        intent = int(image.header["intent_code"])
+    except _DAMAGED as error:
+        raise NiftiError(
+            f"{path}: not a readable NIfTI file of {len(content)} bytes ({error}). Expected a "
+            "complete .nii or .nii.gz; if it was downloaded, delete it and fetch it again."
+        ) from error
+    try:
+        return array, _check_affine(image.affine), intent
+    except ValueError as error:
+        raise NiftiError(f"{path}: {error}") from error
+
+
+def _image_class(raw):
+    """NIfTI-1 or NIfTI-2, told apart by the size of the header that opens the file."""
+    for order in ("little", "big"):
+        size = int.from_bytes(raw[:4], order)
+        if size in _HEADER_SIZES:
+            return _HEADER_SIZES[size]
+    raise ValueError("the file does not open with a NIfTI header")
+
+
+def _one_volume(array, path):
+    """Drop empty fourth and later axes; refuse a series of volumes."""
+    if array.ndim < 2 or any(size != 1 for size in array.shape[3:]):
+        raise NiftiError(f"{path}: expected one volume (x, y, z), found shape {array.shape}.")
+    return array.reshape(array.shape[:3])
+
+
+def _check_affine(affine):
+    """A 4 x 4 float64 matrix that can be inverted."""
+    affine = np.asarray(affine, np.float64)
+    good = affine.shape == (4, 4) and np.isfinite(affine).all()
+    if not good or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ValueError(
+            "affine: expected a 4 x 4 matrix from voxel index to RAS millimetres that can be "
+            f"inverted, found {affine.tolist()}."
+        )
+    return affine
+
+
+def _at_right_angles(affine):
+    """Whether the voxel axes are orthogonal in space."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
+
+
+def _storable(array):
+    """The array in a type that every NIfTI reader knows."""
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"array: expected numbers, found dtype {array.dtype}.")
+    if array.dtype.itemsize < 4 or array.dtype == np.int32:
+        return array
+    limits = np.iinfo(np.int32)
+    if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
+        raise ValueError(f"array: found integers beyond 32 bits, up to {array.max()}.")
+    return array.astype(np.int32)
+
+
+def _save(path, image):
+    """Write beside the final name and rename, so that no half-written file is left."""
+    path = Path(path)
+    ending = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
+    if not path.name.endswith(ending):
+        raise ValueError(f"path: expected a name ending in .nii or .nii.gz, found {path.name}.")
+    image.set_sform(image.affine, code=1)
+    if _at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
+        image.set_qform(image.affine, code=1)
+    image.header.set_xyzt_units("mm")
+    part = path.with_name(f".{path.name.removesuffix(ending)}.{os.getpid()}.part{ending}")
+    try:
+        nib.save(image, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
