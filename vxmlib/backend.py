@@ -1,0 +1,182 @@
+"""Make voxelmorph's TensorFlow line importable; everyone else imports tf, vxm and ne from here.
+
+Importing this module changes the process in four ways, and nothing else in vxmlib does:
+
+* ``TF_USE_LEGACY_KERAS=1``: voxelmorph 0.2 is written for Keras 2, which lives on as tf-keras.
+* ``TF_ENABLE_ONEDNN_OPTS=1`` unless you set it: off by default on processors without AVX-512,
+  where it makes these networks two to four times faster.
+* ``TF_CPP_MIN_LOG_LEVEL=3`` unless you set it: TensorFlow's C++ messages stay quiet (what goes
+  wrong still reaches you as an exception). Set it to 0 to see why a GPU is not found.
+* ``inspect.getargspec`` exists while neurite and voxelmorph are imported (neurite 0.2 calls it,
+  Python 3.11 removed it) and is gone again afterwards.
+"""
+
+import contextlib
+import importlib
+import inspect
+import numbers
+import os
+import platform
+import re
+import sys
+import tempfile
+from importlib import metadata
+
+# TensorFlow prints these before it reads its log level: notes on the machine, not warnings.
+_START_UP_NOTE = re.compile(
+    rb"^(I\d{4} |\d{4}-\d\d-\d\d .*: I |To enable the following instructions"
+    rb"|WARNING: All log messages before absl)"
+)
+_EXPECTED = {"voxelmorph": "0.2", "neurite": "0.2"}
+
+
+@contextlib.contextmanager
+def _without_start_up_notes():
+    """Hold back what C++ writes to stderr; pass on everything but start-up notes."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            held.seek(0)
+            for line in held:
+                if not _START_UP_NOTE.match(line):
+                    os.write(2, line)
+            os.close(stderr)
+
+
+@contextlib.contextmanager
+def _getargspec_restored():
+    """Give neurite 0.2 the function that Python 3.11 removed, for as long as the block runs."""
+    if hasattr(inspect, "getargspec"):
+        yield
+        return
+    inspect.getargspec = lambda function: inspect.getfullargspec(function)[:4]
+    try:
+        yield
+    finally:
+        del inspect.getargspec
+
+
+def _check_versions():
+    """Refuse the releases that look right to pip and are PyTorch inside."""
+    for name, expected in _EXPECTED.items():
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found = "none"
+        if found != expected:
+            raise ImportError(
+                f"{name} {expected} is needed, found {found}: later releases are PyTorch only. "
+                f"Install it with `pip install {name}=={expected}` or use the lock file."
+            )
+    for variable in ("VXM_BACKEND", "NEURITE_BACKEND"):
+        if os.environ.get(variable, "tensorflow") != "tensorflow":
+            raise ImportError(
+                f"the environment variable {variable} is {os.environ[variable]!r}: this book "
+                "uses TensorFlow; unset it."
+            )
+
+
+def _check_keras(tensorflow):
+    """Refuse a TensorFlow that was imported before us and has settled on Keras 3."""
+    found = tensorflow.keras.Model.__module__
+    if not found.startswith("tf_keras."):
+        raise ImportError(
+            "TensorFlow was imported before vxmlib and chose Keras 3 "
+            f"(tf.keras.Model comes from {found}); voxelmorph 0.2 needs tf-keras. Import vxmlib "
+            "first, or set TF_USE_LEGACY_KERAS=1 before anything imports TensorFlow."
+        )
+
+
+def _import_all():
+    _check_versions()
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _without_start_up_notes():
+        tensorflow = importlib.import_module("tensorflow")
+        _check_keras(tensorflow)
+        with _getargspec_restored():
+            neurite = importlib.import_module("neurite")
+            voxelmorph = importlib.import_module("voxelmorph")
+    return tensorflow, neurite, voxelmorph
+
+
+tf, ne, vxm = _import_all()
+
+__all__ = ["device_summary", "ne", "set_seed", "tf", "versions", "vxm"]
+
+
+def set_seed(seed):
+    """Seed Python, NumPy and TensorFlow: weights drawn afterwards depend on nothing else.
+
+    Call it before :func:`vxmlib.models.build`. The pairs of :mod:`vxmlib.pairs` have a seed of
+    their own and do not need it.
+
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2**32 - 1.
+
+    Raises
+    ------
+    ValueError
+        If ``seed`` is no such integer.
+
+    Examples
+    --------
+    >>> set_seed(7)
+    >>> first = float(tf.random.uniform(()))
+    >>> set_seed(7)
+    >>> float(tf.random.uniform(())) == first
+    True
+    """
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, found {seed!r}")
+    tf.keras.utils.set_random_seed(int(seed))
+
+
+def device_summary():
+    """Say in one line what TensorFlow computes on.
+
+    Returns
+    -------
+    str
+        The GPUs by name, or the processor with the number of its cores.
+
+    Examples
+    --------
+    >>> device_summary().startswith(("CPU", "GPU"))
+    True
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return "GPU: " + ", ".join(d.get("device_name", "unnamed") for d in details)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = found[0] if found else name
+    return f"CPU: {name}, {os.cpu_count()} cores"
+
+
+def versions():
+    """List the versions that a result depends on.
+
+    Returns
+    -------
+    dict of str to str
+        Of Python and of the packages that compute.
+
+    Examples
+    --------
+    >>> versions()["voxelmorph"]
+    '0.2'
+    """
+    packages = ("tensorflow", "tf-keras", "voxelmorph", "neurite", "numpy", "scipy")
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}

@@ -1,0 +1,339 @@
+"""VxmDense built and compiled by name, saved and loaded, and asked for its displacement."""
+
+import json
+import math
+import numbers
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from vxmlib import preprocess
+from vxmlib.backend import tf, vxm
+from vxmlib.losses import image_loss as image_loss_by_name
+
+#: U-Net features by name: convolutions of the encoder, then of the decoder and at full size.
+FEATURES = {
+    "small": ([8, 16, 16, 16], [16, 16, 16, 16, 16, 8, 8]),
+    "vxm1": ([16, 32, 32, 32], [32, 32, 32, 32, 8, 8]),
+    "vxm2": ([16, 32, 32, 32], [32, 32, 32, 32, 32, 16, 16]),
+    "double": ([32, 64, 64, 64], [64, 64, 64, 64, 64, 32, 32]),
+}
+
+
+class ModelFileError(ValueError):
+    """A model file is cut off, corrupt, or no VxmDense."""
+
+
+def build(
+    shape,
+    *,
+    image_loss="ncc",
+    lam=1.0,
+    learning_rate=1e-4,
+    int_steps=0,
+    int_resolution=2,
+    bidir=False,
+    features="vxm2",
+    clipnorm=None,
+):
+    """Build a VxmDense and compile it with an image loss and λ times the smoothness of its field.
+
+    The loss is ``image_loss(fixed, warped) + lam * Grad``. Grad is the mean over voxels,
+    components and axes of the squared difference between neighbours, which is 1/nd² of the
+    paper's sum ‖∇u‖² per voxel. With ``int_steps > 0`` the smoothed field is the velocity, on a
+    grid ``int_resolution`` times coarser, and Grad is multiplied by ``int_resolution``, as
+    voxelmorph's training script does: a value of λ there smooths that much more.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Grid of the images, 2D or 3D, each size divisible by 16.
+    image_loss : str
+        "ncc" or "mse", see :func:`vxmlib.losses.image_loss`.
+    lam : float
+        Weight λ of the smoothness, at least 0. The paper takes 1 with NCC, 0.01 with MSE.
+    learning_rate : float
+        Of Adam; the paper's is 1e-4.
+    int_steps : int
+        Steps of scaling and squaring: 0 gives the displacement itself (the 2019 paper), 7 takes
+        the field for a stationary velocity and integrates it (diffeomorphic).
+    int_resolution : int
+        Voxel size of the velocity grid during integration: 1, 2, 4, 8 or 16. Without integration
+        it does nothing.
+    bidir : bool
+        Also warp the fixed image back; the two image losses then weigh 0.5 each.
+    features : str
+        A name of :data:`FEATURES`.
+    clipnorm : float, optional
+        Largest norm of each weight's gradient.
+
+    Returns
+    -------
+    vxm.networks.VxmDense
+        Compiled. Inputs ``[moving, fixed]``, each ``(batch, *shape, 1)``; outputs named "image",
+        ("back" with ``bidir``,) and "smoothness", so that Keras logs ``image_loss`` and
+        ``smoothness_loss``. The last output is the field that is smoothed, not in general the
+        displacement: that is what :func:`register` gives.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter, what was found and what would do.
+
+    References
+    ----------
+    Balakrishnan et al., IEEE TMI 2019 (network, losses, λ); Dalca et al., MICCAI 2018
+    (integration); voxelmorph's ``scripts/tf/train.py`` (weights).
+
+    Examples
+    --------
+    >>> model = build((32, 32), lam=0.5)
+    >>> list(model.output_names)
+    ['image', 'smoothness']
+    """
+    shape = _checked_shape(shape)
+    lam = _checked_number("lam", lam, least=0)
+    learning_rate = _checked_number("learning_rate", learning_rate, above=0)
+    if clipnorm is not None:
+        clipnorm = _checked_number("clipnorm", clipnorm, above=0)
+    if isinstance(int_steps, bool) or not isinstance(int_steps, int) or not 0 <= int_steps <= 12:
+        raise ValueError(f"int_steps must be an integer from 0 to 12, found {int_steps!r}")
+    if isinstance(int_resolution, bool) or int_resolution not in (1, 2, 4, 8, 16):
+        raise ValueError(f"int_resolution must be 1, 2, 4, 8 or 16, found {int_resolution!r}")
+    if not isinstance(features, str) or features not in FEATURES:
+        raise ValueError(f"features must be one of {sorted(FEATURES)}, found {features!r}")
+    similarity = image_loss_by_name(image_loss)
+
+    model = vxm.networks.VxmDense(
+        shape,
+        nb_unet_features=[list(part) for part in FEATURES[features]],
+        int_steps=int_steps,
+        int_resolution=int(int_resolution),
+        bidir=bool(bidir),
+    )
+    model.output_names = ["image", "back", "smoothness"] if bidir else ["image", "smoothness"]
+    coarser = int_resolution if int_steps > 0 else 1
+    smoothness = vxm.losses.Grad("l2", loss_mult=coarser).loss
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(learning_rate, clipnorm=clipnorm),
+        loss=[similarity, similarity, smoothness] if bidir else [similarity, smoothness],
+        loss_weights=[0.5, 0.5, lam] if bidir else [1.0, lam],
+    )
+    _create_variables(model)
+    return model
+
+
+def _create_variables(model):
+    """Make the variables of optimiser and losses now.
+
+    Left to the first training step, they make Keras trace that step twice: five seconds more on
+    two cores, ten with integration.
+    """
+    model.optimizer.build(model.trainable_variables)
+    nd = len(model.inputs[0].shape) - 2
+    zeros = [tf.zeros((1, *(4,) * nd, output.shape[-1])) for output in model.outputs]
+    model.compute_loss(y=zeros, y_pred=zeros)
+    model.reset_metrics()
+
+
+def field_shape(model):
+    """Give the grid of the smoothed field, for the zero target of :mod:`vxmlib.pairs`.
+
+    Parameters
+    ----------
+    model : VxmDense
+
+    Returns
+    -------
+    tuple of int
+        The image grid, or the coarser one on which a velocity is integrated.
+
+    Examples
+    --------
+    >>> field_shape(build((32, 32))), field_shape(build((32, 32), int_steps=7))
+    ((32, 32), (16, 16))
+    """
+    return tuple(model.outputs[-1].shape[1:-1])
+
+
+def register(model, moving, fixed):
+    """Predict the displacement that carries ``moving`` onto ``fixed``.
+
+    Always the full-resolution displacement the model itself warps with; never its last output,
+    which with integration is a velocity on a coarser grid.
+
+    Parameters
+    ----------
+    model : VxmDense
+        Built by :func:`build` or loaded by :func:`load`; its image grid is ``vol``.
+    moving, fixed : ndarray, (*vol)
+        Finite intensities in [0, 1].
+
+    Returns
+    -------
+    ndarray, (*vol, nd), float32
+        Displacement in voxels, axis order "ij", on the fixed grid, pointing into the moving
+        image: ``warped(x) = moving(x + u(x))``.
+
+    Raises
+    ------
+    ValueError
+        If an image has another shape than the model, or is not finite, or not in [0, 1].
+
+    Examples
+    --------
+    >>> model = build((32, 32))
+    >>> image = np.linspace(0, 1, 1024, dtype="float32").reshape(32, 32)
+    >>> register(model, image, image).shape
+    (32, 32, 2)
+    """
+    shape = tuple(model.inputs[0].shape[1:-1])
+    images = [
+        fitting_image(image, name=name, shape=shape)[None, ..., None]
+        for name, image in (("moving", moving), ("fixed", fixed))
+    ]
+    return _displacement_function(model)(*map(tf.constant, images))[0].numpy()
+
+
+def fitting_image(image, *, name, shape):
+    """Refuse an image that a model of this grid cannot take, before it does harm.
+
+    Parameters
+    ----------
+    image : array, (*vol)
+    name : str
+        What the error calls the image.
+    shape : tuple of int
+        The grid it must have.
+
+    Returns
+    -------
+    ndarray, (*vol), float32
+
+    Raises
+    ------
+    ValueError
+        If the shape differs, or a value is not finite or outside [0, 1], or all are equal.
+
+    Examples
+    --------
+    >>> fitting_image(np.ones((4, 4)), name="moving", shape=(4, 8))
+    Traceback (most recent call last):
+    ValueError: moving has shape (4, 4), expected the grid (4, 8): resample, crop or pad it
+    """
+    image = np.asarray(image)
+    if image.shape != tuple(shape):
+        raise ValueError(
+            f"{name} has shape {image.shape}, expected the grid {tuple(shape)}: "
+            "resample, crop or pad it"
+        )
+    return np.asarray(preprocess.check_image(image, name=name), dtype=np.float32)
+
+
+def _displacement_function(model):
+    """Compile the path from the two images to the displacement, once per model."""
+    # Kept on `references`, which Keras does not track: an attribute of the model would become
+    # part of its weights and checkpoints.
+    if not hasattr(model.references, "displacement_function"):
+        full = tf.keras.Model(model.inputs, model.references.pos_flow)
+        image = tf.TensorSpec((1, *model.inputs[0].shape[1:]), tf.float32)
+        model.references.displacement_function = tf.function(
+            lambda moving, fixed: full([moving, fixed], training=False)
+        ).get_concrete_function(image, image)
+    return model.references.displacement_function
+
+
+def save(model, path):
+    """Write the model as one HDF5 file that ``vxm.networks.VxmDense.load`` reads too.
+
+    Parameters
+    ----------
+    model : VxmDense
+    path : path
+        Ends in ``.h5``; an old file is replaced only when the new one is complete.
+
+    Raises
+    ------
+    ValueError
+        If the name does not end in ``.h5``.
+    OSError
+        If the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".h5":
+        raise ValueError(f"path must end in .h5, found {path.name!r}: VxmDense reads HDF5 only")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = {"class_name": type(model).__name__, "config": model.get_config()}
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.h5")
+    try:
+        # Weights and constructor arguments are all that VxmDense.load reads. Keras' own
+        # model.save would add the optimiser, and losses that it cannot load back.
+        model.save_weights(temporary, save_format="h5")
+        with h5py.File(temporary, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path):
+    """Read a model written by :func:`save` (or by VxmDense's own ``save``).
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    VxmDense
+        With its weights, not compiled: ready to register. To train on, build the same model and
+        ``set_weights(loaded.get_weights())``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If the file is cut off, corrupt, or holds something else than a VxmDense.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file at {path}: train one, or check the path")
+    try:
+        with h5py.File(path, "r") as file:
+            found = json.loads(file.attrs["model_config"])["class_name"]
+        if found != "VxmDense":
+            raise ModelFileError(f"{path} holds a {found}, expected a VxmDense")
+        return vxm.networks.VxmDense.load(str(path))
+    except ModelFileError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ModelFileError(
+            f"{path} is no complete VxmDense file ({error}): it may be cut off or of another "
+            "kind; save it again, or fetch it anew"
+        ) from error
+
+
+def _checked_shape(shape):
+    """Return the grid as a tuple of int, or say which sizes would fit."""
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    whole = all(isinstance(n, numbers.Integral) and n > 0 for n in sizes)
+    if len(sizes) not in (2, 3) or not whole:
+        raise ValueError(f"shape must be 2 or 3 positive integers, found {shape!r}")
+    if any(n % preprocess.MULTIPLE for n in sizes):
+        raise ValueError(
+            f"shape must have sizes divisible by {preprocess.MULTIPLE} (the network halves the "
+            f"grid four times), found {sizes}: pad to {preprocess.fitting_shape(sizes)}"
+        )
+    return tuple(int(n) for n in sizes)
+
+
+def _checked_number(name, value, *, least=-math.inf, above=-math.inf):
+    """Return ``value`` as a float, or name the parameter and what would do."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and value >= least and value > above):
+        wanted = "at least 0" if least == 0 else "above 0"
+        raise ValueError(f"{name} must be a finite number {wanted}, found {value!r}")
+    return float(value)

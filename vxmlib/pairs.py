@@ -1,0 +1,185 @@
+"""Training pairs as tf.data: ((moving, fixed), (fixed, zero field)) of static shape."""
+
+import numbers
+
+import numpy as np
+
+from vxmlib.backend import tf
+from vxmlib.models import fitting_image
+
+
+def pair_dataset(
+    cohort,
+    ids,
+    *,
+    batch_size,
+    seed,
+    field_shape=None,
+    start_step=0,
+    prefetch=2,
+    atlas=None,
+    bidir=False,
+):
+    """Draw random ordered pairs of people for ever, each batch a function of (seed, step).
+
+    The batch of step k depends on nothing but ``seed`` and k, so a run that is resumed at step k
+    sees the pairs that it would have seen without the interruption. Pairs are drawn with
+    replacement, as voxelmorph's generators draw them; moving and fixed always differ.
+
+    Shapes are static. ``fit`` needs that when the model integrates a velocity: what comes from a
+    bare Python generator has no known shape, and voxelmorph's rescaling layer then fails.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Gives ``image(id)``: float32 in [0, 1] on the grid ``cohort.shape``.
+    ids : sequence of str
+        People to draw from, at least two (one with an atlas).
+    batch_size : int
+        Pairs a step.
+    seed : int
+        At least 0.
+    field_shape : tuple of int, optional
+        Grid of the zero target: :func:`vxmlib.models.field_shape` of the model. Default is the
+        image grid. The loss does not read its values.
+    start_step : int
+        First step to give, for resuming.
+    prefetch : int
+        Batches prepared ahead.
+    atlas : array, (*vol), optional
+        Image in [0, 1] that then is the fixed one of every pair (scan to atlas, as the paper).
+    bidir : bool
+        Also ask for the moving image back: targets ``(fixed, moving, zero field)``.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Infinite, of ``((moving, fixed), (fixed, zero_field))``: images float32
+        ``(batch_size, *vol, 1)``, zero field ``(batch_size, *field_shape, nd)``.
+
+    Raises
+    ------
+    ValueError
+        If an image does not fit the grid, is not finite, constant or outside [0, 1], or there
+        are too few people; all at once, before the first batch.
+    """
+    _check_whole("batch_size", batch_size, least=1)
+    _check_whole("seed", seed, least=0)
+    _check_whole("start_step", start_step, least=0)
+    ids = list(ids)
+    images = [_usable_image(cohort, i) for i in ids]
+    if atlas is not None:
+        images.append(fitting_image(atlas, name="atlas", shape=cohort.shape))
+    if len(images) < 2:
+        raise ValueError(f"ids must name at least two people to make a pair, found {ids}")
+
+    def draw(step):
+        return draw_pairs(
+            len(images), batch_size, seed=seed, step=int(step), to_last=atlas is not None
+        )
+
+    steps = tf.data.Dataset.counter(start_step)
+    batches = _batches(steps, draw, images, batch_size, field_shape or cohort.shape, bidir)
+    return batches.prefetch(prefetch)
+
+
+def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
+    """Give the pairs of a list once each, in order, one a batch: for validation.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    pairs : sequence of (moving id, fixed id)
+        As from :func:`vxmlib.cohorts.ordered_pairs`.
+    field_shape, bidir
+        As in :func:`pair_dataset`.
+
+    Returns
+    -------
+    tf.data.Dataset
+        Finite, same elements as :func:`pair_dataset` with ``batch_size=1``.
+
+    Raises
+    ------
+    ValueError
+        If the list is empty, or an image cannot be used.
+    """
+    pairs = [tuple(pair) for pair in pairs]
+    if not pairs:
+        raise ValueError("pairs is empty: at least one (moving, fixed) pair is needed")
+    ids = sorted({i for pair in pairs for i in pair})
+    images = [_usable_image(cohort, i) for i in ids]
+    place = np.array([[ids.index(m), ids.index(f)] for m, f in pairs])
+    batches = _batches(
+        tf.data.Dataset.range(len(pairs)),
+        lambda step: place[step : step + 1],
+        images,
+        1,
+        field_shape or cohort.shape,
+        bidir,
+    )
+    return batches.apply(tf.data.experimental.assert_cardinality(len(pairs))).prefetch(1)
+
+
+def draw_pairs(count, batch_size, *, seed, step, to_last=False):
+    """Draw the (moving, fixed) places of one step: a pure function of ``seed`` and ``step``.
+
+    Parameters
+    ----------
+    count : int
+        Number of images, at least 2.
+    batch_size, seed, step : int
+    to_last : bool
+        The fixed image is always the last one (the atlas), and never the moving one.
+
+    Returns
+    -------
+    ndarray, (batch_size, 2), int
+        Two different places below ``count`` a row.
+
+    Examples
+    --------
+    >>> bool((draw_pairs(5, 2, seed=0, step=3) == draw_pairs(5, 2, seed=0, step=3)).all())
+    True
+    >>> draw_pairs(2, 1, seed=0, step=0, to_last=True)
+    array([[0, 1]])
+    """
+    rng = np.random.default_rng((seed, step))
+    if to_last:
+        moving = rng.integers(count - 1, size=batch_size)
+        fixed = np.full(batch_size, count - 1)
+    else:
+        moving = rng.integers(count, size=batch_size)
+        fixed = (moving + rng.integers(1, count, size=batch_size)) % count
+    return np.stack([moving, fixed], axis=1)
+
+
+def _batches(steps, draw, images, batch_size, field_shape, bidir):
+    """Turn step numbers into batches of static shape."""
+    vol = images[0].shape
+
+    def gather(step):
+        moving, fixed = draw(step).T
+        return (
+            np.stack([images[i] for i in moving])[..., None],
+            np.stack([images[i] for i in fixed])[..., None],
+        )
+
+    def batch(step):
+        moving, fixed = tf.numpy_function(gather, [step], (tf.float32, tf.float32))
+        moving = tf.ensure_shape(moving, (batch_size, *vol, 1))
+        fixed = tf.ensure_shape(fixed, (batch_size, *vol, 1))
+        zero_field = tf.zeros((batch_size, *field_shape, len(vol)))
+        targets = (fixed, moving, zero_field) if bidir else (fixed, zero_field)
+        return (moving, fixed), targets
+
+    return steps.map(batch)
+
+
+def _usable_image(cohort, subject):
+    return fitting_image(cohort.image(subject), name=f"image of {subject}", shape=cohort.shape)
+
+
+def _check_whole(name, value, *, least):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, found {value!r}")
