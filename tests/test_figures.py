@@ -1,0 +1,100 @@
+"""Figures: orientation, shared scales, and folds painted where they are."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+
+from vxmlib import figures
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def image():
+    return np.linspace(0, 1, 12 * 10, dtype="float32").reshape(12, 10)
+
+
+def test_view_puts_superior_up_and_right_to_the_right():
+    corner = np.zeros((4, 3))
+    corner[3, 2] = 1  # rightmost, most superior
+    assert figures.view(corner)[2, 3] == 1
+
+
+def test_view_cuts_a_volume_through_the_middle():
+    volume = np.zeros((4, 5, 3))
+    volume[:, 2] = 1
+    assert (figures.view(volume) == 1).all()
+
+
+def test_in_plane_keeps_the_x_and_z_components():
+    field = np.stack([np.full((4, 5, 3), k) for k in (1, 2, 3)], -1)
+    assert figures.in_plane(field).shape == (4, 3, 2)
+    assert figures.in_plane(field)[0, 0].tolist() == [1, 3]
+
+
+def test_differences_before_and_after_share_one_scale(image):
+    fig = figures.registration(image, image[::-1], image, np.zeros((12, 10, 2)))
+    differences = [ax.images[0] for ax in fig.axes if "−" in ax.get_title()]
+    assert {shown.get_clim() for shown in differences} == {(-1, 1)}
+
+
+def test_a_grid_line_is_drawn_where_the_field_points():
+    field = np.zeros((12, 10, 2))
+    field[..., 0] = 2.0
+    _, ax = plt.subplots()
+    figures.draw_grid(ax, field, every=4)
+    x, z = ax.lines[1].get_data()  # the line of x = 4
+    assert np.allclose(x, 6) and np.allclose(z, np.arange(10))
+
+
+def test_folds_are_painted_and_counted():
+    det = np.ones((12, 10))
+    det[3, 4] = -0.5
+    det[0, 0] = -1  # outside the brain: neither painted nor counted
+    brain = np.zeros((12, 10), bool)
+    brain[2:8, 2:8] = True
+    fig = figures.determinant_maps([det], [brain], ["a"])
+    painted = fig.axes[0].images[1]
+    assert "1 folded" in fig.axes[0].get_title()
+    assert np.argwhere(~painted.get_array().mask).tolist() == [[4, 3]]
+    assert painted.cmap(0)[:3] == pytest.approx(to_rgb(figures.FOLD_COLOUR))
+
+
+def test_log_det_is_centred_at_no_change():
+    fig = figures.determinant_maps([np.ones((4, 4))], [np.ones((4, 4), bool)], ["a"])
+    assert fig.axes[0].images[0].norm(0.0) == pytest.approx(0.5)
+
+
+def tidy(shift):
+    rows = [
+        {"moving": m, "fixed": "f", "structure": s, "dice": base + shift}
+        for m in "ab"
+        for s, base in (("big", 0.7), ("small", 0.4))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_boxes_put_the_best_structure_on_top():
+    fig = figures.boxes_by_structure(tidy(0.0), tidy(0.1))
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["small", "big"]
+
+
+def test_pairs_are_drawn_before_against_after():
+    fig = figures.dice_by_pair(tidy(0.0), tidy(0.1))
+    x, y = fig.axes[0].lines[1].get_data()
+    assert np.allclose(y - x, 0.1)
+
+
+def test_histogram_is_in_percent_of_the_brain():
+    det = np.ones((10, 10))
+    fig = figures.determinant_histogram([det], [np.ones((10, 10), bool)], ["a"])
+    assert fig.axes[0].lines[0].get_ydata().sum() == pytest.approx(100)

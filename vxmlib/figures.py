@@ -1,0 +1,359 @@
+"""Every figure of the book: a function of arrays or tables that returns a Matplotlib figure.
+
+Images are drawn as a reader of scans expects a coronal slice: superior is up, and the
+person's right is on the right (the first array axis runs to the Right, the last to Superior).
+A 3D array is cut through the middle of its second axis. Panels that are compared share one
+grey scale or one colour bar; nothing is told by colour alone.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+#: Folded voxels (det ≤ 0) have this one colour in every figure, and a title that counts them.
+FOLD_COLOUR = "#d7007f"
+BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
+
+
+def view(array: np.ndarray) -> np.ndarray:
+    """The coronal slice of an array, transposed so that ``imshow(origin="lower")`` is upright.
+
+    Parameters
+    ----------
+    array : ndarray, ``(x, z)`` or ``(x, y, z)``
+        A slice is taken as it is, a volume through the middle of ``y``.
+
+    Examples
+    --------
+    >>> view(np.zeros((4, 6, 5))).shape
+    (5, 4)
+    """
+    plane = array if array.ndim == 2 else array[:, array.shape[1] // 2]
+    return plane.T
+
+
+def in_plane(displacement: np.ndarray) -> np.ndarray:
+    """The x and z components of a displacement in the shown plane, ``(x, z, 2)``, in voxels."""
+    if displacement.shape[-1] == 2:
+        return displacement
+    return displacement[:, displacement.shape[1] // 2, :, ::2]
+
+
+def _image(ax, array, *, title=None, vmax=1.0, vmin=0.0, cmap="gray"):
+    shown = ax.imshow(view(array), cmap=cmap, vmin=vmin, vmax=vmax, origin="lower")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title, fontsize=10)
+    return shown
+
+
+def _mark_right(ax) -> None:
+    """Letter the side, so that left and right need no legend elsewhere."""
+    ax.text(
+        0.97,
+        0.04,
+        "R",
+        transform=ax.transAxes,
+        color="white",
+        fontsize=9,
+        ha="right",
+        bbox={"facecolor": "black", "edgecolor": "none", "pad": 1.5},
+    )
+
+
+def _outline(ax, labels, which, colours) -> None:
+    for label, colour in zip(which, colours, strict=True):
+        mask = view(labels == label)
+        if mask.any():
+            ax.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+
+
+def people(images, titles, *, labels=None, columns=5) -> Figure:
+    """A contact sheet: one slice a person, on one grey scale, with label outlines if given.
+
+    Parameters
+    ----------
+    images : list of ndarray
+        Images in [0, 1], ``(*vol)``.
+    titles : list of str
+        One a person.
+    labels : list of ndarray, optional
+        Label maps on the images' grids; each structure is outlined.
+    columns : int
+        People in a row.
+    """
+    rows = -(-len(images) // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 1.9 * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for k, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        _image(ax, image, title=title)
+        if labels is not None:
+            which = np.unique(labels[k])[1:]
+            _outline(ax, labels[k], which, plt.cm.tab20(np.arange(len(which)) % 20))
+    _mark_right(axes.flat[0])
+    return fig
+
+
+def histograms(images, titles) -> Figure:
+    """Intensity histograms of the brain (values above 0), one line an image."""
+    fig, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
+    bins = np.linspace(0, 1, 65)
+    for image, title, style in zip(images, titles, ("-", "--", ":", "-."), strict=False):
+        counts, _ = np.histogram(image[image > 0], bins=bins, density=True)
+        ax.plot(0.5 * (bins[1:] + bins[:-1]), counts, style, label=title)
+    ax.set(xlabel="intensity after normalisation", ylabel="density in the brain")
+    ax.legend(frameon=False)
+    return fig
+
+
+def pair(moving, fixed, *, titles=("moving", "fixed")) -> Figure:
+    """Two images of a pair and their difference, before any registration."""
+    fig, axes = plt.subplots(1, 3, figsize=(8.2, 3.1), layout="constrained")
+    _image(axes[0], moving, title=titles[0])
+    _image(axes[1], fixed, title=titles[1])
+    difference = _image(
+        axes[2], moving - fixed, title="moving − fixed", vmin=-1, vmax=1, cmap="PuOr"
+    )
+    _mark_right(axes[0])
+    fig.colorbar(difference, ax=axes[2], shrink=0.8, label="intensity difference")
+    return fig
+
+
+def registration(moving, fixed, warped, displacement, *, every=5) -> Figure:
+    """A registered pair: moving, fixed, warped; both differences on one scale; the grid.
+
+    Parameters
+    ----------
+    moving, fixed, warped : ndarray, ``(*vol)``
+        Images in [0, 1].
+    displacement : ndarray, ``(*vol, nd)``
+        In voxels, pull, on the fixed grid.
+    every : int
+        Grid line spacing in voxels.
+    """
+    fig, axes = plt.subplots(2, 3, figsize=(7.6, 5.9), layout="constrained")
+    for ax, image, title in zip(
+        axes[0], (moving, fixed, warped), ("moving", "fixed", "warped moving"), strict=True
+    ):
+        _image(ax, image, title=title)
+    _mark_right(axes[0, 0])
+    for ax, image, title in zip(
+        axes[1], (moving, warped), ("before: moving − fixed", "after: warped − fixed"), strict=False
+    ):
+        shown = _image(ax, image - fixed, title=title, vmin=-1, vmax=1, cmap="PuOr")
+    fig.colorbar(
+        shown, ax=axes[1, :2], location="bottom", shrink=0.6, pad=0.04, label="intensity difference"
+    )
+    draw_grid(axes[1, 2], displacement, every=every)
+    axes[1, 2].set_title("deformed grid", fontsize=10)
+    return fig
+
+
+def draw_grid(ax, displacement, *, every=5) -> None:
+    """Draw where the lines of the fixed grid land in the moving image (in-plane part)."""
+    field = in_plane(displacement)
+    x, z = np.meshgrid(*map(np.arange, field.shape[:2]), indexing="ij")
+    gx, gz = x + field[..., 0], z + field[..., 1]
+    for k in range(0, x.shape[0], every):
+        ax.plot(gx[k], gz[k], color="0.25", lw=0.6)
+    for k in range(0, x.shape[1], every):
+        ax.plot(gx[:, k], gz[:, k], color="0.25", lw=0.6)
+    ax.set(aspect="equal", xlim=(0, x.shape[0] - 1), ylim=(0, x.shape[1] - 1))
+    ax.set_axis_off()
+
+
+def deformed_grids(displacements, titles, *, every=5) -> Figure:
+    """Deformed grids side by side, at one scale."""
+    count = len(displacements)
+    fig, axes = plt.subplots(
+        1, count, figsize=(3.1 * count, 3.3), squeeze=False, layout="constrained"
+    )
+    for ax, displacement, title in zip(axes[0], displacements, titles, strict=True):
+        draw_grid(ax, displacement, every=every)
+        ax.set_title(title, fontsize=10)
+    return fig
+
+
+def curves(history, columns, *, ylabel, x="step") -> Figure:
+    """Columns of a training history against the optimiser step.
+
+    Parameters
+    ----------
+    history : pandas.DataFrame
+        One row an epoch, with the column ``x``.
+    columns : dict
+        Column of ``history`` -> its name in the legend.
+    ylabel : str
+        What is drawn, with its unit.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
+    for (column, name), style in zip(columns.items(), ("-", "--", ":", "-."), strict=False):
+        ax.plot(history[x], history[column], style, marker=".", label=name)
+    ax.set(xlabel="optimiser step" if x == "step" else x, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return fig
+
+
+def convergence(history) -> Figure:
+    """Loss, Dice and folding of the validation pairs against the step, one above the other."""
+    fig, axes = plt.subplots(3, 1, figsize=(6.4, 6.2), sharex=True, layout="constrained")
+    axes[0].plot(history["step"], history["loss"], "-", marker=".", label="training")
+    axes[0].plot(history["step"], history["val_loss"], "--", marker="x", label="validation")
+    axes[0].legend(frameon=False)
+    axes[0].set_ylabel("total loss")
+    axes[1].plot(history["step"], history["val_dice"], "--", marker="x", color=AFTER)
+    axes[1].set_ylabel("Dice, validation")
+    axes[2].plot(
+        history["step"], history["val_folding_percent"], "--", marker="x", color=FOLD_COLOUR
+    )
+    axes[2].set(ylabel="folding, % of brain", xlabel="optimiser step")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    return fig
+
+
+def boxes_by_structure(before, after, *, names=("identity", "VoxelMorph")) -> Figure:
+    """Dice by structure as horizontal boxes, before and after, best structure on top.
+
+    Parameters
+    ----------
+    before, after : pandas.DataFrame
+        Tidy tables of :func:`vxmlib.metrics.evaluate_pairs` over the same pairs.
+    names : tuple of str
+        What the two tables are called in the legend.
+    """
+    order = after.groupby("structure")["dice"].median().sort_values().index
+    fig, ax = plt.subplots(figsize=(7.2, 0.30 * len(order) + 1.4), layout="constrained")
+    for table, colour, shift in ((before, BEFORE, -0.19), (after, AFTER, 0.19)):
+        data = [table.loc[table["structure"] == name, "dice"] for name in order]
+        boxes = ax.boxplot(
+            data,
+            orientation="horizontal",
+            positions=np.arange(len(order)) + shift,
+            widths=0.32,
+            patch_artist=True,
+            flierprops={"markersize": 2},
+            medianprops={"color": "black"},
+        )
+        for box in boxes["boxes"]:
+            box.set(facecolor=colour, hatch="//" if table is before else None, alpha=0.85)
+    ax.set(yticks=np.arange(len(order)), xlabel="Dice", xlim=(0, 1))
+    ax.set_yticklabels(order, fontsize=8)
+    ax.grid(axis="x", alpha=0.3)
+    handles = [Patch(facecolor=BEFORE, hatch="//"), Patch(facecolor=AFTER)]
+    fig.legend(handles, names, frameon=False, loc="outside upper center", ncols=2)
+    return fig
+
+
+def dice_by_pair(before, after) -> Figure:
+    """Mean Dice of each pair before against after; the diagonal is "nothing gained"."""
+    fig, ax = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
+    x = before.groupby(["moving", "fixed"])["dice"].mean()
+    y = after.groupby(["moving", "fixed"])["dice"].mean()
+    low, high = min(x.min(), y.min()) - 0.03, max(x.max(), y.max()) + 0.03
+    ax.plot([low, high], [low, high], "--", color="0.5", label="no gain")
+    ax.plot(x, y.loc[x.index], "o", color=AFTER, ms=5, label="one pair")
+    ax.set(
+        xlabel="mean Dice before", ylabel="mean Dice after", xlim=(low, high), ylim=(low, high)
+    )
+    ax.set_aspect("equal")
+    ax.legend(frameon=False, loc="lower right")
+    return fig
+
+
+def labels_on_image(image, label_maps, titles, which, *, margin=12) -> Figure:
+    """One image under the outlines of several label maps, cut to the outlined structures.
+
+    Parameters
+    ----------
+    image : ndarray, ``(*vol)``
+        Drawn in each panel.
+    label_maps : list of ndarray of int, ``(*vol)``
+        One a panel.
+    titles : list of str
+        One a panel.
+    which : dict
+        Label -> name of the structures to outline; left and right of one name share a colour.
+    margin : int
+        Voxels shown around the structures.
+    """
+    count = len(label_maps)
+    fig, axes = plt.subplots(
+        1, count, figsize=(3.0 * count, 3.6), squeeze=False, layout="constrained"
+    )
+    sides = [name.removeprefix("Left ").removeprefix("Right ") for name in which.values()]
+    kinds = list(dict.fromkeys(sides))
+    colours = [plt.cm.tab10(kinds.index(side) % 10) for side in sides]
+    rows, columns = np.nonzero(view(np.any([np.isin(m, list(which)) for m in label_maps], axis=0)))
+    for ax, labels, title in zip(axes[0], label_maps, titles, strict=True):
+        _image(ax, image, title=title)
+        _outline(ax, labels, which, colours)
+        ax.set_xlim(columns.min() - margin, columns.max() + margin)
+        ax.set_ylim(rows.min() - margin, rows.max() + margin)
+    _mark_right(axes[0, 0])
+    handles = [Line2D([], [], color=plt.cm.tab10(k % 10)) for k in range(len(kinds))]
+    fig.legend(handles, kinds, loc="outside lower center", ncols=4, frameon=False)
+    return fig
+
+
+def determinant_maps(determinants, brains, titles) -> Figure:
+    """Maps of log det J, centred at 0, with folded voxels in :data:`FOLD_COLOUR`.
+
+    log det has no value where det ≤ 0, so those voxels are painted apart and counted in the
+    panel's title. The map is a pull: above 0 (orange) the fixed grid covers more of the moving
+    image, so moving tissue shrinks; below 0 (purple) it grows.
+
+    Parameters
+    ----------
+    determinants : list of ndarray, ``(*vol)``
+        Jacobian determinants, dimensionless.
+    brains : list of ndarray of bool
+        Voxels that count; the rest is left white.
+    titles : list of str
+        One a panel.
+    """
+    count = len(determinants)
+    fig, axes = plt.subplots(
+        1, count, figsize=(3.3 * count + 0.8, 3.3), squeeze=False, layout="constrained"
+    )
+    norm = TwoSlopeNorm(0.0, -1.5, 1.5)
+    for ax, det, brain, title in zip(axes[0], determinants, brains, titles, strict=True):
+        folded = (det <= 0) & brain
+        safe = np.where(brain & ~folded, det, 1.0)
+        log_det = np.where(brain & ~folded, np.log(safe), np.nan)
+        colours = plt.get_cmap("PuOr_r").with_extremes(bad="0.88")
+        shown = ax.imshow(view(log_det), cmap=colours, norm=norm, origin="lower")
+        red = np.ma.masked_where(~view(folded), np.ones(view(folded).shape))
+        ax.imshow(red, cmap=ListedColormap([FOLD_COLOUR]), origin="lower")
+        ax.set_axis_off()
+        ax.set_title(f"{title}\n{view(folded).sum()} folded voxels in the slice", fontsize=10)
+    bar = fig.colorbar(shown, ax=axes, shrink=0.8, extend="both", label="log det J")
+    bar.ax.set_title("moving\nshrinks", fontsize=8)
+    bar.ax.set_xlabel("moving\ngrows", fontsize=8)
+    handles = [Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0")]
+    fig.legend(handles=handles, loc="outside lower center", frameon=False)
+    return fig
+
+
+def determinant_histogram(determinants, brains, titles) -> Figure:
+    """Histograms of det J in the brain; everything left of the line is folded."""
+    fig, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
+    bins = np.linspace(-0.5, 3.0, 106)
+    for det, brain, title, style in zip(
+        determinants, brains, titles, ("-", "--", ":", "-."), strict=False
+    ):
+        share, _ = np.histogram(np.clip(det[brain], bins[0], bins[-1]), bins=bins)
+        ax.plot(0.5 * (bins[1:] + bins[:-1]), 100 * share / brain.sum(), style, label=title)
+    ax.axvline(0, color=FOLD_COLOUR, lw=1)
+    ax.annotate("folded", (0, 1), xycoords=("data", "axes fraction"), xytext=(-4, -12),
+                textcoords="offset points", ha="right", color=FOLD_COLOUR)
+    ax.set(xlabel="det J", ylabel="% of brain voxels (log)", yscale="log")
+    ax.legend(frameon=False)
+    return fig
