@@ -71,7 +71,7 @@ def _outline(ax, labels, which, colours) -> None:
             ax.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
 
 
-def people(images, titles, *, labels=None, columns=5) -> Figure:
+def people(images, titles, *, labels=None, columns=5, side=True) -> Figure:
     """A contact sheet: one slice a person, on one grey scale, with label outlines if given.
 
     Parameters
@@ -84,10 +84,12 @@ def people(images, titles, *, labels=None, columns=5) -> Figure:
         Label maps on the images' grids; each structure is outlined.
     columns : int
         People in a row.
+    side : bool
+        Letter the right side; False where an image is not in RAS order.
     """
     rows = -(-len(images) // columns)
     fig, axes = plt.subplots(
-        rows, columns, figsize=(1.75 * columns, 1.9 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(1.6 * columns, 1.75 * rows), squeeze=False, layout="constrained"
     )
     for ax in axes.flat:
         ax.set_axis_off()
@@ -96,7 +98,8 @@ def people(images, titles, *, labels=None, columns=5) -> Figure:
         if labels is not None:
             which = np.unique(labels[k])[1:]
             _outline(ax, labels[k], which, plt.cm.tab20(np.arange(len(which)) % 20))
-    _mark_right(axes.flat[0])
+    if side:
+        _mark_right(axes.flat[0])
     return fig
 
 
@@ -137,7 +140,7 @@ def registration(moving, fixed, warped, displacement, *, every=5) -> Figure:
     every : int
         Grid line spacing in voxels.
     """
-    fig, axes = plt.subplots(2, 3, figsize=(7.6, 5.9), layout="constrained")
+    fig, axes = plt.subplots(2, 3, figsize=(6.9, 5.4), layout="constrained")
     for ax, image, title in zip(
         axes[0], (moving, fixed, warped), ("moving", "fixed", "warped moving"), strict=True
     ):

@@ -42,7 +42,7 @@ class Plan:
 #: size: 3D at 1 mm and 150 000 steps of one pair (1809.05231, section V-A), for a GPU.
 PROFILES = {
     "smoke": Plan(2, 2.0, {"train": 5, "validation": 2, "test": 3}, 2, 3, 1, 1e-3, 3),
-    "quick": Plan(2, 1.0, {"train": 40, "validation": 5, "test": 10}, 20, 40, 1, 1e-3, 30),
+    "quick": Plan(2, 1.0, {"train": 40, "validation": 5, "test": 10}, 25, 40, 1, 5e-4, 30),
     "full": Plan(3, 1.0, {"train": 100, "validation": 10, "test": 20}, 1500, 100, 1, 1e-4, 90),
 }
 

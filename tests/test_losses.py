@@ -1,0 +1,115 @@
+"""Local NCC by closed forms, by hand at one voxel, and against the NumPy score."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from vxmlib import metrics
+from vxmlib.backend import tf
+from vxmlib.losses import LocalNCC, _window_sums, image_loss
+
+
+@pytest.fixture
+def texture():
+    """Two images (2, 24, 20, 1) in [0, 1] that vary everywhere."""
+    return np.random.default_rng(0).random((2, 24, 20, 1), dtype=np.float32)
+
+
+def test_identical_images_score_one(texture):
+    np.testing.assert_allclose(LocalNCC().loss(texture, texture), [-1, -1], atol=1e-5)
+
+
+def test_a_change_of_contrast_does_not_matter(texture):
+    np.testing.assert_allclose(LocalNCC().loss(texture, 0.3 * texture), [-1, -1], atol=1e-4)
+
+
+def test_a_change_of_brightness_matters_only_at_the_border_of_the_grid(texture):
+    score = LocalNCC().score(texture, 0.5 * texture + 0.2).numpy()
+    np.testing.assert_allclose(score[:, 4:-4, 4:-4], 1, atol=1e-4)
+    assert score[:, 0, 0].max() < 0.97  # outside are zeros
+
+
+def test_inverted_contrast_scores_nothing_inside(texture):
+    score = LocalNCC().score(texture, 1 - texture).numpy()
+    assert score[:, 4:-4, 4:-4].max() < 1e-6
+
+
+def test_empty_background_looks_perfect():
+    black = np.zeros((1, 16, 16, 1), np.float32)
+    np.testing.assert_allclose(LocalNCC().loss(black, black), [-1])
+
+
+def test_score_by_hand_at_one_voxel(texture):
+    fixed, warped = texture[:1], texture[1:]
+    patch_f, patch_w = fixed[0, 5:12, 6:13, 0].ravel(), warped[0, 5:12, 6:13, 0].ravel()
+    covariance, variance_f, variance_w = (
+        np.sum((a - a.mean()) * (b - b.mean()), dtype=np.float64)
+        for a, b in ((patch_f, patch_w), (patch_f, patch_f), (patch_w, patch_w))
+    )
+    expected = max(covariance, 1e-5) ** 2 / (variance_f * variance_w)
+    score = LocalNCC(window=7).score(fixed, warped)[0, 8, 9]
+    np.testing.assert_allclose(score, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (12, 14, 10)])
+def test_score_equals_the_numpy_score(shape):
+    a, b = np.random.default_rng(1).random((2, *shape), dtype=np.float32)
+    score = -LocalNCC(window=5).loss(a[None, ..., None], (a + b)[None, ..., None] / 2)
+    np.testing.assert_allclose(score, [metrics.local_ncc(a, (a + b) / 2, window=5)], rtol=1e-4)
+
+
+def test_each_pair_of_a_batch_is_scored_alone(texture):
+    other = texture[:, ::-1]
+    alone = [LocalNCC().loss(texture[i : i + 1], other[i : i + 1])[0] for i in range(2)]
+    np.testing.assert_allclose(LocalNCC().loss(texture, other), alone, rtol=1e-6)
+
+
+def test_static_size_of_the_batch_is_not_needed(texture):
+    signature = [tf.TensorSpec((None, None, None, 1))] * 2
+    compiled = tf.function(LocalNCC().loss, input_signature=signature)
+    loss = compiled(texture, texture[::-1])
+    np.testing.assert_allclose(loss, LocalNCC().loss(texture, texture[::-1]), rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    window=st.integers(1, 12).map(lambda n: 2 * n + 1),
+    shape=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+)
+def test_window_sums_equal_scipys_for_every_odd_window(window, shape):
+    maps = np.random.default_rng(0).random((2, 1, *shape, 1))
+    sums = maps[0, 0, ..., 0]
+    for axis in range(sums.ndim):
+        sums = ndimage.convolve1d(sums, np.ones(window), axis=axis, mode="constant")
+    np.testing.assert_allclose(_window_sums(tf.constant(maps), window)[0, 0], sums, rtol=1e-10)
+
+
+@pytest.mark.parametrize("window", [8, 0, 1, -9, 9.0, "9", None, True, (9, 9)])
+def test_other_windows_are_refused(window):
+    with pytest.raises(ValueError, match="window must be an odd integer of at least 3"):
+        LocalNCC(window=window)
+
+
+@pytest.mark.parametrize("eps", [0, -1e-5, float("nan"), float("inf"), "1e-5", True])
+def test_other_eps_are_refused(eps):
+    with pytest.raises(ValueError, match="eps must be a positive number"):
+        LocalNCC(eps=eps)
+
+
+def test_images_of_unequal_shape_are_refused(texture):
+    with pytest.raises(ValueError, match=r"\(2, 24, 20, 1\) and \(2, 20, 20, 1\)"):
+        LocalNCC().loss(texture, texture[:, :20])
+
+
+def test_losses_have_names(texture):
+    mse = image_loss("mse")(texture, np.zeros_like(texture))
+    np.testing.assert_allclose(mse, np.mean(texture**2), rtol=1e-5)
+    np.testing.assert_allclose(image_loss("ncc")(texture, texture), [-1, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nccc", "NCC", None, 1, ["ncc"]])
+def test_an_unknown_name_lists_the_known(name):
+    with pytest.raises(ValueError, match=r"image_loss must be one of \['mse', 'ncc'\]"):
+        image_loss(name)
