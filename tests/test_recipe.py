@@ -1,0 +1,77 @@
+"""One run as one call: found again when nothing changed, new when something did."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vxmlib import recipe, records
+from vxmlib.profiles import Settings
+
+SMOKE = Settings(profile="smoke")
+
+
+@pytest.fixture(autouse=True)
+def output(tmp_path, monkeypatch):
+    monkeypatch.setenv("VXMLIB_OUTPUT", str(tmp_path))
+    return tmp_path
+
+
+def test_the_fingerprint_tells_runs_apart_and_knows_them_again():
+    others = [Settings(profile="smoke", seed=1), Settings(profile="smoke", lam=0.5), Settings()]
+    assert recipe.fingerprint(SMOKE) == recipe.fingerprint(Settings(profile="smoke"))
+    assert len({recipe.fingerprint(s) for s in [SMOKE, *others]}) == 4
+
+
+def test_the_fingerprint_covers_what_a_result_depends_on(monkeypatch, tmp_path):
+    package = tmp_path / "vxmlib"
+    shutil.copytree(Path(recipe.__file__).parent, package)
+    monkeypatch.setattr(recipe, "__file__", str(package / "recipe.py"))
+    before = recipe.fingerprint(SMOKE)
+    for name in ("figures.py", "data/malf_affines.json"):  # no part in a run on simulated people
+        (package / name).write_text("changed")
+    assert recipe.fingerprint(SMOKE) == before
+    for name in ("losses.py", "simulate.py", "data/structures.csv"):
+        (package / name).write_text("changed")
+        after = recipe.fingerprint(SMOKE)
+        assert after != before, name
+        before = after
+
+
+def test_the_fingerprint_covers_your_own_files(tmp_path):
+    scan = tmp_path / "a.nii.gz"
+    scan.write_bytes(b"one")
+    own = Settings(cohort="own", root=str(tmp_path))
+    before = recipe.fingerprint(own)
+    scan.write_bytes(b"longer")
+    assert recipe.fingerprint(own) != before
+
+
+def test_runs_live_in_the_output_folder(output):
+    folder = recipe.run_folder(SMOKE)
+    assert folder.parent == output / "runs"
+    assert folder.name.startswith(SMOKE.name)
+
+
+def test_the_people_do_not_depend_on_the_seed_of_the_training():
+    first, second = (recipe.load_cohort(Settings(profile="smoke", seed=s)) for s in (0, 1))
+    assert np.array_equal(first.image("train-00"), second.image("train-00"))
+
+
+def test_a_finished_run_is_found_and_not_trained_again():
+    people = recipe.load_cohort(SMOKE)
+    trained = recipe.run(SMOKE, people)
+    assert trained.history["step"].iloc[-1] == SMOKE.plan.steps
+    files = {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*.index")}
+    again = recipe.run(SMOKE, people)
+    assert files and files == {p: p.stat().st_mtime_ns for p in again.folder.rglob("*.index")}
+    moving, fixed = (people.image(k) for k in people.split["test"][:2])
+    assert np.array_equal(trained.register(moving, fixed), again.register(moving, fixed))
+    assert again.history.equals(trained.history)
+
+    path = recipe.write_record("05_dice", again, people, dice=np.float64(0.5), pairs=3)
+    record = records.read(path)
+    assert record["metrics"] == {"dice": 0.5, "pairs": 3}
+    assert record["parameters"]["lam"] == 1.0
+    assert record["parameters"]["steps_per_epoch"] == SMOKE.plan.steps_per_epoch

@@ -1,0 +1,174 @@
+"""One run of the recipe: settings in, a trained model out; what lesson 4 spells out, as one call.
+
+A run lives in a folder whose name tells its parameters and ends in a fingerprint of everything
+that could change its result. So a finished run is found again, an interrupted one goes on,
+and after a change of the code or the data it is a new run.
+"""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import pooch
+
+from vxmlib import cohorts, models, records, training
+from vxmlib.backend import device_summary, set_seed
+from vxmlib.profiles import Settings
+
+#: Validation pairs that are registered after each epoch.
+VALIDATION_PAIRS = 6
+
+#: A run's result depends on every module but these,
+_NO_PART = ("__init__", "examples", "figures", "pages", "records")
+#: on the cohort's tables in ``data/``,
+_TABLES = {
+    "mni": ("structures.csv",),
+    "malf": ("malf_affines.json", "malf_labels.csv", "registry.txt", "structures.csv"),
+    "own": ("structures.csv",),
+}
+#: and on these packages.
+_PACKAGES = ("tensorflow", "tf-keras", "voxelmorph", "neurite", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the trained ``model``, its ``history`` (one row an epoch), its ``folder``."""
+
+    settings: Settings
+    model: object
+    history: pd.DataFrame
+    folder: Path
+
+    def register(self, moving, fixed):
+        """Displacement ``(*vol, nd)`` in voxels that warps ``moving`` onto ``fixed``."""
+        return models.register(self.model, moving, fixed)
+
+
+def load_cohort(settings: Settings) -> cohorts.Cohort:
+    """The people of a run.
+
+    The people are the data set and stay the same for every ``settings.seed``, so that two
+    seeds differ in the training alone.
+
+    Examples
+    --------
+    >>> load_cohort(Settings(profile="smoke")).shape
+    (80, 80)
+    """
+    plan = settings.plan
+    return cohorts.load(
+        settings.cohort,
+        ndim=plan.ndim,
+        spacing=plan.spacing,
+        root=settings.root,
+        people=plan.people if settings.cohort == "mni" else None,
+    )
+
+
+def output_folder() -> Path:
+    """Where runs and records go: ``VXMLIB_OUTPUT``, or the user's cache folder."""
+    return Path(os.environ.get("VXMLIB_OUTPUT") or pooch.os_cache("vxmlib") / "output")
+
+
+def run_folder(settings: Settings) -> Path:
+    """The folder of one run; see the module's head for its name."""
+    return output_folder() / "runs" / f"{settings.name}-{fingerprint(settings)}"
+
+
+def fingerprint(settings: Settings) -> str:
+    """Eight hexadecimal digits of all that a run's result depends on."""
+    digest = hashlib.sha256(repr((settings, settings.plan)).encode())
+    package = Path(__file__).parent
+    modules = [m for m in sorted(package.glob("*.py")) if m.stem not in _NO_PART]
+    for file in [*modules, *(package / "data" / name for name in _TABLES[settings.cohort])]:
+        digest.update(file.read_bytes())
+    for name in _PACKAGES:
+        digest.update(metadata.version(name).encode())
+    if settings.root is not None:  # by name, size and time: hashing gigabytes would take minutes
+        for file in sorted(Path(settings.root).rglob("*.nii*")):
+            digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:8]
+
+
+def build_model(settings: Settings, shape):
+    """The compiled, untrained model of a run, from the run's seed."""
+    set_seed(settings.seed)
+    return models.build(
+        shape,
+        image_loss=settings.image_loss,
+        lam=settings.lam,
+        int_steps=settings.int_steps,
+        learning_rate=settings.plan.learning_rate,
+    )
+
+
+def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
+    """The ordered pairs of validation people that every run watches."""
+    return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
+
+
+def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
+    """Train by the settings, or find the run that did.
+
+    Parameters
+    ----------
+    settings : Settings
+        What to train.
+    people : Cohort, optional
+        The cohort, when it is loaded already.
+
+    Returns
+    -------
+    Run
+        With the weights of the last step: the number of steps is part of the recipe.
+    """
+    people = people or load_cohort(settings)
+    plan = settings.plan
+    model, folder = build_model(settings, people.shape), run_folder(settings)
+    history = training.fit(
+        model,
+        people,
+        people.split["train"],
+        run_dir=folder,
+        epochs=plan.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=plan.batch_size,
+        seed=settings.seed,
+        validation=validation_pairs(people),
+        callbacks=[training.RegistrationMonitor(people, validation_pairs(people))],
+    )
+    return Run(settings, model, history, folder)
+
+
+def write_record(lesson: str, result: Run, people: cohorts.Cohort, **metrics) -> Path:
+    """Write what a lesson measured to ``<output>/<lesson>/record.json``, with its provenance.
+
+    Parameters
+    ----------
+    lesson : str
+        The notebook's name without its ending.
+    result : Run
+        What was measured; its parameters and training time go into the record.
+    people : Cohort
+        Whom it was measured on.
+    **metrics : number
+        Names and values, as the pages will ask for them.
+    """
+    settings = result.settings
+    record = records.provenance(
+        lesson,
+        cohort=settings.cohort,
+        profile=settings.profile,
+        seed=settings.seed,
+        parameters={**asdict(settings), **asdict(settings.plan)},
+        seconds=float(result.history["seconds"].sum()),
+        device=device_summary(),
+    )
+    record["metrics"] = metrics
+    record["data"] = {"shape": people.shape, "simulated": people.simulated, "plane": people.plane}
+    path = output_folder() / lesson / "record.json"
+    records.write(path, record)
+    return path
