@@ -1,0 +1,68 @@
+# Two commands: `make book` and `make test`. `make` alone lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# A user's own Python settings must not reach into the environment.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+PYTHON ?= python3
+VENV ?= .venv
+COHORT ?= mni
+PROFILE ?= quick
+SEED ?= 0
+LESSONS ?=
+OWN ?=
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+BUILD ?= _build
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.complete
+
+.PHONY: help book test lint notebooks env lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo
+	@echo "  make book COHORT=mni|malf|own  PROFILE=smoke|quick|full  SEED=0  CORES=$(CORES)"
+	@echo "            LESSONS='04 05 06'   run only these (and what they need), render no pages"
+	@echo "            OWN=FOLDER           your NIfTI files, with COHORT=own"
+	@echo "            PYTHON=python3       the Python (3.10 to 3.13) that makes the environment"
+
+book: $(STAMP) ## run the lessons and render the book; prints where its front page is
+	@$(PY) -m tools.book build --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
+	  --seed "$(SEED)" --own "$(OWN)" --lessons "$(LESSONS)" --cores "$(CORES)"
+
+test: lint ## all tests, after the style of the code
+	@$(PY) -m pytest
+
+lint: $(STAMP) ## style of the code
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+notebooks: $(STAMP) ## write notebooks/*.ipynb from their .py sources
+	@$(PY) -m tools.book notebooks
+
+env: $(STAMP) ## the environment alone (in .venv, from requirements.lock)
+
+# The stamp comes last: without it, what stands in the folder is not trusted and made anew.
+$(STAMP): requirements.lock
+	@command -v "$(PYTHON)" >/dev/null || { echo "ERROR: no '$(PYTHON)' on this machine. Install Python 3.10 to 3.13, or name one: make book PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); ok or sys.exit("ERROR: %s is Python %d.%d; this book needs 3.10 to 3.13. Name one: make book PYTHON=/path/to/python3.11" % ((sys.executable,) + sys.version_info[:2]))'
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "ERROR: '$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@rm -f $@
+	@echo "Environment: $(VENV), from requirements.lock (about 200 packages; some minutes, once)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off --require-hashes -r requirements.lock \
+	  | awk '/^Collecting/ { if (++n % 25 == 0) { print "  " n " packages found"; fflush() } } /^Installing/ { print "  installing " n " packages"; fflush() }'
+	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock: ## resolve pyproject.toml anew into requirements.lock
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && "$(PYTHON)" -m venv "$$folder" \
+	  && "$$folder/bin/pip" install --disable-pip-version-check --quiet uv \
+	  && "$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
+	     --extra book --extra test --no-header --no-annotate pyproject.toml -o "$$folder/lock" \
+	  && cp "$$folder/lock" requirements.lock && echo "requirements.lock is new; make env installs it"
+
+clean: ## remove everything that was built (not the environment)
+	@rm -rf "$(BUILD)"

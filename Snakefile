@@ -1,0 +1,101 @@
+# The graph of the book: source -> notebook -> papermill -> records -> pages -> HTML.
+#
+# `make book` runs it through `python -m tools.book build`, which sets the options below. By hand:
+#   snakemake --directory _build --cores 2 [--config cohort=malf profile=quick seed=0]
+# Everything it makes lies in that directory; `--dry-run` says what would run, and why.
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+
+CODE = Path(workflow.basedir)
+ROOT = Path(config.get("root", CODE))  # the book's own folder; the tests give another
+RUN = {
+    "cohort": str(config.get("cohort", "mni")),
+    "profile": str(config.get("profile", "quick")),
+    "seed": str(config.get("seed", 0)),
+    "own": str(config.get("own") or ""),
+}
+NAME = f"{RUN['cohort']}-{RUN['profile']}"
+LESSONS = yaml.safe_load((ROOT / "config" / "book.yaml").read_text(encoding="utf8"))["lessons"]
+HTML = "html" if NAME == "mni-quick" else f"html-{NAME}"
+
+# What a lesson's result depends on besides its source, its parameters and other lessons.
+SHARED = [str(ROOT / "requirements.lock")] if (ROOT / "requirements.lock").exists() else []
+SHARED += sorted(
+    str(path)
+    for path in (ROOT / "vxmlib").rglob("*")
+    if path.is_file() and "__pycache__" not in path.parts
+)
+# What only the pages depend on.
+PAGES = sorted(str(path) for path in (ROOT / "book").rglob("*") if path.is_file())
+PAGES += [str(ROOT / name) for name in ("_config.yml", "_toc.yml", "config/book.yaml")]
+PAGES += [str(CODE / "tools" / name) for name in ("stage.py", "render.py")]
+
+
+def executed(lesson):
+    return f"executed/{NAME}/{lesson}.ipynb"
+
+
+def products(lesson):
+    names = (LESSONS[lesson] or {}).get("products", [])
+    return [f"products/{NAME}/{lesson}/{name}" for name in names]
+
+
+def tool(step, **options):
+    """The start of a shell command that runs one step of tools.book."""
+    options = {"root": ROOT, "build": Path.cwd(), **RUN, **options}
+    words = [sys.executable, "-m", "tools.book", step]
+    words += [f"--{key}={value}" for key, value in options.items()]
+    return f"cd {shlex.quote(str(CODE))} && {shlex.join(words)}"
+
+
+LESSON = tool("lesson")
+
+
+rule book:
+    input:
+        f"{HTML}/index.html",
+
+
+rule lessons:
+    input:
+        [executed(lesson) for lesson in LESSONS],
+
+
+for position, (lesson, plan) in enumerate(LESSONS.items()):
+    plan = plan or {}
+    cores = plan.get("threads", 1)
+
+    rule:
+        name:
+            f"lesson_{lesson}"
+        input:
+            str(ROOT / "notebooks" / f"{lesson}.py"),
+            SHARED,
+            [executed(need) for need in plan.get("needs", [])],
+            [made for need in plan.get("needs", []) for made in products(need)],
+        output:
+            executed(lesson),
+            products(lesson),
+        params:
+            **RUN,
+            lesson=lesson,
+        priority: len(LESSONS) - position
+        threads: workflow.cores if cores == "all" else cores
+        shell:
+            LESSON + " --threads={threads} {params.lesson}"
+
+
+rule html:
+    input:
+        [executed(lesson) for lesson in LESSONS],
+        [made for lesson in LESSONS for made in products(lesson)],
+        PAGES,
+    output:
+        f"{HTML}/index.html",
+    params:
+        **RUN,
+    shell:
+        tool("stage") + " && " + tool("render", html=HTML)

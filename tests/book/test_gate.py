@@ -1,0 +1,156 @@
+"""The gate: what is wrong in a lesson or a page fails the command behind `make book`."""
+
+import re
+
+import pytest
+
+from tools.book import only_one
+
+pytestmark = pytest.mark.book
+
+FAILING = """
+# %% [markdown]
+# ## A cell that must fail
+
+# %%
+numerator = 1
+numerator / 0
+"""
+BOTH = ("--lessons", "1 2")  # run both lessons, render nothing
+
+
+def append(path, text):
+    path.write_text(path.read_text(encoding="utf8") + text, encoding="utf8")
+
+
+def ran(book):
+    """Which lessons a build ran, by its progress lines."""
+    assert book.status == 0, book.output
+    return sorted(set(re.findall(r"\] (\w+) +0:", book.output)))
+
+
+def test_a_good_book_builds_and_says_where_it_is(minibook, monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY_URL", "https://github.com/ann/book")
+    book = minibook()
+    assert book.status == 0, book.output
+    front = book.build / "html" / "index.html"
+    assert f"Front page: {front}" in book.output
+    assert front.exists()
+    # Progress: which lesson, how long, which step.
+    assert re.search(r"\[1/2\] 01_make +0:\d\d  Draw it", book.output)
+    page = book.page("notebooks/01_make", "html")
+    assert '<span class="pasted-text">0.25</span>' in page
+    assert 'alt="A line that rises"' in page
+    # The launch buttons open the notebook that is in the repository.
+    assert "/github/ann/book/blob/main/notebooks/01_make.ipynb" in page
+    assert re.search(r"Fig\. 1 .*It ends at .*0\.2", re.sub("<[^>]+>", " ", page))
+
+
+def test_a_failing_cell_fails_the_build(minibook):
+    source = minibook.root / "notebooks" / "02_use.py"
+    good = source.read_text(encoding="utf8")
+    append(source, FAILING)
+    book = minibook()
+    assert book.status != 0
+    assert "lesson 02_use failed" in book.output
+    assert "ZeroDivisionError: division by zero" in book.output
+    assert "----> 2 numerator / 0" in book.output
+    assert "Front page" not in book.output
+    folder = book.build / "executed" / "mni-quick"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["01_make.ipynb", "02_use.failed.ipynb"]
+    assert not (book.build / "html").exists()
+    # Mended, it goes on where it stopped and leaves nothing of the failure.
+    source.write_text(good, encoding="utf8")
+    assert ran(minibook(*BOTH)) == ["02_use"]
+    assert not list(book.build.rglob("*.failed.ipynb"))
+
+
+def test_a_missing_product_fails_the_build(minibook):
+    source = minibook.root / "notebooks" / "01_make.py"
+    text = source.read_text(encoding="utf8").replace("value.txt", "other.txt")
+    source.write_text(text, encoding="utf8")
+    book = minibook("--lessons", "1")
+    assert book.status != 0
+    assert "did not write: value.txt" in book.output
+
+
+def test_a_kernel_that_dies_fails_the_build(minibook):
+    append(minibook.root / "notebooks" / "01_make.py", "\n# %%\nimport os\n\nos._exit(3)\n")
+    book = minibook("--lessons", "1")
+    assert book.status != 0
+    assert "lesson 01_make failed: its Python died" in book.output
+    assert not (book.build / "executed" / "mni-quick" / "01_make.ipynb").exists()
+
+
+def test_every_dangling_reference_fails_the_build(minibook):
+    append(
+        minibook.root / "book" / "index.md",
+        "\n{term}`nothing`, {cite}`nobody1900`, {numref}`fig-none`, [x](../notebooks/09_x.ipynb)\n",
+    )
+    append(
+        minibook.root / "notebooks" / "02_use.py",
+        "\n# %% [markdown]\n# {glue:text}`unglued:.2f`, {eq}`eq-none`, {ref}`no-label`\n",
+    )
+    book = minibook()
+    assert book.status != 0
+    for complaint in (
+        r"book/index.md:5: .*'nothing'",
+        r"'nobody1900'|\"nobody1900\"|nobody1900",
+        r"'fig-none'",
+        r"09_x",
+        r"'unglued'",
+        r"eq-none",
+        r"'no-label'",
+    ):
+        assert re.search(complaint, book.output), complaint
+    assert not (book.build / "html").exists()
+
+
+def test_a_lesson_runs_again_when_something_it_depends_on_changed_and_only_then(minibook):
+    root, both = minibook.root, ["01_make", "02_use"]
+    for name in ("vxmlib/code.py", "vxmlib/data/registry.txt", "requirements.lock"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("1\n")
+    assert ran(minibook("--lessons", "2")) == both  # with what it needs
+    assert ran(minibook(*BOTH)) == []
+    # From here on, ask Snakemake what it would run.
+    append(root / "book" / "index.md", "\nMore.\n")
+    assert minibook.plan() == ["html"]
+    assert minibook.plan("seed=1") == [*both, "html"]
+    assert minibook.plan("cohort=malf", "profile=smoke") == [*both, "html"]
+    for name in ("vxmlib/code.py", "vxmlib/data/registry.txt", "requirements.lock"):
+        append(root / name, "2\n")
+        assert minibook.plan() == [*both, "html"], name
+        (root / name).write_text("1\n")
+    append(root / "notebooks" / "02_use.py", "\n# %%\n1 + 1\n")
+    assert minibook.plan() == ["02_use", "html"]
+    minibook.out.joinpath("products", "mni-quick", "01_make", "value.txt").unlink()
+    assert minibook.plan() == [*both, "html"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--lessons", "7", "LESSONS: found '7', expected some of: 01_make, 02_use"),
+        ("--cohort", "mars", "cohort: found 'mars', expected one of: "),
+        ("--profile", "slow", "profile: found 'slow', expected one of: "),
+        ("--seed", "-1", "seed: found -1"),
+        ("--cohort", "own", "root: found None"),
+    ],
+)
+def test_a_wrong_request_stops_before_anything_runs(minibook, option, value, complaint):
+    book = minibook(option, value)
+    assert book.status != 0
+    assert complaint in book.output
+    assert not book.build.exists()
+
+
+def test_two_builds_at_once_are_refused(minibook, tmp_path):
+    (tmp_path / "out").mkdir()
+    with only_one(tmp_path / "out"):
+        book = minibook()
+    assert book.status != 0
+    assert "another build is at work" in book.output
+    with only_one(tmp_path / "out"):
+        pass

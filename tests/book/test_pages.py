@@ -1,0 +1,176 @@
+"""The smoke book as a reader gets it: it runs, links hold, figures speak, nothing private."""
+
+import html.parser
+import os
+import re
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import papermill
+import pytest
+
+from tools.book import lessons
+from tools.lesson import read_source
+from vxmlib import records
+
+pytestmark = pytest.mark.book
+
+
+class Page(html.parser.HTMLParser):
+    """Links, targets, images and what the browser loads, of one HTML page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.ids, self.images, self.loads = [], set(), [], []
+        self.feed(path.read_text(encoding="utf8"))
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids |= {found.get("id"), found.get("name")}
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        if tag == "img":
+            self.images.append(found)
+        if tag in {"script", "img", "iframe"} and found.get("src"):
+            self.loads.append(found["src"])
+        if tag == "link" and "stylesheet" in found.get("rel", ""):
+            self.loads.append(found["href"])
+
+
+@pytest.fixture(scope="session")
+def pages(smoke):
+    """Every rendered page by its path."""
+    folder = smoke.build / "html-mni-smoke"
+    return {path: Page(path) for path in sorted(folder.rglob("*.html"))}
+
+
+def test_every_lesson_runs_in_profile_smoke(smoke, lesson):
+    notebook = smoke.notebook(lesson)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in codes)
+    said = re.search(rf"\[\d/\d\] {lesson} +\d+:\d\d  ", smoke.output)
+    assert said, "no progress was printed"
+
+
+def test_records_name_their_run(smoke, root):
+    for name, plan in lessons(root).items():
+        for product in plan.get("products", []):
+            path = smoke.build / "products" / "mni-smoke" / name / product
+            assert path.exists()
+            if product == "record.json":
+                record = records.read(path)
+                assert (record["profile"], record["cohort"], record["run"]) == (
+                    "smoke",
+                    "mni",
+                    name,
+                )
+
+
+def test_every_internal_link_leads_somewhere(pages):
+    lost = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchors = pages[target].ids if target in pages else None
+            missing = parts.fragment and anchors is not None and parts.fragment not in anchors
+            if not target.exists() or missing:
+                lost.append(f"{path.name}: {link}")
+    assert not lost
+    assert sum(len(page.links) for page in pages.values()) > 100
+
+
+def test_every_image_has_alt_text_and_every_figure_a_caption(smoke, pages, lesson):
+    page = smoke.page(f"notebooks/{lesson}")
+    path = smoke.build / "html-mni-smoke" / "notebooks" / f"{lesson}.html"
+    content = [image for image in pages[path].images if "_images/" in image["src"]]
+    assert all(len((image.get("alt") or "").split()) >= 5 for image in content)
+    assert page.count("<figcaption>") == len(content)
+
+
+def test_every_image_comes_from_a_cell_that_describes_it(smoke, lesson, figure_of):
+    for cell in smoke.notebook(lesson).cells:
+        images = [
+            kind
+            for output in cell.get("outputs", ())
+            for kind in output.get("data", {})
+            if kind.startswith("image/")
+        ]
+        if images:
+            alt, caption, name = figure_of(cell)
+            assert alt, cell.source
+            assert caption, cell.source
+            assert name, cell.source
+            assert len(images) == 1, f"{name}: shown {len(images)} times; end the cell with `;`"
+
+
+def test_figures_are_light(smoke):
+    images = sorted((smoke.build / "html-mni-smoke" / "_images").iterdir())
+    assert images
+    heavy = {path.name: path.stat().st_size for path in images if path.stat().st_size > 150_000}
+    assert not heavy
+
+
+def test_pages_read_without_a_network(pages):
+    loaded = {source for page in pages.values() for source in page.loads}
+    assert not [source for source in loaded if urlsplit(source).netloc]
+    assert any("mathjax/tex-svg.js" in source for source in loaded)
+
+
+def test_nothing_of_this_machine_is_published(smoke, root):
+    private = {str(root), str(Path.home()), str(smoke.build), tempfile.gettempdir()}
+    private.add(os.environ.get("VXMLIB_MIRROR", str(root)))
+    for folder in ("html-mni-smoke", "site/mni-smoke"):
+        for path in (smoke.build / folder).rglob("*"):
+            if path.suffix in {".html", ".ipynb", ".md", ".yml", ".js", ".json"}:
+                text = path.read_text(encoding="utf8")
+                assert "environment_variables" not in text, path
+                for word in private:
+                    assert not re.search(re.escape(word) + r"(?![\w-])", text), (path, word)
+
+
+def test_the_pages_say_which_run_they_show(pages, smoke):
+    for name in ("book/index", "notebooks/04_train"):
+        page = smoke.page(name)
+        assert "cohort mni, profile smoke, seed 0" in page
+        assert "A smoke build" in page
+
+
+def test_nothing_is_left_unresolved(pages):
+    for path in pages:
+        text = path.read_text(encoding="utf8")
+        body = re.sub(r"<(script|style|pre)\b.*?</\1>", " ", text, flags=re.DOTALL)
+        body = re.sub(r"<[^>]+>", " ", body)
+        for mark in ("{{", "{glue", "{cite", "{term}", "{numref}", "{eq}", "np.float"):
+            assert mark not in body, (path.name, mark)
+
+
+@pytest.mark.parametrize(
+    ("lesson_name", "wrong", "complaint"),
+    [
+        ("04_train", {"lamb": 0.5}, "'lamb': this lesson has no such parameter; it has: .*lam"),
+        ("01_reproduction", {"cohort": "mars"}, "cohort: found 'mars', expected one of: mni"),
+    ],
+)
+def test_a_wrong_parameter_stops_a_lesson_before_any_training(
+    root, tmp_path, lesson_name, wrong, complaint
+):
+    # As a reader gives it (papermill -p), but only the cells up to the check are run here: no
+    # cell before it may train.
+    notebook = read_source(root / "notebooks" / f"{lesson_name}.py")
+    check = next(i for i, cell in enumerate(notebook.cells) if "read_parameters" in cell.source)
+    notebook.cells = notebook.cells[: check + 1]
+    assert not any(".fit(" in cell.source for cell in notebook.cells)
+    nbformat.write(notebook, tmp_path / "lesson.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match=complaint):
+        papermill.execute_notebook(
+            tmp_path / "lesson.ipynb",
+            tmp_path / "out.ipynb",
+            parameters={"profile": "smoke", **wrong},
+            kernel_name="python3",
+            progress_bar=False,
+        )

@@ -1,0 +1,1 @@
+"""What builds the book: running lessons, staging pages, rendering HTML."""

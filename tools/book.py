@@ -1,0 +1,205 @@
+"""The commands behind `make book`: build, lesson, stage, render, notebooks.
+
+``python -m tools.book build`` runs the whole graph (Snakefile); the others are its steps.
+"""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from vxmlib.profiles import Settings
+
+CODE = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    options.root, options.build = Path(options.root).resolve(), Path(options.build).resolve()
+    try:
+        options.run(options)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"\nERROR: {error}\n", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; what was finished is kept.", file=sys.stderr, flush=True)
+        return 130
+    return 0
+
+
+def lessons(root: Path) -> dict[str, dict]:
+    """The lessons of ``config/book.yaml`` in order, each with its plan.
+
+    Raises
+    ------
+    ValueError
+        For a lesson without a source, and for a need that is no earlier lesson.
+    """
+    path = root / "config" / "book.yaml"
+    found = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
+    found = {name: plan or {} for name, plan in found.items()}
+    for position, (name, plan) in enumerate(found.items()):
+        if not (root / "notebooks" / f"{name}.py").exists():
+            raise ValueError(f"{path}: lesson {name!r} has no source notebooks/{name}.py")
+        for need in plan.get("needs", []):
+            if need not in list(found)[:position]:
+                raise ValueError(f"{path}: lesson {name!r} needs {need!r}, no earlier lesson")
+    return found
+
+
+def choose(root: Path, wanted: str) -> list[str]:
+    """Lessons named by number or name ("04 05", "4,5", "05_dice"); all for an empty text.
+
+    Raises
+    ------
+    ValueError
+        For one that does not exist; names those that do.
+    """
+    known = list(lessons(root))
+    chosen = []
+    for word in wanted.replace(",", " ").split():
+        number = word.zfill(2) + "_" if word.isdigit() else None
+        match = [name for name in known if name == word or (number and name.startswith(number))]
+        if not match:
+            raise ValueError(f"LESSONS: found {word!r}, expected some of: {', '.join(known)}")
+        chosen += match
+    return chosen or known
+
+
+def build(options) -> None:
+    """Bring the book, or some lessons of it, up to date through Snakemake."""
+    start = time.monotonic()
+    own = options.own or None
+    Settings(cohort=options.cohort, profile=options.profile, seed=options.seed, root=own)
+    chosen = choose(options.root, options.lessons)
+    whole = not options.lessons.strip()
+    run = f"{options.cohort}-{options.profile}"
+    html = "html" if run == "mni-quick" else f"html-{run}"
+    targets = [f"{html}/index.html"] if whole else [f"executed/{run}/{x}.ipynb" for x in chosen]
+    options.build.mkdir(parents=True, exist_ok=True)
+    print(
+        f"Book: {len(chosen)} lessons, cohort {options.cohort}, profile {options.profile}, "
+        f"seed {options.seed}, {options.cores} cores",
+        flush=True,
+    )
+    with only_one(options.build):
+        status = _snakemake(options, targets)
+    if status:
+        raise RuntimeError("the book was not built; the reason stands above")
+    front = options.build / (f"{html}/index.html" if whole else f"executed/{run}")
+    minutes, seconds = divmod(int(time.monotonic() - start), 60)
+    print(f"\nUp to date after {minutes}:{seconds:02d}.")
+    print(f"Front page: {front}" if whole else f"Executed lessons: {front}", flush=True)
+
+
+def _snakemake(options, targets: list[str]) -> int:
+    config = {name: getattr(options, name) for name in ("cohort", "profile", "seed", "own")}
+    config["root"] = options.root
+    command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", CODE / "Snakefile"]
+    command += ["--directory", options.build, "--cores", options.cores]
+    command += ["--rerun-incomplete", "--nolock", "--quiet", "all"]
+    command += ["--config", *(f"{name}={value}" for name, value in config.items())]
+    process = subprocess.Popen([str(word) for word in command], cwd=CODE)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it heard the same signal; let it put away what is half done
+        raise
+
+
+class only_one:
+    """Keep a second build out of the same folder; the system lets go of it however we end."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / ".lock"
+
+    def __enter__(self):
+        self.file = self.path.open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"another build is at work in {self.path.parent}; wait for it to end"
+            ) from None
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+def lesson(options) -> None:
+    """Run one lesson."""
+    from tools.lesson import run_lesson
+
+    plans = lessons(options.root)
+    parameters = {"cohort": options.cohort, "profile": options.profile, "seed": options.seed}
+    if options.own:
+        parameters["root"] = options.own
+    run = f"{options.cohort}-{options.profile}"
+    position = list(plans).index(options.name) + 1
+    run_lesson(
+        options.root / "notebooks" / f"{options.name}.py",
+        options.build / "executed" / run / f"{options.name}.ipynb",
+        parameters=parameters,
+        products=options.build / "products" / run,
+        expected=plans[options.name].get("products", []),
+        threads=options.threads,
+        cwd=options.root,
+        label=f"[{position}/{len(plans)}] {options.name}",
+    )
+
+
+def stage(options) -> None:
+    """Put executed lessons and pages into one folder."""
+    from tools.stage import Run, stage_book
+
+    run = Run(options.cohort, options.profile, options.seed)
+    stage_book(options.root, options.build, run, lessons(options.root))
+
+
+def render(options) -> None:
+    """Render the staged folder as HTML."""
+    from tools.render import render_book
+
+    site = options.build / "site" / f"{options.cohort}-{options.profile}"
+    render_book(site, options.build / options.html)
+
+
+def notebooks(options) -> None:
+    """Write the .ipynb of every lesson source."""
+    from tools.lesson import write_notebooks
+
+    changed = write_notebooks(options.root / "notebooks")
+    print("\n".join(f"wrote {path}" for path in changed) or "every notebook equals its source")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.book", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for run in (build, lesson, stage, render, notebooks):
+        command = commands.add_parser(run.__name__, help=run.__doc__)
+        command.set_defaults(run=run)
+        command.add_argument("--root", default=CODE, help="folder of the book")
+        command.add_argument("--build", default=CODE / "_build", help="folder of all products")
+        command.add_argument("--cohort", default="mni")
+        command.add_argument("--profile", default="quick")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--own", default="", help='folder of images, for --cohort "own"')
+        if run is build:
+            command.add_argument("--cores", type=int, default=os.cpu_count())
+            command.add_argument("--lessons", default="", help="only these, e.g. '04 05'")
+        if run is lesson:
+            command.add_argument("name")
+            command.add_argument("--threads", type=int, default=1)
+        if run is render:
+            command.add_argument("--html", default="html", help="folder to make in --build")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Run one lesson: source -> notebook -> papermill -> an executed notebook, whole or not at all."""
+
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
+from traitlets.config import Config
+
+#: Lines shown of a failing cell and its message; the failed notebook keeps them all.
+SHOWN_LINES = 25
+#: Seconds between two signs of life while one step lasts.
+HEARTBEAT = 60
+
+
+class LessonError(RuntimeError):
+    """A lesson did not run through; the text says which cell and why."""
+
+
+def read_source(source: Path):
+    """Read a lesson's ``.py`` (py:percent) as a notebook whose cell ids never change by chance.
+
+    jupytext draws random ids; a counter makes the same source the same notebook, byte by byte.
+    """
+    notebook = jupytext.read(source, fmt="py:percent")
+    for number, cell in enumerate(notebook.cells, start=1):
+        cell["id"] = f"cell-{number:02d}"
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    notebook.metadata.get("jupytext", {}).pop("notebook_metadata_filter", None)
+    return notebook
+
+
+def notebook_text(source: Path) -> str:
+    """The text of the ``.ipynb`` that belongs to a source: no outputs, always the same."""
+    return nbformat.writes(read_source(source)) + "\n"
+
+
+def write_notebooks(folder: Path) -> list[Path]:
+    """Write the ``.ipynb`` beside each lesson source; return the files that changed."""
+    changed = []
+    for source in sorted(folder.glob("[0-9][0-9]_*.py")):
+        target, text = source.with_suffix(".ipynb"), notebook_text(source)
+        if not target.exists() or target.read_text(encoding="utf8") != text:
+            target.write_text(text, encoding="utf8")
+            changed.append(target)
+    return changed
+
+
+def run_lesson(
+    source: Path,
+    output: Path,
+    *,
+    parameters: dict,
+    products: Path,
+    expected: list[str],
+    threads: int,
+    cwd: Path,
+    label: str = "",
+) -> None:
+    """Execute a lesson with papermill and put the result at ``output`` in one step.
+
+    Parameters
+    ----------
+    source, output
+        The lesson's ``.py`` and the executed ``.ipynb`` to make.
+    parameters
+        For the cell tagged ``parameters``.
+    products
+        The run's folder (``VXMLIB_OUTPUT``); the lesson's own folder in it is emptied first.
+    expected
+        Files the lesson must leave in its own folder.
+    threads, cwd, label
+        Cores it may use, its working directory, and what its progress lines begin with.
+
+    Raises
+    ------
+    LessonError
+        A cell failed, the kernel died or a product is missing. The notebook as far as it came
+        is then at ``output`` with ``.failed`` in its name, and nothing is at ``output``.
+    """
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    own = products / source.stem
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="book-") as scratch:
+        given, done = Path(scratch) / f"{source.stem}.ipynb", Path(scratch) / "done.ipynb"
+        nbformat.write(read_source(source), given)
+        with _environment(_kernel_environment(Path(scratch), products, threads)):
+            problem = _papermill(given, done, parameters, cwd, label)
+        missing = [name for name in expected if not (own / name).exists()]
+        if problem is None and missing:
+            problem = f"it ran, but did not write: {', '.join(missing)} (expected in {own})"
+        # The temporary folder may be on another disk: copy, then rename beside the target.
+        if done.exists():
+            half = output.with_name(f".{output.name}.part")
+            shutil.copy(done, half)
+            os.replace(half, failed if problem else output)
+    if problem:
+        raise LessonError(f"lesson {source.stem} failed: {problem}\n  as far as it came: {failed}")
+
+
+def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str) -> str | None:
+    """Run; return what went wrong, or None."""
+    try:
+        papermill.execute_notebook(
+            given,
+            done,
+            parameters=parameters,
+            cwd=cwd,
+            kernel_name="python3",
+            engine_name="book",
+            progress_bar=False,
+            progress=Progress(label),
+            sockets=given.with_name("k"),
+            start_timeout=300,
+        )
+    except papermill.PapermillExecutionError as error:
+        return describe(error)
+    except DeadKernelError:
+        return "its Python died without a word; most often the machine ran out of memory"
+    except RuntimeError as error:
+        return f"its Python did not start: {error}"
+    return None
+
+
+def describe(error: papermill.PapermillExecutionError) -> str:
+    """A failing cell in a few lines: its number, the lines around the mistake, the error."""
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+    # Frames stand between empty lines; those of the libraries below the lesson say little here.
+    frames = re.split(r"\n\s*\n|\n(?=File |Cell In)", trace)
+    own = [frame for frame in frames if frame.startswith("Cell In")][-1:]
+    message = f"{error.ename}: {error.evalue}".splitlines()
+    shown = "\n".join(own).splitlines() + message
+    lines = "\n".join(f"    {line[:300]}" for line in shown[:SHOWN_LINES])
+    return f"cell {error.exec_count} raised {error.ename}\n{lines}"
+
+
+def _kernel_environment(scratch: Path, products: Path, threads: int) -> dict[str, str]:
+    cores = str(threads)
+    return {
+        "VXMLIB_OUTPUT": str(products),
+        # Two lessons at once must not each take every core.
+        "OMP_NUM_THREADS": cores,
+        "TF_NUM_INTRAOP_THREADS": cores,
+        "TF_NUM_INTEROP_THREADS": cores,
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": cores,
+        "PYTHONHASHSEED": "0",
+        # That there is no GPU is no part of a page; vxmlib.backend tells the device in words.
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+        # Progress bars as text are what a page wants; tqdm would ask for widgets on each page.
+        "PYTHONWARNINGS": "ignore:IProgress not found",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures land in the page
+        # The kernel of this environment, without the user's own start-up files.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_RUNTIME_DIR": str(scratch / "run"),
+        "IPYTHONDIR": str(scratch / "ipython"),
+    }
+
+
+class _environment:
+    """Set variables for the time of a ``with`` block."""
+
+    def __init__(self, values: dict[str, str]):
+        self.values = values
+
+    def __enter__(self):
+        self.before = {name: os.environ.get(name) for name in self.values}
+        os.environ.update(self.values)
+
+    def __exit__(self, *_):
+        for name, value in self.before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+class Progress:
+    """Tell which section of which lesson runs, and every minute that it still does."""
+
+    def __init__(self, label: str):
+        self.label, self.start = label, time.monotonic()
+        self.title, self.where, self.cell = "starting", "", None
+        self.stopped = threading.Event()
+
+    def say(self, words: str) -> None:
+        """Print one line with the time since the lesson began."""
+        seconds = int(time.monotonic() - self.start)
+        print(f"{self.label}  {seconds // 60:2d}:{seconds % 60:02d}  {words}", flush=True)
+
+    def enter(self, cell, index: int, total: int) -> None:
+        """Note a cell that begins; a heading is a new step."""
+        self.cell, self.where = cell, f"cell {index + 1} of {total}"
+        heading = re.search(r"^#{1,2} (.+)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and heading:
+            self.title = heading.group(1)
+            self.say(self.title)
+
+    def __enter__(self):
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def _beat(self) -> None:
+        while not self.stopped.wait(HEARTBEAT):
+            self.say(f"… still at: {self.title} ({self.where}) {self.last_line()}")
+
+    def last_line(self) -> str:
+        """What the running cell printed last; of a training, the epoch."""
+        outputs = self.cell.get("outputs", ()) if self.cell else ()
+        printed = "".join(output.get("text", "") for output in outputs).split("\n")
+        return next((line.strip()[:60] for line in reversed(printed) if line.strip()), "")
+
+    def __exit__(self, kind, *_):
+        self.stopped.set()
+
+
+class BookEngine(NBClientEngine):
+    """papermill's own engine, with progress by section and no network port.
+
+    Kernels talk over ``sockets``, files in the lesson's own temporary folder: two that start at
+    once cannot be given the same port, and nobody else on the machine can listen.
+    """
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, *, progress, sockets, **kwargs):
+        """Run all cells; ``progress`` is a :class:`Progress`, ``sockets`` how their names begin."""
+        begin, total = nb_man.cell_start, len(nb_man.nb.cells)
+
+        def cell_start(cell, cell_index=None, **more):
+            progress.enter(cell, cell_index, total)
+            begin(cell, cell_index, **more)
+
+        nb_man.cell_start = cell_start
+        kwargs["config"] = Config({"KernelManager": {"transport": "ipc", "ip": str(sockets)}})
+        kwargs["extra_arguments"] = ["--IPKernelApp.log_level=CRITICAL"]
+        with progress:
+            super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+papermill_engines.register("book", BookEngine)

@@ -1,0 +1,46 @@
+"""Render a staged book with Jupyter Book; a warning is an error, and a failure leaves no pages."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+class RenderError(RuntimeError):
+    """Jupyter Book refused the pages; the text holds its warnings."""
+
+
+def render_book(site: Path, html: Path) -> None:
+    """Render the staged folder ``site`` and put the pages at ``html`` in one step.
+
+    Each time from nothing: on a second run over its own leftovers Sphinx does not repeat the
+    warnings of pages that did not change.
+
+    Raises
+    ------
+    RenderError
+        With every warning, each naming its page and line.
+    """
+    with tempfile.TemporaryDirectory(dir=site.parent, prefix=".render-") as scratch:
+        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+        command += ["build", str(site), "-W", "--keep-going", "--path-output", scratch]
+        done = subprocess.run(command, capture_output=True, text=True)
+        log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.with_suffix(".log").write_text(log, encoding="utf8")
+        if done.returncode:
+            raise RenderError(explain(log, site) + f"\n  everything: {html.with_suffix('.log')}")
+        shutil.rmtree(html, ignore_errors=True)
+        shutil.move(Path(scratch) / "_build" / "html", html)
+
+
+def explain(log: str, site: Path) -> str:
+    """The warnings of a Sphinx log, or the end of its first traceback when there are none."""
+    log = log.split("\nThe above exception was the direct cause")[0]
+    lines = [line.replace(f"{site}/", "") for line in log.splitlines()]
+    marks = ("WARNING:", "ERROR:", "CRITICAL:")
+    warnings = [line for line in lines if any(mark in line for mark in marks)]
+    shown = dict.fromkeys(warnings or lines[-15:])
+    return "the pages do not render:\n" + "\n".join(f"    {line}" for line in shown)

@@ -1,0 +1,264 @@
+"""Put executed lessons, pages and settings into one folder that Jupyter Book can render."""
+
+import ast
+import base64
+import datetime
+import importlib.metadata
+import io
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import nbformat
+import yaml
+from PIL import Image
+
+from vxmlib import records
+
+LARGE_IMAGE = 120_000  # bytes
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which run of the lessons a book shows."""
+
+    cohort: str
+    profile: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folders."""
+        return f"{self.cohort}-{self.profile}"
+
+
+class StageError(ValueError):
+    """The book cannot be staged; the text names the file and what to mend."""
+
+
+def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -> Path:
+    """Stage one run's book into ``build/site/<run>`` (replaced in one step) and return it.
+
+    Raises
+    ------
+    StageError
+        A lesson is not in ``_toc.yml`` or not executed, or a page uses a number that no record
+        of this build has.
+    """
+    site = build / "site" / run.name
+    site.parent.mkdir(parents=True, exist_ok=True)
+    check_toc(root / "_toc.yml", lessons)
+    values = {"build": build_facts(root, run), **read_records(build / "products" / run.name)}
+    check_pages(root / "book", values)
+    secrets = private_paths(root, os.environ)
+    with tempfile.TemporaryDirectory(dir=site.parent, prefix=".stage-") as scratch:
+        fresh = Path(scratch)
+        (fresh / "notebooks").mkdir()
+        for lesson in lessons:
+            source = build / "executed" / run.name / f"{lesson}.ipynb"
+            if not source.exists():
+                raise StageError(f"{lesson}: not executed yet, no {source}; run `make book`")
+            notebook = publishable(nbformat.read(source, as_version=4), secrets)
+            nbformat.write(notebook, fresh / "notebooks" / f"{lesson}.ipynb")
+        copy_pages(root, fresh)
+        config = settings(root / "_config.yml", values, repository(os.environ))
+        (fresh / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
+        shutil.rmtree(site, ignore_errors=True)
+        shutil.copytree(fresh, site)
+    return site
+
+
+def check_toc(path: Path, lessons: Mapping[str, dict]) -> None:
+    """Refuse a table of contents whose lessons are not those of ``config/book.yaml``."""
+    listed = re.findall(r"file:\s*notebooks/(\S+)", path.read_text(encoding="utf8"))
+    if listed != list(lessons):
+        raise StageError(f"{path}: lists lessons {listed}, config/book.yaml has {list(lessons)}")
+
+
+def copy_pages(root: Path, site: Path) -> None:
+    """Copy what is not a lesson; scripts of ``_mathjax`` go where no page loads them twice."""
+    shutil.copytree(
+        root / "book", site / "book", ignore=shutil.ignore_patterns("_static", "_mathjax")
+    )
+    shutil.copy(root / "_toc.yml", site / "_toc.yml")
+    for folder, target in (("_static", "_static"), ("_mathjax", "extra/mathjax")):
+        if (root / "book" / folder).exists():
+            shutil.copytree(root / "book" / folder, site / target)
+
+
+# -- numbers -------------------------------------------------------------------------------------
+
+
+def read_records(products: Path) -> dict[str, dict]:
+    """The records of one run by lesson: ``{"lesson05": {...}}``."""
+    found = sorted(products.glob("*/record.json"))
+    return {f"lesson{path.parent.name[:2]}": records.read(path) for path in found}
+
+
+def build_facts(root: Path, run: Run) -> dict:
+    """What this very build was made with."""
+    commit = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    return {
+        "cohort": run.cohort,
+        "profile": run.profile,
+        "seed": run.seed,
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "version": importlib.metadata.version("vxmlib"),
+        "commit": commit.stdout.strip() or "no commit",
+        "cores": os.cpu_count(),
+    }
+
+
+def check_pages(folder: Path, values: Mapping) -> None:
+    """Evaluate every ``{{ … }}`` of the pages, so that a missing number is named at once."""
+    engine = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    for page in sorted(folder.rglob("*.md")):
+        for number, line in enumerate(page.read_text(encoding="utf8").splitlines(), start=1):
+            for expression in re.findall(r"\{\{.+?\}\}", re.sub(r"`[^`]*`", "", line)):
+                try:
+                    engine.from_string(expression).render(values)
+                except (jinja2.TemplateError, TypeError, ValueError) as error:
+                    raise StageError(
+                        f"{page}, line {number}: {expression}: {error}; the records of this "
+                        f"build have: {', '.join(sorted(values))}"
+                    ) from None
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+def repository(environment: Mapping[str, str]) -> dict | None:
+    """Where the book's source is published, when that is known; else None.
+
+    ``BOOK_REPOSITORY_URL`` (and ``BOOK_REPOSITORY_BRANCH``) say it, or GitHub Actions does.
+    """
+    url = environment.get("BOOK_REPOSITORY_URL", "")
+    server, name = environment.get("GITHUB_SERVER_URL"), environment.get("GITHUB_REPOSITORY")
+    if not url and server and name:
+        url = f"{server}/{name}"
+    if not url:
+        return None
+    branch = environment.get("BOOK_REPOSITORY_BRANCH", "main")
+    return {"url": url.rstrip("/"), "branch": branch, "path_to_book": ""}
+
+
+def settings(path: Path, values: Mapping, home: dict | None) -> dict:
+    """The book's ``_config.yml`` with this build's numbers, labels and (if any) repository."""
+    config = yaml.safe_load(path.read_text(encoding="utf8"))
+    facts = values["build"]
+    config.setdefault("parse", {})["myst_substitutions"] = dict(values)
+    html = config.setdefault("html", {})
+    label = f"cohort {facts['cohort']}, profile {facts['profile']}, seed {facts['seed']}"
+    html["extra_footer"] = (
+        f"<p>Every number on these pages was computed by this build: {label}; "
+        f"vxmlib {facts['version']} ({facts['commit']}), Python {facts['python']}, "
+        f"{facts['date']}.</p>"
+    )
+    if facts["profile"] == "smoke":
+        html["announcement"] = (
+            "A smoke build: it shows that the pages run; its numbers mean nothing."
+        )
+    if home:
+        html["extra_footer"] += f'<p>Source: <a href="{home["url"]}">{home["url"]}</a></p>'
+    # Colab and Binder open notebooks of GitHub; the theme refuses hosts it does not know.
+    if home and home["url"].startswith("https://github.com/"):
+        config["repository"] = home
+        html |= {"use_repository_button": True, "use_issues_button": True}
+        config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
+        config["launch_buttons"]["binderhub_url"] = "https://mybinder.org"
+    return config
+
+
+# -- what may be published -----------------------------------------------------------------------
+
+
+def private_paths(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Paths of this machine and what stands for them on a page, longest first."""
+    named = {
+        str(root): ".",
+        environment.get("VXMLIB_MIRROR", ""): "$VXMLIB_MIRROR",
+        environment.get("VXMLIB_CACHE", ""): "$VXMLIB_CACHE",
+        sys.base_prefix: "<python>",
+        tempfile.gettempdir(): "<temporary>",
+        str(Path.home()): "~",
+    }
+    usable = {path: word for path, word in named.items() if len(path) > 1}
+    return dict(sorted(usable.items(), key=lambda item: -len(item[0])))
+
+
+def publishable(notebook, paths: Mapping[str, str]):
+    """Take out of an executed notebook what no reader needs and what nobody should read.
+
+    That is: papermill's metadata (it has environment variables and paths), times of cells,
+    paths of this machine in outputs, and the injected parameters when they are the defaults.
+    """
+    notebook.metadata.pop("papermill", None)
+    notebook.cells = [cell for cell in notebook.cells if not _repeats_defaults(cell, notebook)]
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", ()):
+            for key in ("text", "traceback"):
+                if key in output:
+                    output[key] = _hide(output[key], paths)
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = slim(data["image/png"])
+            for kind in data:
+                if not kind.startswith("image/") or kind == "image/svg+xml":
+                    data[kind] = _hide(data[kind], paths)
+    return notebook
+
+
+def slim(png: str) -> str:
+    """Return a large figure (base64 PNG) in 256 colours, at about a third of its size."""
+    if 3 * len(png) // 4 <= LARGE_IMAGE:
+        return png
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    written = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def _hide(value, paths: Mapping[str, str]):
+    if isinstance(value, str):
+        for path, word in paths.items():
+            # Only whole names: "/root" must not touch "/rootless".
+            value = re.sub(re.escape(path) + r"(?![\w-]|\.\w)", lambda _, word=word: word, value)
+        return value
+    if isinstance(value, Mapping):
+        return {key: _hide(inner, paths) for key, inner in value.items()}
+    return [_hide(inner, paths) for inner in value] if isinstance(value, list) else value
+
+
+def _repeats_defaults(cell, notebook) -> bool:
+    if "injected-parameters" not in cell.metadata.get("tags", ()):
+        return False
+    defaults = {}
+    for other in notebook.cells:
+        if "parameters" in other.metadata.get("tags", ()):
+            defaults = _constants(other.source)
+    return all(
+        name in defaults and defaults[name] == value
+        for name, value in _constants(cell.source).items()
+    )
+
+
+def _constants(source: str) -> dict:
+    return {
+        target.id: ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    }
