@@ -348,18 +348,18 @@ def _check_count(name, value):
 
 
 def _settings(model, first_batch, **told):
-    """Describe all that a continued run must share with its beginning."""
+    """Describe all that a continued run must share with its beginning, flat, ready for JSON."""
     optimizer = model.optimizer.get_config()
     optimizer.pop("jit_compile", None)  # chosen by the device
     digest = hashlib.sha256()
     for image in first_batch[0]:
         digest.update(image.numpy().tobytes())
     described = {
-        "model": model.get_config(),
-        "optimizer": optimizer,
+        **{f"model {key}": value for key, value in model.get_config().items()},
+        **{f"optimizer {key}": value for key, value in optimizer.items()},
         "losses": [_name_of(loss) for loss in model.loss],
         "loss_weights": model.get_compile_config()["loss_weights"],
-        "first_batch": digest.hexdigest(),
+        "sha256 of the first images": digest.hexdigest(),
     }
     return json.loads(json.dumps(described | told, default=float))
 

@@ -1,0 +1,476 @@
+"""Every data set behind one type, and a clear error for everything that is not one."""
+
+import gzip
+import itertools
+import threading
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vxmlib import (
+    cohorts,
+    fetch,
+    malf,
+    metrics,
+    nifti,
+    own,
+    preprocess,
+    simulate,
+    template,
+    vxm2018,
+)
+
+FEW = {"train": 2, "validation": 1, "test": 2}
+
+
+@pytest.fixture(scope="module")
+def mni():
+    return cohorts.load("mni", spacing=2.0, people=FEW)
+
+
+# What every cohort promises
+
+
+def check_promises(cohort, subjects):
+    assert set(subjects) <= set(cohort.subjects)
+    for subject in subjects:
+        image, labels = cohort.image(subject), cohort.labels(subject)
+        assert image.shape == labels.shape == cohort.shape
+        assert image.dtype == np.float32
+        assert labels.dtype == np.int16
+        assert cohort.image(subject) is image
+        for array in (image, labels):
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+        assert image.min() == 0
+        assert image.max() == 1
+        assert cohort.brain(subject).dtype == bool
+        assert 0.1 < cohort.brain(subject).mean() < 0.6
+        assert set(np.unique(labels)) - {0} <= set(cohort.structures)
+    assert cohort.has_labels
+    assert cohort.licence
+    assert cohort.credit
+    assert len(cohort.shape) == cohort.ndim
+    assert all(n % 16 == 0 for n in cohort.shape)
+
+
+def test_simulated_people_keep_the_promises(mni):
+    check_promises(mni, mni.subjects)
+    assert mni.simulated
+    assert mni.plane == "coronal, y = -8 mm (MNI)"
+    assert len(mni.structures) == 23
+    assert {part: len(ids) for part, ids in mni.split.items()} == FEW
+
+
+def test_the_default_is_55_people_in_2d_at_1_mm():
+    cohort = cohorts.load("mni")
+    assert cohort.shape == (160, 160)
+    assert cohort.spacing == 1.0
+    assert [len(ids) for ids in cohort.split.values()] == [40, 5, 10]
+
+
+def test_volumes_have_all_thirty_structures():
+    cohort = cohorts.load("mni", ndim=3, people=FEW)
+    assert cohort.shape == (80, 96, 80)
+    assert cohort.spacing == 2.0
+    assert cohort.plane is None
+    check_promises(cohort, ["test-00"])
+    assert set(np.unique(cohort.labels("test-00"))) - {0} == set(cohort.structures)
+    assert len(cohort.structures) == 30
+
+
+def test_a_person_is_the_same_whatever_the_number_of_people(mni):
+    more = cohorts.load("mni", spacing=2.0, people={"train": 9, "validation": 3, "test": 4})
+    for subject in mni.subjects:
+        np.testing.assert_array_equal(more.image(subject), mni.image(subject))
+
+
+def test_people_differ_from_each_other_and_from_seed_to_seed(mni):
+    other = cohorts.load("mni", spacing=2.0, people=FEW, seed=1)
+    images = [c.image(subject) for c in (mni, other) for subject in c.subjects]
+    for one, two in itertools.combinations(images, 2):
+        assert np.abs(one - two).mean() > 0.01
+
+
+def test_threads_that_ask_at_once_get_the_same_person():
+    cohort = cohorts.load("mni", spacing=2.0, people=FEW)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(cohort.image("train-00"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(image) for image in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("people", "expected"),
+    [(55, [40, 5, 10]), (11, [7, 2, 2]), (6, [2, 2, 2]), (110, [80, 10, 20])],
+)
+def test_a_total_of_people_is_divided_in_proportion(people, expected):
+    cohort = cohorts.load("mni", people=people)
+    assert [len(ids) for ids in cohort.split.values()] == expected
+
+
+def test_an_affine_says_where_a_pixel_of_the_slice_is(mni):
+    index = np.argwhere(mni.labels("test-00") == 12).mean(axis=0)  # left putamen
+    x, y, z = nib.affines.apply_affine(mni.affine, [index[0], 0, index[1]])
+    assert -35 < x < -18
+    assert y == template.PLANE_MM
+    assert -12 < z < 15
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "oasis"}, r"'oasis' is not known; expected one of mni, malf, vxm2018, own"),
+        ({"name": "mni", "ndim": 4}, "ndim=4"),
+        ({"name": "mni", "spacing": 3.0}, r"spacing=3.0 .*Use 1.0 or 2.0"),
+        ({"name": "mni", "spacing": 4.0}, r"spacing=4.0 .*multiples of 16"),
+        ({"name": "mni", "spacing": "1"}, "spacing='1' is no voxel size"),
+        ({"name": "mni", "spacing": -1.0}, "no voxel size"),
+        ({"name": "mni", "seed": -1}, "seed=-1"),
+        ({"name": "mni", "seed": 1.5}, "seed=1.5"),
+        ({"name": "mni", "root": "x"}, "only cohort 'own' takes it"),
+        ({"name": "malf", "root": "x"}, "only cohort 'own' takes it"),
+        ({"name": "malf", "people": 10}, "only cohort 'mni' takes it"),
+        ({"name": "mni", "labels": "manual"}, "only cohort 'malf' takes it"),
+        ({"name": "malf", "labels": "mine"}, "labels='mine'"),
+        ({"name": "mni", "align": "affine"}, "only cohort 'own' takes it"),
+        ({"name": "mni", "people": 5}, "people=5: expected a total of at least 6"),
+        ({"name": "mni", "people": {"train": 3}}, "each a number of at least 1"),
+        ({"name": "mni", "people": FEW | {"test": 0}}, "each a number of at least 1"),
+        ({"name": "own"}, "needs a folder of NIfTI files"),
+        ({"name": "own", "root": "/nowhere"}, "'/nowhere' is not a folder"),
+        ({"name": "vxm2018", "ndim": 2}, "volumes of 1 mm"),
+        ({"name": "vxm2018", "spacing": 2.0}, "volumes of 1 mm"),
+    ],
+)
+def test_load_says_what_is_wrong(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cohorts.load(**arguments)
+
+
+def test_an_unknown_subject_and_the_truth_of_real_people(mni, tiny_cohort):
+    with pytest.raises(ValueError, match=r"no subject 'test-99'; it has train-00, train-01"):
+        mni.image("test-99")
+    with pytest.raises(ValueError, match="'tiny' shows real people"):
+        tiny_cohort.true_displacement("blob-0")
+    with pytest.raises(ValueError, match="'tiny' shows real people"):
+        tiny_cohort.true_pair_displacement("blob-0", "blob-1")
+
+
+def test_without_mirror_and_network_the_real_cohorts_fail_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("VXMLIB_CACHE", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("VXMLIB_MIRROR", raising=False)
+    monkeypatch.setattr(fetch, "BASE_URL", "http://127.0.0.1:9/")
+    for name in ("malf", "vxm2018"):
+        with pytest.raises(fetch.FetchError, match="Check the network, or set VXMLIB_MIRROR"):
+            cohorts.load(name)
+
+
+# Pairs
+
+
+def test_pairs_are_all_ordered_pairs_in_an_order_that_the_seed_fixes():
+    ids = ["a", "b", "c", "d"]
+    pairs = cohorts.ordered_pairs(ids)
+    assert sorted(pairs) == list(itertools.permutations(ids, 2))
+    assert cohorts.ordered_pairs(ids, limit=5) == pairs[:5]
+    assert cohorts.ordered_pairs(ids, seed=1) != pairs
+    assert cohorts.ordered_pairs(ids, limit=99) == pairs
+
+
+def test_pairs_need_two_people_and_a_sensible_limit():
+    with pytest.raises(ValueError, match="at least two people"):
+        cohorts.ordered_pairs(["a", "a"])
+    with pytest.raises(ValueError, match="limit=0"):
+        cohorts.ordered_pairs(["a", "b"], limit=0)
+
+
+# Your own folder
+
+OWN = {"spacing": 2.0}
+
+
+@pytest.fixture(scope="module")
+def head():
+    """One simulated head at 4 mm: intensities as a scanner stores them, labels, affine."""
+    shape, affine = template.grid(4.0)
+    brightness, labels = simulate.anatomy(3, 2.0)
+    fine = template.grid(2.0)[1]
+    image = preprocess.resample(brightness, fine, shape, affine, keep_background=True)
+    return 900 * image, preprocess.resample(labels, fine, shape, affine, labels=True), affine
+
+
+@pytest.fixture
+def folder(tmp_path, head):
+    """The same head three times: as it is; turned over and moved; lying on its side, padded."""
+    image, labels, affine = head
+    moved = nib.affines.from_matvec(np.eye(3), [30.0, -55.0, 210.0]) @ affine
+    flipped = nib.affines.from_matvec(np.diag([-1.0, 1.0, -1.0]), [39.0, 0.0, 39.0])
+    padded = nib.affines.from_matvec(np.eye(3), [-3.0, 0.0, -2.0])
+    for name, stored, where in [
+        ("a", (image, labels), affine),
+        ("b", (image[::-1, :, ::-1], labels[::-1, :, ::-1]), moved @ flipped),
+        ("c", tuple(np.pad(x, ((3, 0), (0, 5), (2, 1))) for x in (image, labels)), moved @ padded),
+    ]:
+        if name == "c":
+            stored = tuple(x.transpose(1, 2, 0) for x in stored)
+            where = where @ np.eye(4)[:, [1, 2, 0, 3]]
+        nifti.write(tmp_path / f"{name}.nii.gz", stored[0].astype(np.int16), where)
+        nifti.write(tmp_path / f"{name}_seg.nii.gz", stored[1], where)
+    return tmp_path
+
+
+def test_orientation_position_and_shape_of_the_files_do_not_matter(folder):
+    cohort = cohorts.load("own", root=folder, ndim=3, **OWN)
+    check_promises(cohort, ["a", "b", "c"])
+    assert not cohort.simulated
+    assert cohort.structures[17] == "Left Hippocampus"
+    for other in "bc":
+        np.testing.assert_allclose(cohort.image(other), cohort.image("a"), atol=0.02)
+        agreement = metrics.dice(cohort.labels(other), cohort.labels("a"), cohort.structures)
+        assert min(agreement.values()) > 0.9
+    left = np.argwhere(cohort.labels("b") == 17).mean(axis=0)
+    assert left[0] < 40  # the first axis runs to the Right
+
+
+def test_own_scans_in_2d_are_cut_at_the_same_plane(folder):
+    cohort = cohorts.load("own", root=folder)
+    check_promises(cohort, ["a"])
+    assert cohort.shape == (160, 160)
+
+
+def test_scans_in_mni_space_can_be_taken_as_they_are(folder, head):
+    for name in "bc":
+        for path in folder.glob(f"{name}*"):
+            path.rename(path.with_name(f"far_{path.name}"))
+    with pytest.raises(ValueError, match=r"far_b\.nii\.gz: its brain lies outside"):
+        cohorts.load("own", root=folder, align="none", **OWN)
+    for path in folder.glob("far_*"):
+        path.unlink()
+    nifti.write(folder / "z.nii.gz", head[0], head[2])
+    cohort = cohorts.load("own", root=folder, align="none", **OWN)
+    np.testing.assert_allclose(cohort.image("a"), cohort.image("z"), atol=0.01)
+    with pytest.raises(ValueError, match="align='rigid'"):
+        cohorts.load("own", root=folder, align="rigid")
+
+
+def test_an_affine_alignment_is_computed_once_and_kept(folder, monkeypatch, tmp_path):
+    asked = []
+
+    def pretend(image, affine):
+        asked.append(image.shape)
+        return own.align.centring(image, affine)
+
+    monkeypatch.setattr(own.align, "affine_to_template", pretend)
+    monkeypatch.setenv("VXMLIB_CACHE", str(tmp_path / "cache"))
+    first = cohorts.load("own", root=folder, align="affine", **OWN)
+    again = cohorts.load("own", root=folder, align="affine", **OWN)
+    assert len(asked) == 3
+    np.testing.assert_array_equal(first.image("b"), again.image("b"))
+    plain = cohorts.load("own", root=folder, **OWN)
+    np.testing.assert_allclose(first.image("b"), plain.image("b"), atol=1e-3)
+
+
+def test_label_maps_may_lie_in_a_folder_and_have_names_of_their_own(folder):
+    (folder / "labels").mkdir()
+    (folder / "a_seg.nii.gz").rename(folder / "labels" / "a.nii.gz")
+    (folder / "b_seg.nii.gz").unlink()
+    (folder / "labels.csv").write_text("number,name\n17,seahorse, left\n")
+    cohort = cohorts.load("own", root=folder, **OWN)
+    assert cohort.structures[17] == "seahorse, left"
+    assert cohort.structures[53] == "Right Hippocampus"
+    assert (cohort.labels("a") == 17).any()
+    assert not cohort.has_labels
+    with pytest.raises(ValueError, match=r"'b' of cohort 'own' has no label map.*b_seg\.nii\.gz"):
+        cohort.labels("b")
+
+
+def test_few_scans_are_all_in_every_part_and_more_are_divided(folder, head):
+    few = cohorts.load("own", root=folder, **OWN)
+    assert set(few.split.values()) == {("a", "b", "c")}
+    for k in range(7):
+        nifti.write(folder / f"more{k}.nii", head[0] + k, head[2])
+    cohort = cohorts.load("own", root=folder, **OWN)
+    assert [len(cohort.split[part]) for part in ("train", "validation", "test")] == [6, 2, 2]
+    assert sorted(cohort.subjects) == sorted(["a", "b", "c"] + [f"more{k}" for k in range(7)])
+    assert set(cohort.split["test"]) <= {"a", "b", "c"}  # labelled scans are tested first
+    again = cohorts.load("own", root=folder, **OWN)
+    assert again.split == cohort.split
+
+
+def spoil(folder, what):
+    """Break the folder in one way; returns what the message has to say."""
+    b = folder / "b.nii.gz"
+    image, affine = nifti.read_image(b)
+    labels, _ = nifti.read_labels(folder / "b_seg.nii.gz")
+    if what == "nothing there":
+        for path in folder.iterdir():
+            path.unlink()
+        return "holds no scans"
+    if what == "one scan":
+        for path in [*folder.glob("b*"), *folder.glob("c*")]:
+            path.unlink()
+        return r"one scan only \(a\.nii\.gz\)"
+    if what == "half downloaded":
+        b.write_bytes(b.read_bytes()[:3000])
+        return r"b\.nii\.gz"
+    if what == "not a NIfTI":
+        b.write_bytes(gzip.compress(b"<html>please log in</html>"))
+        return r"b\.nii\.gz"
+    if what == "NaN":
+        image[0, 0, :2] = np.nan
+        nifti.write(b, image, affine)
+        return r"b\.nii\.gz: 2 of 76800 voxels are NaN"
+    if what == "constant":
+        nifti.write(b, np.full_like(image, 3), affine)
+        return r"b\.nii\.gz: intensities from 3 to 3"
+    if what == "a series":
+        nib.save(nib.Nifti1Image(np.stack([image] * 2, -1), affine), b)
+        return r"b\.nii\.gz: expected one volume"
+    if what == "labels of another shape":
+        nifti.write(folder / "b_seg.nii.gz", labels[1:], affine)
+        return r"b_seg\.nii\.gz: the label map has shape \(39, 48, 40\)"
+    if what == "labels of another place":
+        affine[0, 3] += 4
+        nifti.write(folder / "b_seg.nii.gz", labels, affine)
+        return r"b_seg\.nii\.gz: its affine .* differs"
+    if what == "labels that are not whole numbers":
+        nifti.write(folder / "b_seg.nii.gz", labels + np.float32(0.5), affine)
+        return r"b_seg\.nii\.gz"
+    if what == "negative labels":
+        nifti.write(folder / "b_seg.nii.gz", -labels, affine)
+        return r"b_seg\.nii\.gz: found label -"
+    if what == "a label too large":
+        nifti.write(folder / "b_seg.nii.gz", labels.astype(np.int32) * 1000, affine)
+        return r"b_seg\.nii\.gz: label 63000"
+    if what == "labels without a scan":
+        b.unlink()
+        return r"b_seg\.nii\.gz: a label map without its scan"
+    if what == "a name twice":
+        nifti.write(folder / "b.nii", image, affine)
+        return r"b\.nii\.gz: b\.nii has the same name"
+    raise AssertionError(what)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "nothing there",
+        "one scan",
+        "half downloaded",
+        "not a NIfTI",
+        "NaN",
+        "constant",
+        "a series",
+        "labels of another shape",
+        "labels of another place",
+        "labels that are not whole numbers",
+        "negative labels",
+        "a label too large",
+        "labels without a scan",
+        "a name twice",
+    ],
+)
+def test_a_spoilt_folder_is_refused_by_the_name_of_the_file(folder, what):
+    message = spoil(folder, what)
+    with pytest.raises(ValueError, match=message):
+        cohorts.load("own", root=folder, **OWN)
+
+
+# The real brains
+
+
+@pytest.mark.mirror
+def test_real_slices_keep_the_promises():
+    cohort = cohorts.load("malf")
+    check_promises(cohort, ["1000", "1119"])
+    assert cohort.shape == (160, 160)
+    assert "OASIS" in cohort.credit
+    assert "Neuromorphometrics" in cohort.credit
+    assert "CC BY-NC" in cohort.licence
+    assert not cohort.simulated
+    assert len(cohort.structures) == 21
+    assert set(np.unique(cohort.labels("1119"))) - {0} == set(cohort.structures)
+    overlap = metrics.dice(cohort.labels("1000"), cohort.labels("1119"), cohort.structures)
+    assert 0.45 < np.mean(list(overlap.values())) < 0.75
+
+
+@pytest.mark.mirror
+def test_real_volumes_keep_the_promises_and_left_is_left():
+    cohort = cohorts.load("malf", ndim=3)
+    check_promises(cohort, ["1036"])
+    assert cohort.shape == (80, 96, 80)
+    labels = cohort.labels("1036")
+    assert set(np.unique(labels)) - {0} == set(cohort.structures)
+    assert len(cohort.structures) == 27
+    for left, right in ((2, 41), (17, 53), (8, 47)):
+        middle = [np.argwhere(labels == k)[:, 0].mean() for k in (left, right)]
+        assert middle[0] < 40 < middle[1]
+
+
+@pytest.mark.mirror
+def test_the_slice_is_a_slice_of_the_volume():
+    volume = cohorts.load("malf", ndim=3, spacing=1.0)
+    plane = cohorts.load("malf")
+    row = round(template.PLANE_MM - volume.affine[1, 3])
+    cut = volume.labels("1007")[:, row]
+    known = np.isin(cut, list(plane.structures))
+    np.testing.assert_array_equal(np.where(known, cut, 0), plane.labels("1007"))
+
+
+@pytest.mark.mirror
+def test_the_original_labels_are_there_on_request():
+    cohort = cohorts.load("malf", labels="manual")
+    assert len(cohort.structures) == 138
+    assert cohort.structures[48] == "Left Hippocampus"
+    assert cohort.structures[103] == "Left AIns anterior insula"
+    assert {60, 173} <= set(np.unique(cohort.labels("1000")))
+
+
+def test_the_official_split_holds_every_scan_once_and_no_person_in_two_parts():
+    ids = [scan for part in malf.SPLIT.values() for scan in part]
+    assert len(ids) == len(set(ids)) == 35
+    assert [len(malf.SPLIT[part]) for part in ("train", "validation", "test")] == [15, 5, 10]
+    people = zip(malf.VALIDATION, malf.REPEATS, strict=True)
+    assert all(int(again) - int(first) == 20 for first, again in people)
+    assert all(scan.startswith("11") for scan in malf.TEST)
+
+
+@pytest.mark.parametrize("content", ["cut off", "other array", "no npz"])
+def test_a_damaged_npz_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "test_vol.npz"
+    np.savez(path, **{"other" if content == "other array" else "vol_data": np.arange(1000)})
+    if content == "cut off":
+        path.write_bytes(path.read_bytes()[:1500])
+    if content == "no npz":
+        path.write_bytes(b"404: Not Found")
+    with pytest.raises(ValueError, match=r"test_vol\.npz: no npz file with an array 'vol_data'"):
+        vxm2018._read(path)
+
+
+@pytest.mark.mirror
+def test_the_released_scans_are_as_released():
+    cohort = cohorts.load("vxm2018")
+    assert cohort.shape == (160, 192, 224)
+    assert cohort.subjects == ("test", "subject_1")
+    image, labels = cohort.image("test"), cohort.labels("test")
+    assert image.max() == pytest.approx(0.9764706)  # 249 / 255: not normalised again
+    assert set(np.unique(labels)) - {0} == set(cohort.structures)
+    assert len(cohort.structures) == 30
+    assert nib.aff2axcodes(cohort.affine) == ("L", "I", "A")
+    world = [
+        nib.affines.apply_affine(cohort.affine, np.argwhere(labels == k).mean(0)) for k in (17, 53)
+    ]
+    assert world[0][0] < world[1][0]  # left hippocampus, right hippocampus
+    overlap = metrics.dice(labels, cohort.labels("subject_1"), cohort.structures)
+    assert np.mean(list(overlap.values())) == pytest.approx(0.522, abs=5e-4)  # FACTS A
