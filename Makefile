@@ -6,15 +6,16 @@ MAKEFLAGS += --no-print-directory
 # A user's own Python settings must not reach into the environment.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
+# Set on the command line (make book COHORT=malf); only the first two also from the environment.
 PYTHON ?= python3
-VENV ?= .venv
-COHORT ?= mni
-PROFILE ?= quick
-SEED ?= 0
-LESSONS ?=
-OWN ?=
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
-BUILD ?= _build
+VENV := .venv
+COHORT := mni
+PROFILE := quick
+SEED := 0
+LESSONS :=
+OWN :=
+BUILD := _build
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
@@ -50,10 +51,10 @@ $(STAMP): requirements.lock
 	@"$(PYTHON)" -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); ok or sys.exit("ERROR: %s is Python %d.%d; this book needs 3.10 to 3.13. Name one: make book PYTHON=/path/to/python3.11" % ((sys.executable,) + sys.version_info[:2]))'
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "ERROR: '$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@rm -f $@
-	@echo "Environment: $(VENV), from requirements.lock (about 200 packages; some minutes, once)"
+	@echo "Environment: $(VENV), from requirements.lock (about 180 packages; some minutes, once)"
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@$(PY) -m pip install --disable-pip-version-check --no-input --progress-bar off --require-hashes -r requirements.lock \
-	  | awk '/^Collecting/ { if (++n % 25 == 0) { print "  " n " packages found"; fflush() } } /^Installing/ { print "  installing " n " packages"; fflush() }'
+	  | awk '/^Collecting/ { if (++n % 25 == 0) { print "  " n " packages found"; fflush() } } /^Installing/ { print "  installing " NF - 3 " packages"; fflush() }'
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -179,6 +179,14 @@ def test_a_person_is_the_template_seen_through_its_true_displacement(people):
     np.testing.assert_array_equal(warp.warp_labels(evaluated, flow), people.labels("train-01"))
 
 
+def test_the_way_of_a_pair_leads_through_the_template(people):
+    moving, fixed = "test-02", "test-05"
+    pair = people.true_pair_displacement(moving, fixed)
+    on_to_template = warp.compose(people.true_displacement(moving), pair)
+    error = np.linalg.norm(on_to_template - people.true_displacement(fixed), axis=-1)
+    assert error[12:-12, 12:-12].max() < 0.1
+
+
 def test_a_pair_with_oneself_is_nearly_the_identity(people):
     truth = people.true_pair_displacement("test-03", "test-03")
     assert np.linalg.norm(truth, axis=-1)[10:-10, 10:-10].max() < 0.1

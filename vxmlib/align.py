@@ -115,7 +115,7 @@ def quality(image, affine, matrix):
     -------
     dict
         ``{"before": ..., "after": ...}``, each with ``mask_dice`` (Dice of the brain masks, 0 to
-        1) and ``correlation`` (of intensities over the union of the masks, -1 to 1).  Before
+        1) and ``correlation`` (of intensities where both masks are, -1 to 1).  Before
         means with the centres of mass on each other.
     """
     reference = preprocess.resample_to_template(
@@ -132,10 +132,10 @@ def quality(image, affine, matrix):
 
 def _agreement(scan, reference):
     inside, expected = scan > 0.05 * scan.max(), reference > 0.05 * reference.max()
-    either = inside | expected
+    both = inside & expected
     return {
         "mask_dice": float(2 * (inside & expected).sum() / (inside.sum() + expected.sum())),
-        "correlation": float(np.corrcoef(scan[either], reference[either])[0, 1]),
+        "correlation": float(np.corrcoef(scan[both], reference[both])[0, 1]),
     }
 
 

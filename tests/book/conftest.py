@@ -76,8 +76,9 @@ def minibook(tmp_path):
     def build(*options: str) -> Book:
         return run_build(tmp_path / "out", *options, root=root)
 
-    def plan(*config: str) -> list[str]:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    def plan(*config: str, target: str = "book") -> list[str]:
+        command = [sys.executable, "-m", "snakemake", target]
+        command += ["--snakefile", str(ROOT / "Snakefile")]
         command += ["--directory", str(tmp_path / "out"), "--cores", "2", "--dry-run"]
         command += ["--config", f"root={root}", *config]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
