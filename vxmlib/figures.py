@@ -263,9 +263,7 @@ def dice_by_pair(before, after) -> Figure:
     low, high = min(x.min(), y.min()) - 0.03, max(x.max(), y.max()) + 0.03
     ax.plot([low, high], [low, high], "--", color="0.5", label="no gain")
     ax.plot(x, y.loc[x.index], "o", color=AFTER, ms=5, label="one pair")
-    ax.set(
-        xlabel="mean Dice before", ylabel="mean Dice after", xlim=(low, high), ylim=(low, high)
-    )
+    ax.set(xlabel="mean Dice before", ylabel="mean Dice after", xlim=(low, high), ylim=(low, high))
     ax.set_aspect("equal")
     ax.legend(frameon=False, loc="lower right")
     return fig
@@ -355,8 +353,15 @@ def determinant_histogram(determinants, brains, titles) -> Figure:
         share, _ = np.histogram(np.clip(det[brain], bins[0], bins[-1]), bins=bins)
         ax.plot(0.5 * (bins[1:] + bins[:-1]), 100 * share / brain.sum(), style, label=title)
     ax.axvline(0, color=FOLD_COLOUR, lw=1)
-    ax.annotate("folded", (0, 1), xycoords=("data", "axes fraction"), xytext=(-4, -12),
-                textcoords="offset points", ha="right", color=FOLD_COLOUR)
+    ax.annotate(
+        "folded",
+        (0, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, -12),
+        textcoords="offset points",
+        ha="right",
+        color=FOLD_COLOUR,
+    )
     ax.set(xlabel="det J", ylabel="% of brain voxels (log)", yscale="log")
     ax.legend(frameon=False)
     return fig
