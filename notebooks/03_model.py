@@ -219,7 +219,7 @@ for name, value in {"ours": ours, "voxelmorph's": theirs}.items():
 # dimensions it is $1/n^2$ of the $\lVert\nabla u\rVert^2$ per voxel in the paper. Whoever
 # compares a λ across implementations must compare this factor first.
 #
-# A stretch by 10 % along one axis has one slope, 0.1, in one of $n^2$ entries. So we expect
+# A stretch by a tenth along one axis has one slope, $0.1$, in one of $n^2$ entries. So we expect
 # $0.1^2/n^2$:
 
 # %%
@@ -243,7 +243,7 @@ centre = np.array(people.shape) / 2
 bulge = np.exp(-((grid - centre) ** 2).sum(-1, keepdims=True) / (2 * 15**2))
 fields = {
     "shift by 5 voxels": np.full_like(grid, 5.0),
-    "stretch by 10 %": stretch,
+    "stretch by a tenth": stretch,
     "bulge of 5 voxels": np.broadcast_to(5 * bulge, grid.shape),
     "noise, SD 1 voxel": rng.normal(size=grid.shape),
 }
@@ -276,7 +276,7 @@ pages.glue(
 # from its value to −1. A field of pure noise folds {glue:text}`noise_folds:.0f` % of the
 # voxels, and at λ = 1 it would cost {glue:text}`noise_dear:.2f`, more than NCC could ever pay
 # back. At λ = 0.01 it costs {glue:text}`noise_cheap:.3f`: a bargain. **That is the whole secret
-# of λ with NCC.** The value 0.01 that circulates belongs to MSE, whose differences are that
+# of λ with NCC.** The value `0.01` that circulates belongs to MSE, whose differences are that
 # much smaller.
 
 # %% [markdown]
@@ -362,7 +362,7 @@ print(f"total {total:.3f}")
 # - The network maps (moving, fixed) to (warped, field); sizes divisible by 16.
 # - NCC sees patterns, not brightness; flat background scores perfect, so look inside the brain.
 # - Grad charges for every slope; λ sets the exchange rate, and it belongs to the image loss: about 1
-#   with NCC and 0.01 with MSE are the authors' values {cite}`balakrishnan2019tmi`.
+#   with NCC and `0.01` with MSE are the authors' values {cite}`balakrishnan2019tmi`.
 # - Losses and weights follow the order of the outputs.
 #
 # **Read on:** the journal paper {cite}`balakrishnan2019tmi`, section III, derives both losses.

@@ -103,25 +103,17 @@ pages.glue(
 # is a legitimate choice if one says so; we use integers and nearest.
 # :::
 
+# %% [markdown]
+# The structures that both people have, and of those the deep ones to draw:
+
+# %%
+both = np.intersect1d(moving_labels, fixed_labels)
+present = [label for label in people.structures if label in both]
+deep = ("Thalamus", "Caudate", "Putamen", "Hippocampus", "Lateral Ventricle")
+names = {label: people.structures[label] for label in present}
+shown = {label: name for label, name in names.items() if name.endswith(deep)}
+
 # %% mystnb={"image": {"alt": "Three copies of the fixed person's brain slice with coloured outlines: the fixed person's own structures, the moving person's structures before registration, which miss the anatomy, and after registration, which follow it."}, "figure": {"caption": "Some structures' outlines on the fixed image: the fixed person's own, the moving person's before, and after registration.", "name": "fig-05-outlines"}}
-present = [
-    k
-    for k in people.structures
-    if (fixed_labels == k).any() and (moving_labels == k).any()
-]
-deep = (
-    "Thalamus",
-    "Caudate",
-    "Putamen",
-    "Pallidum",
-    "Hippocampus",
-    "Lateral Ventricle",
-)
-shown = {
-    k: people.structures[k]
-    for k in present
-    if people.structures[k].endswith(deep)
-}
 figures.labels_on_image(
     people.image(second),
     [fixed_labels, moving_labels, nearest],
@@ -264,10 +256,10 @@ for rule in ("skip", "zero", "one"):
 # **Exercise 2.** Is VoxelMorph symmetric? Compare the Dice of A → B with that of B → A.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-both = metrics.evaluate_pairs(
+swapped = metrics.evaluate_pairs(
     people, [(first, second), (second, first)], run.register
 )
-both.groupby(["moving", "fixed"])["dice"].mean().round(3)
+swapped.groupby(["moving", "fixed"])["dice"].mean().round(3)
 
 # %% [markdown]
 # **Exercise 3.** How small is the smallest structure, and how does its Dice compare?

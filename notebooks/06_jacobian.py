@@ -58,7 +58,7 @@ pairs = cohorts.ordered_pairs(
 # | between 0 and 1 | it covers less: moving tissue is stretched |
 # | 0 or below | **folded**: neighbours changed sides, and no tissue can do that |
 #
-# Compression is not folding. det J = 0.2 is a strong but possible change; only zero and below
+# Compression is not folding. $\det J = 0.2$ is a strong but possible change; only zero and below
 # are impossible.
 
 # %% [markdown]

@@ -75,10 +75,7 @@ def test_coarser_voxels_keep_the_field_of_view(posed):
     image, affine = align._coarsened(*posed, 6.0)
     assert image.shape == (32, 36, 32)
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
-    before, after = (
-        nib.affines.apply_affine(a, np.argwhere(x > 300)).mean(0)
-        for x, a in (posed, (image, affine))
-    )
+    before, after = (align._centre_of_mass(*one) for one in (posed, (image, affine)))
     np.testing.assert_allclose(before, after, atol=0.3)
     same, _ = align._coarsened(*posed, 2.0)
     assert same.shape == posed[0].shape
@@ -131,7 +128,7 @@ def test_the_35_stored_matrices_are_sane():
         assert 0.55 < np.linalg.det(matrix) < 1.05, scan  # heads are smaller than the template
         assert 0.75 < stretch.min() < stretch.max() < 1.15, scan
         assert entry["after"]["mask_dice"] > 0.94 > entry["before"]["mask_dice"], scan
-        assert entry["after"]["correlation"] > entry["before"]["correlation"] + 0.03, scan
+        assert entry["after"]["correlation"] > entry["before"]["correlation"] + 0.05, scan
 
 
 def test_a_person_scanned_twice_has_about_the_same_size():

@@ -158,8 +158,6 @@ def _kernel_environment(scratch: Path, products: Path, threads: int) -> dict[str
         "PYTHONHASHSEED": "0",
         # That there is no GPU is no part of a page; vxmlib.backend tells the device in words.
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-        # Progress bars as text are what a page wants; tqdm would ask for widgets on each page.
-        "PYTHONWARNINGS": "ignore:IProgress not found",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures land in the page
         # The kernel of this environment, without the user's own start-up files.
         "JUPYTER_PREFER_ENV_PATH": "1",

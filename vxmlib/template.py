@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 FIELD_OF_VIEW_MM = (160, 192, 160)  # right-left, back-front, down-up; multiples of 16 at 1 and 2 mm
-_CORNER_MM = np.array([-80.5, -112.5, -75.5])  # outer corner of the first voxel, RAS
+_CORNER_MM = np.array([-81.5, -112.5, -72.5])  # outer corner of the first voxel, RAS
 PLANE_MM = -8.0  # the coronal plane of the 2-D cohorts: 23 of the 30 structures cross it
 
 
@@ -61,7 +61,7 @@ def grid(spacing=1.0):
     >>> grid(2.0)[0]
     (80, 96, 80)
     >>> grid(1.0)[1][:3, 3]
-    array([ -80., -112.,  -75.])
+    array([ -81., -112.,  -72.])
     """
     if isinstance(spacing, bool) or not isinstance(spacing, numbers.Real) or not spacing > 0:
         raise ValueError(f"spacing={spacing!r} is no voxel size; expected mm, for example 2.0.")
