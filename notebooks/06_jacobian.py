@@ -167,7 +167,7 @@ titles = [f"λ = {settings.lam:g}", "λ = 0.01"]
 determinants = [metrics.jacobian_determinant(field) for field in fields]
 figures.determinant_maps(determinants, [brain, brain], titles);
 
-# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for both lambdas; the lambda 0.01 line is far broader and has a tail left of zero, marked as folded."}, "figure": {"caption": "The same as histograms, on a logarithmic axis so that rare folds show.", "name": "fig-06-histogram"}}
+# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for both lambdas; the lambda 0.01 line is far broader and has a tail left of zero, marked as folded."}, "figure": {"caption": "The same as histograms, on a logarithmic axis so that rare folds show. The first and last bin also hold what lies beyond them.", "name": "fig-06-histogram"}}
 figures.determinant_histogram(determinants, [brain, brain], titles);
 
 # %% [markdown]
