@@ -400,15 +400,15 @@ def test_a_spoilt_folder_is_refused_by_the_name_of_the_file(folder, what):
 @pytest.mark.mirror
 def test_real_slices_keep_the_promises():
     cohort = cohorts.load("malf")
-    check_promises(cohort, ["1000", "1119"])
+    check_promises(cohort, ["1000", "1107"])
     assert cohort.shape == (160, 160)
     assert "OASIS" in cohort.credit
     assert "Neuromorphometrics" in cohort.credit
     assert "CC BY-NC" in cohort.licence
     assert not cohort.simulated
     assert len(cohort.structures) == 21
-    assert set(np.unique(cohort.labels("1119"))) - {0} == set(cohort.structures)
-    overlap = metrics.dice(cohort.labels("1000"), cohort.labels("1119"), cohort.structures)
+    assert set(np.unique(cohort.labels("1107"))) - {0} == set(cohort.structures)
+    overlap = metrics.dice(cohort.labels("1000"), cohort.labels("1107"), cohort.structures)
     assert 0.45 < np.mean(list(overlap.values())) < 0.75
 
 

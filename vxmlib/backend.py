@@ -18,7 +18,6 @@ import numbers
 import os
 import platform
 import re
-import sys
 import tempfile
 from importlib import metadata
 
@@ -33,9 +32,12 @@ _EXPECTED = {"voxelmorph": "0.2", "neurite": "0.2"}
 @contextlib.contextmanager
 def _without_start_up_notes():
     """Hold back what C++ writes to stderr; pass on everything but start-up notes."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    try:
         stderr = os.dup(2)
+    except OSError:  # a process without stderr has nothing to hold back
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -44,7 +46,7 @@ def _without_start_up_notes():
             held.seek(0)
             for line in held:
                 if not _START_UP_NOTE.match(line):
-                    os.write(2, line)
+                    os.write(stderr, line)
             os.close(stderr)
 
 

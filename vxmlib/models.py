@@ -266,7 +266,7 @@ def save(model, path):
         raise ValueError(f"path must end in .h5, found {path.name!r}: VxmDense reads HDF5 only")
     path.parent.mkdir(parents=True, exist_ok=True)
     config = {"class_name": type(model).__name__, "config": model.get_config()}
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.h5")
+    temporary = path.with_name(f".{path.stem}.part.h5")
     try:
         # Weights and constructor arguments are all that VxmDense.load reads. Keras' own
         # model.save would add the optimiser, and losses that it cannot load back.

@@ -82,7 +82,7 @@ def fit(
         One row an epoch: ``epoch`` (from 1), ``step`` (optimiser steps so far), ``loss``, one
         column a term of it (``image_loss``, ``smoothness_loss``; without their weights),
         ``val_...`` of each, what callbacks added, and ``seconds`` (validation and callbacks
-        included).
+        included, in a call's first epoch also the compiling).
 
     Raises
     ------
@@ -386,7 +386,7 @@ def _compare_settings(settings, found, folder):
 
 def _write(path, text):
     """Write a text file at once or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.part")
     try:
         temporary.write_text(text)
         os.replace(temporary, path)

@@ -9,7 +9,7 @@ from vxmlib import models, warp
 from vxmlib.backend import vxm
 
 FLAT = [((32, 48), *options) for options in itertools.product((0, 7), (1, 2), (False, True))]
-SOLID = [((16, 32, 16), *options) for options in ((0, 2, True), (2, 1, False), (2, 2, True))]
+SOLID = [((16, 32, 16), *options) for options in ((0, 2, True), (2, 1, False), (7, 2, True))]
 
 
 def images(shape):
