@@ -53,7 +53,7 @@ from vxmlib import examples
 path = examples.scan(settings, recipe.output_folder() / "02_data")
 scan = nib.load(path)
 print("shape      ", scan.shape)
-print("voxel size ", scan.header.get_zooms(), "mm")
+print("voxel size ", *(f"{mm:.2f}" for mm in scan.header.get_zooms()), "mm")
 print("stored as  ", scan.get_data_dtype())
 print("axes run to", nib.aff2axcodes(scan.affine))
 
@@ -108,7 +108,7 @@ figures.people(pictures, titles, columns=2, side=False);
 from vxmlib import align
 
 matrix = align.affine_to_template(image, canonical.affine, spacing=4.0)
-matrix.round(3)
+print(np.array2string(matrix, precision=3, suppress_small=True))
 
 # %% [markdown]
 # The matrix says where in the scan each position of the template is found: a {term}`pull`, like

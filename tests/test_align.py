@@ -75,6 +75,11 @@ def test_coarser_voxels_keep_the_field_of_view(posed):
     image, affine = align._coarsened(*posed, 6.0)
     assert image.shape == (32, 36, 32)
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
+    ends = [-0.5] * 3, np.array(image.shape) - 0.5
+    corners = (nib.affines.apply_affine(affine, end) for end in ends)
+    _, fine = preprocess.reorient(*posed)
+    for corner, end in zip(corners, ([-0.5] * 3, np.array([64, 72, 64]) - 0.5), strict=True):
+        np.testing.assert_allclose(corner, nib.affines.apply_affine(fine, end), atol=1e-9)
     before, after = (align._centre_of_mass(*one) for one in (posed, (image, affine)))
     np.testing.assert_allclose(before, after, atol=0.3)
     same, _ = align._coarsened(*posed, 2.0)
