@@ -73,10 +73,10 @@ def affine_to_template(image, affine, *, spacing=1.0, seed=1):
 
 def _coarsened(image, affine, spacing):
     """Sample an image on RAS voxels of `spacing` mm over its own field of view, unless finer."""
+    if (spacing <= np.linalg.norm(affine[:3, :3], axis=0)).all():
+        return image, affine
     image, affine = preprocess.reorient(image, affine)
     factor = spacing / np.linalg.norm(affine[:3, :3], axis=0)
-    if (factor <= 1).all():
-        return image, affine
     wanted = affine @ np.diag([*factor, 1.0])
     wanted[:3, 3] += affine[:3, :3] @ (factor - 1) / 2  # same outer corner
     shape = np.maximum(np.array(image.shape) // factor, 1).astype(int)
@@ -222,7 +222,7 @@ def _ants_image(image, affine):
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     lps = _LPS @ affine
     return ants.from_numpy(
-        image,
+        np.asarray(image, np.float32),
         origin=lps[:3, 3].tolist(),
         spacing=spacing.tolist(),
         direction=lps[:3, :3] / spacing,
