@@ -44,7 +44,8 @@ def build(
     components and axes of the squared difference between neighbours, which is 1/nd² of the
     paper's sum ‖∇u‖² per voxel. With ``int_steps > 0`` the smoothed field is the velocity, on a
     grid ``int_resolution`` times coarser, and Grad is multiplied by ``int_resolution``, as
-    voxelmorph's training script does: a value of λ there smooths that much more.
+    voxelmorph's training script does: a value of λ there smooths that much more. (The script
+    multiplies without integration too; here λ then weighs Grad as it is.)
 
     Parameters
     ----------
@@ -57,8 +58,8 @@ def build(
     learning_rate : float
         Of Adam; the paper's is 1e-4.
     int_steps : int
-        Steps of scaling and squaring: 0 gives the displacement itself (the 2019 paper), 7 takes
-        the field for a stationary velocity and integrates it (diffeomorphic).
+        Steps of scaling and squaring, 0 to 12: 0 gives the displacement itself (the 2019 paper),
+        7 takes the field for a stationary velocity and integrates it (diffeomorphic).
     int_resolution : int
         Voxel size of the velocity grid during integration: 1, 2, 4, 8 or 16. Without integration
         it does nothing.
@@ -98,18 +99,15 @@ def build(
     learning_rate = _checked_number("learning_rate", learning_rate, above=0)
     if clipnorm is not None:
         clipnorm = _checked_number("clipnorm", clipnorm, above=0)
-    if isinstance(int_steps, bool) or not isinstance(int_steps, int) or not 0 <= int_steps <= 12:
-        raise ValueError(f"int_steps must be an integer from 0 to 12, found {int_steps!r}")
-    if isinstance(int_resolution, bool) or int_resolution not in (1, 2, 4, 8, 16):
-        raise ValueError(f"int_resolution must be 1, 2, 4, 8 or 16, found {int_resolution!r}")
-    if not isinstance(features, str) or features not in FEATURES:
-        raise ValueError(f"features must be one of {sorted(FEATURES)}, found {features!r}")
+    _check_choice("int_steps", int_steps, range(13))
+    _check_choice("int_resolution", int_resolution, (1, 2, 4, 8, 16))
+    _check_choice("features", features, sorted(FEATURES))
     similarity = image_loss_by_name(image_loss)
 
     model = vxm.networks.VxmDense(
         shape,
         nb_unet_features=[list(part) for part in FEATURES[features]],
-        int_steps=int_steps,
+        int_steps=int(int_steps),
         int_resolution=int(int_resolution),
         bidir=bool(bidir),
     )
@@ -128,8 +126,8 @@ def build(
 def _create_variables(model):
     """Make the variables of optimiser and losses now.
 
-    Left to the first training step, they make Keras trace that step twice: five seconds more on
-    two cores, ten with integration.
+    Left to the first training step, they make Keras trace that step twice, and tracing takes as
+    long as many steps.
     """
     model.optimizer.build(model.trainable_variables)
     nd = len(model.inputs[0].shape) - 2
@@ -328,6 +326,12 @@ def _checked_shape(shape):
             f"grid four times), found {sizes}: pad to {preprocess.fitting_shape(sizes)}"
         )
     return tuple(int(n) for n in sizes)
+
+
+def _check_choice(name, value, choices):
+    """Refuse what is not one of the choices; True and 1.0 are not 1."""
+    if isinstance(value, bool | float) or value not in choices:
+        raise ValueError(f"{name} must be one of {list(choices)}, found {value!r}")
 
 
 def _checked_number(name, value, *, least=-math.inf, above=-math.inf):
