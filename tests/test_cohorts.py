@@ -346,7 +346,7 @@ def spoil(folder, what):
         return r"b\.nii\.gz: expected one volume"
     if what == "labels of another shape":
         nifti.write(folder / "b_seg.nii.gz", labels[1:], affine)
-        return r"b_seg\.nii\.gz: the label map has shape \(39, 48, 40\)"
+        return r"b_seg\.nii\.gz: found grid \(39, 48, 40\)"
     if what == "labels of another place":
         affine[0, 3] += 4
         nifti.write(folder / "b_seg.nii.gz", labels, affine)

@@ -223,9 +223,9 @@ def test_check_image_lets_a_good_one_pass_unchanged():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (GOOD, "integers, found float32"),
+        (GOOD, "integer label map, found dtype float32"),
         (np.full((16, 32), -1), "found label -1"),
-        (np.zeros((16, 16), int), r"shape \(16, 16\), its image \(16, 32\)"),
+        (np.zeros((16, 16), int), r"grid \(16, 16\), expected \(16, 32\)"),
     ],
 )
 def test_check_labels_says_what_is_wrong(labels, message):

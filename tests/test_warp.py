@@ -74,9 +74,10 @@ def test_image_agrees_with_scipy_regular_grid_interpolator(shape):
     np.testing.assert_allclose(warp.warp_image(image, field), expected, atol=1e-12)
 
 
-def test_slabs_leave_no_seam():
+def test_slabs_leave_no_seam(monkeypatch):
     """A grid of more rows than a slab, against the same field one row at a time."""
-    shape = (3 * warp._SLAB + 1, 6)
+    shape = (25, 6)
+    monkeypatch.setattr(warp, "_SLAB", 8 * shape[1])
     image = np.random.default_rng(0).random(shape, dtype=np.float32)
     labels = np.random.default_rng(0).integers(0, 50, shape)
     field = smooth(shape, size=4.0)
@@ -91,6 +92,17 @@ def test_slabs_leave_no_seam():
         alone = np.zeros_like(field)
         alone[row] = field[row]
         np.testing.assert_array_equal(warp.warp_image(image, alone)[row], flat[row])
+
+
+def test_an_error_in_one_slab_is_not_lost(monkeypatch):
+    monkeypatch.setattr(warp, "_SLAB", 1)
+
+    def work(rows):
+        if rows.start == 3:
+            raise RuntimeError("row three")
+
+    with pytest.raises(RuntimeError, match="row three"):
+        warp.each_slab((6, 2), work)
 
 
 def test_halves_go_to_the_even_voxel():

@@ -10,6 +10,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, uniform_filter
 from vxmlib.warp import (
     check_displacement,
     check_labels,
+    each_slab,
     identity,
     inversion_error,
     warp_labels,
@@ -32,7 +33,6 @@ COLUMNS = (
 
 _WIDEST_TABLE = 1 << 22  # label numbers spread further apart than this are searched, not looked up
 _CHUNK = 1 << 16  # voxels counted at a time, so that their codes stay in the cache
-_SLAB = 4  # rows at a time in the Jacobian: nine gradients of a slab stay in the cache
 
 
 class Folding(NamedTuple):
@@ -239,11 +239,13 @@ def jacobian_determinant(displacement):
         )
     rows = field.shape[0]
     determinant = np.empty(field.shape[:-1], np.float32)
-    for start in range(0, rows, _SLAB):
-        stop = min(start + _SLAB, rows)
-        low, high = max(start - 1, 0), min(stop + 1, rows)  # neighbours, for the differences
+
+    def fill(slab):
+        low, high = max(slab.start - 1, 0), min(slab.stop + 1, rows)  # neighbours, to subtract
         moves = np.ascontiguousarray(np.moveaxis(field[low:high], -1, 0))
-        determinant[start:stop] = _determinant(moves)[start - low : stop - low]
+        determinant[slab] = _determinant(moves)[slab.start - low : slab.stop - low]
+
+    each_slab(field.shape[:-1], fill)
     return determinant
 
 

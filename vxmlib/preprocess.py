@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from vxmlib import template
+from vxmlib import template, warp
 
 MULTIPLE = 16  # the U-Net halves the grid four times
 
@@ -281,21 +281,11 @@ def check_labels(labels, *, shape=None, name="labels"):
     ValueError
         Not integer, negative, or of another grid.
     """
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{name}: label numbers are integers, found {labels.dtype}. Read the file with "
-            "vxmlib.nifti.read_labels, and resample label maps with labels=True (nearest)."
-        )
+    labels = warp.check_labels(labels, shape=shape, name=name)
     if labels.size and labels.min() < 0:
         raise ValueError(
             f"{name}: found label {labels.min()}, expected 0 (background) and above. The file "
             "may be an intensity image, or may have been read into too small a type."
-        )
-    if shape is not None and labels.shape != tuple(shape):
-        raise ValueError(
-            f"{name}: the label map has shape {labels.shape}, its image {tuple(shape)}. Both have "
-            "to lie on one grid; resample the map with labels=True."
         )
     return labels
 
