@@ -13,9 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from vxmlib import metrics
+
 #: Folded voxels (det ≤ 0) have this one colour in every figure, and a title that counts them.
 FOLD_COLOUR = "#d7007f"
 BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
+EDGE_COLOUR = "#00b8d4"  # of the fixed image, drawn on another
+LOG_DET_LIMIT = 1.5  # the maps' scale ends here on both sides
 
 
 def view(array: np.ndarray) -> np.ndarray:
@@ -183,6 +187,73 @@ def deformed_grids(displacements, titles, *, every=5) -> Figure:
     return fig
 
 
+def registration_frame(
+    warped, fixed, displacement, mask, title, *, outline=None, every=4, width=5.0
+) -> Figure:
+    """One registration in one picture that can take another's place: images, grid, log det J.
+
+    Size, panels and colour scales depend on the shape of the arrays alone, so nothing jumps
+    when pictures of one pair follow each other (:func:`vxmlib.interactive.steps`).
+
+    Parameters
+    ----------
+    warped, fixed : ndarray, ``(*vol)``
+        Images in [0, 1] on the fixed grid.
+    displacement : ndarray, ``(*vol, nd)``
+        In voxels, pull, on the fixed grid.
+    mask : ndarray of bool, ``(*vol)``
+        The fixed image's brain: log det J is drawn, and folds are counted, inside it.
+    title : str
+        Above all panels, one line.
+    outline : ndarray, ``(*vol)``, optional
+        Label map or mask of the fixed image whose edges are drawn on the warped one; by
+        default `mask`.
+    every : int
+        Grid line spacing in voxels.
+    width : float
+        Inches; the height follows from the shape of the images.
+    """
+    rows, columns = view(fixed).shape
+    wide = 0.41 * width  # of a panel, in inches
+    tall = wide * rows / columns
+    top, between, bottom = 0.58, 0.30, 0.36  # room for titles and the key
+    height = top + tall + between + tall + bottom
+    fig = plt.figure(figsize=(width, height))
+    axes = [
+        fig.add_axes((left, low / height, wide / width, tall / height))
+        for low in (bottom + tall + between, bottom)
+        for left in (0.01, 0.435)
+    ]
+    edges = np.asarray(mask if outline is None else outline)
+    which = np.unique(edges[edges != 0])
+    _image(axes[0], warped, title="warped moving")
+    _outline(axes[0], edges, which, [EDGE_COLOUR] * len(which))
+    _mark_right(axes[0])
+    difference = _image(
+        axes[1], warped - fixed, title="warped − fixed", vmin=-1, vmax=1, cmap="PuOr"
+    )
+    draw_grid(axes[2], displacement, every=every)
+    axes[2].set_title("deformed grid", fontsize=10)
+    log_det, folded = draw_log_determinant(
+        axes[3], metrics.jacobian_determinant(displacement), mask
+    )
+    axes[3].set_title(f"log det J, {folded} folded", fontsize=10)
+    for drawn in (image for ax in axes for image in ax.images):
+        drawn.set_interpolation("nearest")  # smoothed voxels would triple the picture's bytes
+    fig.colorbar(difference, cax=axes[1].inset_axes((1.03, 0.05, 0.06, 0.9)))
+    bar = axes[3].inset_axes((1.03, 0.16, 0.06, 0.68))
+    fig.colorbar(log_det, cax=bar, extend="both")
+    bar.text(0, 1.12, "moving\nshrinks", transform=bar.transAxes, fontsize=8, va="bottom")
+    bar.text(0, -0.12, "moving\ngrows", transform=bar.transAxes, fontsize=8, va="top")
+    key = [
+        Line2D([], [], color=EDGE_COLOUR, label="edges in the fixed image"),
+        Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0"),
+    ]
+    fig.legend(handles=key, loc="lower center", frameon=False, ncols=2, fontsize=9)
+    fig.suptitle(title, fontsize=11, x=0.425, y=1 - 0.06 / height, va="top")
+    return fig
+
+
 def curves(history, columns, *, ylabel, x="step") -> Figure:
     """Columns of a training history against the optimiser step.
 
@@ -324,23 +395,29 @@ def determinant_maps(determinants, brains, titles) -> Figure:
     fig, axes = plt.subplots(
         1, count, figsize=(3.3 * count + 0.8, 3.3), squeeze=False, layout="constrained"
     )
-    norm = TwoSlopeNorm(0.0, -1.5, 1.5)
     for ax, det, brain, title in zip(axes[0], determinants, brains, titles, strict=True):
-        folded = (det <= 0) & brain
-        safe = np.where(brain & ~folded, det, 1.0)
-        log_det = np.where(brain & ~folded, np.log(safe), np.nan)
-        colours = plt.get_cmap("PuOr_r").with_extremes(bad="0.88")
-        shown = ax.imshow(view(log_det), cmap=colours, norm=norm, origin="lower")
-        red = np.ma.masked_where(~view(folded), np.ones(view(folded).shape))
-        ax.imshow(red, cmap=ListedColormap([FOLD_COLOUR]), origin="lower")
-        ax.set_axis_off()
-        ax.set_title(f"{title}\n{view(folded).sum()} folded voxels in the slice", fontsize=10)
+        shown, folded = draw_log_determinant(ax, det, brain)
+        ax.set_title(f"{title}\n{folded} folded voxels in the slice", fontsize=10)
     bar = fig.colorbar(shown, ax=axes, shrink=0.8, extend="both", label="log det J")
     bar.ax.set_title("moving\nshrinks", fontsize=8)
     bar.ax.set_xlabel("moving\ngrows", fontsize=8)
     handles = [Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0")]
     fig.legend(handles=handles, loc="outside lower center", frameon=False)
     return fig
+
+
+def draw_log_determinant(ax, determinant, brain):
+    """Draw a map of log det J; return what a colour bar needs and the folded voxels drawn."""
+    folded = (determinant <= 0) & brain
+    safe = np.where(brain & ~folded, determinant, 1.0)
+    log_det = np.where(brain & ~folded, np.log(safe), np.nan)
+    colours = plt.get_cmap("PuOr_r").with_extremes(bad="0.88")
+    norm = TwoSlopeNorm(0.0, -LOG_DET_LIMIT, LOG_DET_LIMIT)
+    shown = ax.imshow(view(log_det), cmap=colours, norm=norm, origin="lower")
+    painted = np.ma.masked_where(~view(folded), np.ones(view(folded).shape))
+    ax.imshow(painted, cmap=ListedColormap([FOLD_COLOUR]), origin="lower")
+    ax.set_axis_off()
+    return shown, int(view(folded).sum())
 
 
 def determinant_histogram(determinants, brains, titles) -> Figure:
