@@ -20,7 +20,7 @@ BUILD := _build
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help book test lint notebooks env lock clean
+.PHONY: help book test lint notebooks env cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -45,6 +45,10 @@ notebooks: $(STAMP) ## write notebooks/*.ipynb from their .py sources
 
 env: $(STAMP) ## the environment alone (in .venv, from requirements.lock)
 
+cluster: $(STAMP) ## add Snakemake's plugin for a SLURM cluster to the environment
+	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ERROR: the SLURM plugin needs Python 3.11 or later; this environment has %d.%d. Remove $(VENV) and name one: make cluster PYTHON=python3.11" % sys.version_info[:2])'
+	@$(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-deps --require-hashes -r requirements-cluster.lock
+
 # The stamp comes last: without it, what stands in the folder is not trusted and made anew.
 $(STAMP): requirements.lock
 	@command -v "$(PYTHON)" >/dev/null || { echo "ERROR: no '$(PYTHON)' on this machine. Install Python 3.10 to 3.13, or name one: make book PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -58,12 +62,15 @@ $(STAMP): requirements.lock
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock: ## resolve pyproject.toml anew into requirements.lock
+lock: ## resolve pyproject.toml anew into requirements.lock and requirements-cluster.lock
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && "$(PYTHON)" -m venv "$$folder" \
 	  && "$$folder/bin/pip" install --disable-pip-version-check --quiet uv \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
 	     --extra book --extra test --no-header --no-annotate pyproject.toml -o "$$folder/lock" \
-	  && cp "$$folder/lock" requirements.lock && echo "requirements.lock is new; make env installs it"
+	  && "$$folder/bin/uv" pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
+	     --group cluster --no-header --no-annotate -o "$$folder/cluster" \
+	  && cp "$$folder/lock" requirements.lock && cp "$$folder/cluster" requirements-cluster.lock \
+	  && echo "both lock files are new; make env and make cluster install them"
 
 clean: ## remove everything that was built (not the environment)
 	@rm -rf "$(BUILD)"

@@ -78,6 +78,29 @@ def test_the_exact_pins_of_the_old_line_are_stated(project):
     assert f"tensorflow[and-cuda]{stated['tensorflow']}" in project["optional-dependencies"]["gpu"]
 
 
+def test_the_cluster_lock_has_the_plugin_alone_and_the_other_lock_what_it_needs(root, pins):
+    # It is installed without its dependencies, so they must be there already; numpy is the one
+    # whose version it asks more of than antspyx allows.
+    text = (root / "requirements-cluster.lock").read_text(encoding="utf8")
+    cluster = {name: version for name, version, _ in PIN.findall(text)}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf8"))
+    stated = [Requirement(need) for need in project["dependency-groups"]["cluster"]]
+    assert {need.name for need in stated} == set(cluster)
+    assert all(need.specifier.contains(cluster[need.name]) for need in stated)
+    assert text.count("--hash=sha256:") >= len(cluster)
+    for name in cluster:
+        try:
+            needs = map(Requirement, metadata.requires(name))
+        except metadata.PackageNotFoundError:
+            pytest.skip("no SLURM plugin in this environment: `make cluster` adds it")
+        for need in needs:
+            if need.name in cluster:
+                continue
+            found = [v for n, v, m in pins if n == need.name and applies(m, "3.11")]
+            assert len(found) == 1, need
+            assert need.name == "numpy" or need.specifier.contains(found[0]), need
+
+
 def test_conda_installs_the_lock_on_a_python_we_support(root, project):
     plan = yaml.safe_load((root / "environment.yml").read_text(encoding="utf8"))
     python, pip, packages = plan["dependencies"]
