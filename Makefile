@@ -15,12 +15,13 @@ PROFILE := quick
 SEED := 0
 LESSONS :=
 OWN :=
+GRID := wide
 BUILD := _build
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help book test lint notebooks env cluster lock clean
+.PHONY: help book lambda test lint notebooks env cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -28,11 +29,16 @@ help: ## this list
 	@echo "  make book COHORT=mni|malf|own  PROFILE=smoke|quick|full  SEED=0  CORES=$(CORES)"
 	@echo "            LESSONS='04 05 06'   run only these (and what they need), render no pages"
 	@echo "            OWN=FOLDER           your NIfTI files, with COHORT=own"
+	@echo "  make lambda GRID=wide|book  COHORT=…  PROFILE=…  CORES=…"
 	@echo "            PYTHON=python3       the Python (3.10 to 3.13) that makes the environment"
 
 book: $(STAMP) ## run the lessons and render the book; prints where its front page is
 	@$(PY) -m tools.book build --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
 	  --seed "$(SEED)" --own "$(OWN)" --lessons "$(LESSONS)" --cores "$(CORES)"
+
+lambda: $(STAMP) ## run what is missing of a grid of λ runs (config/lambda.yaml)
+	@$(PY) -m tools.book grid --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
+	  --own "$(OWN)" --grid "$(GRID)" --cores "$(CORES)"
 
 test: lint ## all tests, after the style of the code
 	@$(PY) -m pytest

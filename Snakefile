@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from vxmlib import grid
+
 CODE = Path(workflow.basedir)
 ROOT = Path(config.get("root", CODE))  # the book's own folder; the tests give another
 RUN = {
@@ -52,6 +54,18 @@ def tool(step, **options):
 
 
 LESSON = tool("lesson")
+GRID = str(config.get("grid", "wide"))  # the one that target `lambda` makes
+
+
+def grid_points(name):
+    path = ROOT / "config" / "lambda.yaml"
+    return grid.points(
+        path, name, cohort=RUN["cohort"], profile=RUN["profile"], root=RUN["own"] or None
+    )
+
+
+def grid_records(name):
+    return [f"lambda/{name}-{NAME}/{run}.json" for run in grid_points(name)]
 
 
 rule book:
@@ -76,6 +90,7 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
             SHARED,
             [executed(need) for need in plan.get("needs", [])],
             [made for need in plan.get("needs", []) for made in products(need)],
+            [record for name in plan.get("grids", []) for record in grid_records(name)],
         output:
             executed(lesson),
             products(lesson),
@@ -83,9 +98,29 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
             **RUN,
             lesson=lesson,
         priority: len(LESSONS) - position
-        threads: workflow.cores if cores == "all" else cores
+        threads: (lambda wildcards: workflow.cores) if cores == "all" else cores
         shell:
             LESSON + " --threads={threads} {params.lesson}"
+
+
+# The λ grids: one job a run, each one execution of lesson 7 with its parameters.
+rule lambda:
+    input:
+        lambda wildcards: grid_records(GRID),
+
+
+rule lambda_run:
+    input:
+        str(ROOT / "notebooks" / "07_lambda.py"),
+        SHARED,
+    output:
+        "lambda/{grid}-" + NAME + "/{run}.json",
+    params:
+        settings=lambda wildcards: repr(grid_points(wildcards.grid).get(wildcards.run)),
+        **RUN,
+    threads: 1
+    shell:
+        tool("point") + " --grid={wildcards.grid} --threads={threads} {wildcards.run}"
 
 
 rule html:

@@ -8,8 +8,16 @@ from vxmlib.profiles import PROFILES, Settings, read_parameters
 
 def test_defaults_run_as_they_are():
     settings = Settings()
-    assert settings.plan is PROFILES["quick"]
+    assert settings.plan == PROFILES["quick"]
     assert settings.plan.steps == settings.plan.epochs * settings.plan.steps_per_epoch
+
+
+def test_what_settings_name_replaces_the_profiles():
+    settings = Settings(spacing=2.0, learning_rate=1e-3, schedule="cosine")
+    assert (settings.plan.spacing, settings.plan.learning_rate) == (2.0, 1e-3)
+    assert settings.plan.schedule == "cosine"
+    assert settings.plan.steps == PROFILES["quick"].steps
+    assert settings.name == "mni-quick-2mm-rate0.001-cosine-ncc-lam1-int0-seed0"
 
 
 def test_full_profile_has_the_papers_step_count():
@@ -36,6 +44,10 @@ def test_lam_takes_any_number_from_zero(lam):
         ({"seed": -1}, "seed: found -1"),
         ({"seed": 1.5}, "seed: found 1.5"),
         ({"int_steps": "7"}, "int_steps: found '7'"),
+        ({"spacing": 0}, "spacing: found 0, expected a number above 0"),
+        ({"spacing": "2"}, "spacing: found '2'"),
+        ({"learning_rate": float("nan")}, "learning_rate: found nan"),
+        ({"schedule": "step"}, "schedule: found 'step', expected one of: constant, cosine"),
         ({"cohort": "own"}, "needs root"),
         ({"root": "scans"}, "no other cohort takes one"),
     ],

@@ -1,6 +1,7 @@
-"""The commands behind `make book`: build, lesson, stage, render, notebooks.
+"""The commands behind `make book` and `make lambda`: build, grid, and the steps of both.
 
-``python -m tools.book build`` runs the whole graph (Snakefile); the others are its steps.
+``build`` and ``grid`` run the graph (Snakefile); ``lesson``, ``point``, ``stage`` and ``render``
+are its steps, and ``notebooks`` writes the .ipynb files.
 """
 
 import argparse
@@ -98,12 +99,60 @@ def build(options) -> None:
     print(f"Front page: {front}" if whole else f"Executed lessons: {front}", flush=True)
 
 
-def _snakemake(options, targets: list[str]) -> int:
-    config = {name: getattr(options, name) for name in ("cohort", "profile", "seed", "own")}
+def grid(options) -> None:
+    """Run what is missing of a λ grid through Snakemake."""
+    from tools.grid import folder, points
+
+    start = time.monotonic()
+    known = points(options.root, options.grid, options.cohort, options.profile, options.own)
+    target = folder(options.build, options.grid, options.cohort, options.profile)
+    there = sum((target / f"{name}.json").exists() for name in known)
+    options.build.mkdir(parents=True, exist_ok=True)
+    print(
+        f"λ grid {options.grid}: {len(known)} runs, {there} of them there; cohort "
+        f"{options.cohort}, profile {options.profile}, {options.cores} cores",
+        flush=True,
+    )
+    with only_one(options.build):
+        status = _snakemake(options, ["lambda"], "--keep-going")
+    if status:
+        raise RuntimeError("not every run came to an end; the reasons stand above")
+    minutes, seconds = divmod(int(time.monotonic() - start), 60)
+    print(f"\nUp to date after {minutes}:{seconds:02d}.\nRecords: {target}", flush=True)
+
+
+def point(options) -> None:
+    """Run one point of a λ grid."""
+    from tools.grid import folder, points, run_point
+
+    known = points(options.root, options.grid, options.cohort, options.profile, options.own)
+    if options.name not in known:
+        raise ValueError(f"no run {options.name!r} in grid {options.grid}; see config/lambda.yaml")
+    target = folder(options.build, options.grid, options.cohort, options.profile)
+    run_point(
+        known[options.name],
+        target / f"{options.name}.json",
+        root=options.root,
+        build=options.build,
+        threads=options.threads,
+        label=_label(known, options.name),
+    )
+
+
+def _label(known: dict[str, Settings], name: str) -> str:
+    """What the progress lines of one point begin with."""
+    point, number = known[name], list(known).index(name) + 1
+    what = f"{point.image_loss} λ={point.lam:g} int{point.int_steps} seed{point.seed}"
+    return f"[{number}/{len(known)}] {point.cohort} {what:24}"
+
+
+def _snakemake(options, targets: list[str], *more: str) -> int:
+    names = ("cohort", "profile", "seed", "own", "grid")
+    config = {name: getattr(options, name) for name in names if hasattr(options, name)}
     config["root"] = options.root
     command = [sys.executable, "-m", "snakemake", *targets, "--snakefile", CODE / "Snakefile"]
     command += ["--directory", options.build, "--cores", options.cores]
-    command += ["--rerun-incomplete", "--nolock", "--quiet", "all"]
+    command += ["--rerun-incomplete", "--nolock", "--quiet", "all", *more]
     command += ["--config", *(f"{name}={value}" for name, value in config.items())]
     process = subprocess.Popen([str(word) for word in command], cwd=CODE)
     try:
@@ -147,6 +196,7 @@ def lesson(options) -> None:
         options.build / "executed" / run / f"{options.name}.ipynb",
         parameters=parameters,
         products=options.build / "products" / run,
+        runs=options.build / "runs",
         expected=plans[options.name].get("products", []),
         threads=options.threads,
         cwd=options.root,
@@ -181,7 +231,7 @@ def notebooks(options) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.book", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for run in (build, lesson, stage, render, notebooks):
+    for run in (build, grid, lesson, point, stage, render, notebooks):
         command = commands.add_parser(run.__name__, help=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--root", default=CODE, help="folder of the book")
@@ -190,10 +240,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--profile", default="quick")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--own", default="", help='folder of images, for --cohort "own"')
-        if run is build:
+        if run in (build, grid):
             command.add_argument("--cores", type=int, default=os.cpu_count())
+        if run is build:
             command.add_argument("--lessons", default="", help="only these, e.g. '04 05'")
-        if run is lesson:
+        if run in (grid, point):
+            command.add_argument("--grid", default="wide", help="which of config/lambda.yaml")
+        if run in (lesson, point):
             command.add_argument("name")
             command.add_argument("--threads", type=int, default=1)
         if run is render:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import jupytext
@@ -22,7 +23,26 @@ HEARTBEAT = 60
 
 
 class LessonError(RuntimeError):
-    """A lesson did not run through; the text says which cell and why."""
+    """A lesson did not run through; the text says which cell and why.
+
+    ``kind`` is the name of the exception that a cell raised ("" if none did), ``reason`` its
+    message, ``notebook`` the file with the lesson as far as it came.
+    """
+
+    def __init__(
+        self, text: str, *, kind: str = "", reason: str = "", notebook: Path | None = None
+    ):
+        super().__init__(text)
+        self.kind, self.reason, self.notebook = kind, reason, notebook
+
+
+@dataclass
+class Problem:
+    """What went wrong: for people, and the exception's name and message."""
+
+    text: str
+    kind: str = ""
+    reason: str = ""
 
 
 def read_source(source: Path):
@@ -60,6 +80,7 @@ def run_lesson(
     *,
     parameters: dict,
     products: Path,
+    runs: Path,
     expected: list[str],
     threads: int,
     cwd: Path,
@@ -75,6 +96,8 @@ def run_lesson(
         For the cell tagged ``parameters``.
     products
         The run's folder (``VXMLIB_OUTPUT``); the lesson's own folder in it is emptied first.
+    runs
+        Where trained models are kept and found again (``VXMLIB_RUNS``).
     expected
         Files the lesson must leave in its own folder.
     threads, cwd, label
@@ -96,21 +119,26 @@ def run_lesson(
     with tempfile.TemporaryDirectory(prefix="book-") as scratch:
         given, done = Path(scratch) / f"{source.stem}.ipynb", Path(scratch) / "done.ipynb"
         nbformat.write(read_source(source), given)
-        with _environment(_kernel_environment(Path(scratch), products, threads)):
+        with _environment(_kernel_environment(Path(scratch), products, runs, threads)):
             problem = _papermill(given, done, parameters, cwd, label)
         missing = [name for name in expected if not (own / name).exists()]
         if problem is None and missing:
-            problem = f"it ran, but did not write: {', '.join(missing)} (expected in {own})"
+            problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {own})")
         # The temporary folder may be on another disk: copy, then rename beside the target.
         if done.exists():
             half = output.with_name(f".{output.name}.part")
             shutil.copy(done, half)
             os.replace(half, failed if problem else output)
     if problem:
-        raise LessonError(f"lesson {source.stem} failed: {problem}\n  as far as it came: {failed}")
+        raise LessonError(
+            f"lesson {source.stem} failed: {problem.text}\n  as far as it came: {failed}",
+            kind=problem.kind,
+            reason=problem.reason,
+            notebook=failed,
+        )
 
 
-def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str) -> str | None:
+def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str) -> Problem | None:
     """Run; return what went wrong, or None."""
     try:
         papermill.execute_notebook(
@@ -126,11 +154,11 @@ def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str)
             start_timeout=300,
         )
     except papermill.PapermillExecutionError as error:
-        return describe(error)
+        return Problem(describe(error), error.ename, error.evalue)
     except DeadKernelError:
-        return "its Python died without a word; most often the machine ran out of memory"
+        return Problem("its Python died without a word; most often memory ran out")
     except RuntimeError as error:
-        return f"its Python did not start: {error}"
+        return Problem(f"its Python did not start: {error}")
     return None
 
 
@@ -146,10 +174,11 @@ def describe(error: papermill.PapermillExecutionError) -> str:
     return f"cell {error.exec_count} raised {error.ename}\n{lines}"
 
 
-def _kernel_environment(scratch: Path, products: Path, threads: int) -> dict[str, str]:
+def _kernel_environment(scratch: Path, products: Path, runs: Path, threads: int) -> dict[str, str]:
     cores = str(threads)
     return {
         "VXMLIB_OUTPUT": str(products),
+        "VXMLIB_RUNS": str(runs),
         # Two lessons at once must not each take every core.
         "OMP_NUM_THREADS": cores,
         "TF_NUM_INTRAOP_THREADS": cores,

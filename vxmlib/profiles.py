@@ -8,10 +8,11 @@ import ast
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 COHORTS = ("mni", "malf", "own")
 IMAGE_LOSSES = ("ncc", "mse")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Plan:
 
     ``people`` counts train, validation and test people of a simulated cohort; a real cohort
     has its own split. ``spacing`` is in mm. ``pairs`` is how many ordered test pairs a lesson
-    evaluates.
+    evaluates. ``schedule`` says what becomes of the learning rate: "constant", or "cosine" for a
+    fall to 0 at the last epoch.
     """
 
     ndim: int
@@ -31,6 +33,7 @@ class Plan:
     batch_size: int
     learning_rate: float
     pairs: int
+    schedule: str = "constant"
 
     @property
     def steps(self) -> int:
@@ -67,6 +70,10 @@ class Settings:
         Integration steps of the velocity field; 0 predicts the displacement itself.
     root : str or None
         Folder of NIfTI files, for ``cohort="own"`` only.
+    spacing, learning_rate : float or None
+        Voxel size in mm and rate of Adam in place of the profile's, above 0.
+    schedule : {"constant", "cosine"} or None
+        In place of the profile's.
 
     Raises
     ------
@@ -90,6 +97,9 @@ class Settings:
     image_loss: str = "ncc"
     int_steps: int = 0
     root: str | None = None
+    spacing: float | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
 
     def __post_init__(self):
         _one_of("cohort", self.cohort, COHORTS)
@@ -102,6 +112,10 @@ class Settings:
                 f"lam: found {self.lam!r}, expected a finite number, at least 0 "
                 "(for example lam=1.0)"
             )
+        for name in ("spacing", "learning_rate"):
+            _positive_or_none(name, getattr(self, name))
+        if self.schedule is not None:
+            _one_of("schedule", self.schedule, SCHEDULES)
         if (self.cohort == "own") != (self.root is not None):
             raise ValueError(
                 f"root: found {self.root!r} with cohort {self.cohort!r}; "
@@ -110,15 +124,20 @@ class Settings:
 
     @property
     def plan(self) -> Plan:
-        """The profile's :class:`Plan`."""
-        return PROFILES[self.profile]
+        """The profile's :class:`Plan`, with what these settings put in its place."""
+        names = ("spacing", "learning_rate", "schedule")
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(PROFILES[self.profile], **own)
 
     @property
     def name(self) -> str:
         """A short name of the run that tells its parameters, fit for a file name."""
+        size = "" if self.spacing is None else f"-{self.spacing:g}mm"
+        rate = "" if self.learning_rate is None else f"-rate{self.learning_rate:g}"
+        schedule = "" if self.schedule is None else f"-{self.schedule}"
         return (
-            f"{self.cohort}-{self.profile}-{self.image_loss}-lam{self.lam:g}"
-            f"-int{self.int_steps}-seed{self.seed}"
+            f"{self.cohort}-{self.profile}{size}{rate}{schedule}-{self.image_loss}"
+            f"-lam{self.lam:g}-int{self.int_steps}-seed{self.seed}"
         )
 
 
@@ -184,6 +203,14 @@ def _is_number(value) -> bool:
 def _one_of(name: str, value, known: tuple) -> None:
     if value not in known:
         raise ValueError(f"{name}: found {value!r}, expected one of: {', '.join(known)}")
+
+
+def _positive_or_none(name: str, value) -> None:
+    fits = _is_number(value) and math.isfinite(value) and value > 0
+    if value is not None and not fits:
+        raise ValueError(
+            f"{name}: found {value!r}, expected a number above 0, or None for the profile's"
+        )
 
 
 def _whole(name: str, value) -> None:

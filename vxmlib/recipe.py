@@ -6,6 +6,7 @@ and after a change of the code or the data it is a new run.
 """
 
 import hashlib
+import math
 import os
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -14,15 +15,15 @@ from pathlib import Path
 import pandas as pd
 import pooch
 
-from vxmlib import cohorts, models, records, training
-from vxmlib.backend import device_summary, set_seed
+from vxmlib import cohorts, metrics, models, records, training
+from vxmlib.backend import device_summary, set_seed, tf
 from vxmlib.profiles import Settings
 
 #: Validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
 
 #: A run's result depends on every module but these,
-_NO_PART = ("__init__", "examples", "figures", "pages", "records")
+_NO_PART = ("__init__", "examples", "figures", "grid", "hyper", "interactive", "pages", "records")
 #: on the cohort's tables in ``data/``,
 _TABLES = {
     "mni": ("structures.csv",),
@@ -41,6 +42,12 @@ class Run:
     model: object
     history: pd.DataFrame
     folder: Path
+
+    @property
+    def title(self) -> str:
+        """What sets the run apart, for a table or a figure: "NCC, λ = 1", or "..., integrated"."""
+        integrated = ", integrated" if self.settings.int_steps else ""
+        return f"{self.settings.image_loss.upper()}, λ = {self.settings.lam:g}{integrated}"
 
     def register(self, moving, fixed):
         """Displacement ``(*vol, nd)`` in voxels that warps ``moving`` onto ``fixed``."""
@@ -69,13 +76,14 @@ def load_cohort(settings: Settings) -> cohorts.Cohort:
 
 
 def output_folder() -> Path:
-    """Where runs and records go: ``VXMLIB_OUTPUT``, or the user's cache folder."""
+    """Where records go: ``VXMLIB_OUTPUT``, or the user's cache folder."""
     return Path(os.environ.get("VXMLIB_OUTPUT") or pooch.os_cache("vxmlib") / "output")
 
 
 def run_folder(settings: Settings) -> Path:
-    """The folder of one run; see the module's head for its name."""
-    return output_folder() / "runs" / f"{settings.name}-{fingerprint(settings)}"
+    """The folder of one run in ``VXMLIB_RUNS``, or in ``runs`` of the output folder."""
+    runs = os.environ.get("VXMLIB_RUNS") or output_folder() / "runs"
+    return Path(runs) / f"{settings.name}-{fingerprint(settings)}"
 
 
 def fingerprint(settings: Settings) -> str:
@@ -110,6 +118,21 @@ def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
     return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
 
 
+def callbacks(plan) -> list:
+    """What Keras' fit() does for the learning rate: nothing, or a fall along half a cosine.
+
+    At a constant rate a short training ends wherever its last zigzag was. A rate that falls to
+    nothing ends nearer to the middle, so that runs differ by their parameters, not by luck.
+    """
+    if plan.schedule == "constant":
+        return []
+
+    def rate(epoch):
+        return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / plan.epochs))
+
+    return [tf.keras.callbacks.LearningRateScheduler(rate)]
+
+
 def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
     """Train by the settings, or find the run that did.
 
@@ -138,12 +161,43 @@ def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
         batch_size=plan.batch_size,
         seed=settings.seed,
         validation=validation_pairs(people),
-        callbacks=[training.RegistrationMonitor(people, validation_pairs(people))],
+        callbacks=[
+            training.RegistrationMonitor(people, validation_pairs(people)),
+            *callbacks(plan),
+        ],
     )
     return Run(settings, model, history, folder)
 
 
-def write_record(lesson: str, result: Run, people: cohorts.Cohort, **metrics) -> Path:
+def measure(method, people: cohorts.Cohort, pairs) -> dict:
+    """What a record keeps of a method: :func:`vxmlib.metrics.summary`, and each pair's part of it.
+
+    Parameters
+    ----------
+    method : "identity" or function of (moving, fixed)
+        As :func:`vxmlib.metrics.evaluate_pairs` takes it.
+    people : Cohort
+    pairs : list of (moving id, fixed id)
+
+    Returns
+    -------
+    dict
+        The summary without its times, and ``by_pair``: lists of moving, fixed, mean Dice,
+        folding in percent of the brain, and SD of log det J.
+    """
+    table = metrics.evaluate_pairs(people, pairs, method)
+    each = table.groupby(["moving", "fixed"], sort=False).agg(
+        dice=("dice", "mean"),
+        folding_percent_brain=("folding_percent_brain", "first"),
+        sd_log_jacobian=("sd_log_jacobian", "first"),
+    )
+    measured = {k: v for k, v in metrics.summary(table).items() if k != "seconds"}
+    return measured | {"by_pair": each.round(6).reset_index().to_numpy().tolist()}
+
+
+def write_record(
+    lesson: str, result: Run, people: cohorts.Cohort, *, file: str = "record", **metrics
+) -> Path:
     """Write what a lesson measured to ``<output>/<lesson>/record.json``, with its provenance.
 
     Parameters
@@ -154,6 +208,8 @@ def write_record(lesson: str, result: Run, people: cohorts.Cohort, **metrics) ->
         What was measured; its parameters and training time go into the record.
     people : Cohort
         Whom it was measured on.
+    file : str
+        Another name than "record", for a lesson that is run many times.
     **metrics : number
         Names and values, as the pages will ask for them.
     """
@@ -169,6 +225,6 @@ def write_record(lesson: str, result: Run, people: cohorts.Cohort, **metrics) ->
     )
     record["metrics"] = metrics
     record["data"] = {"shape": people.shape, "simulated": people.simulated, "plane": people.plane}
-    path = output_folder() / lesson / "record.json"
+    path = output_folder() / lesson / f"{file}.json"
     records.write(path, record)
     return path

@@ -1,0 +1,76 @@
+"""Run one point of a λ grid: lesson 7 with these parameters, to one record, whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from tools.lesson import LessonError, run_lesson
+from vxmlib import grid, records
+from vxmlib.profiles import Settings
+
+LESSON = "07_lambda"
+
+
+def folder(build: Path, name: str, cohort: str, profile: str) -> Path:
+    """Where the records of one grid go."""
+    return build / "lambda" / f"{name}-{cohort}-{profile}"
+
+
+def run_point(
+    settings: Settings, target: Path, *, root: Path, build: Path, threads: int, label: str
+) -> None:
+    """Execute lesson 7 for one point and write its record to ``target``.
+
+    The executed notebook lies beside it, in ``executed``. A run whose loss is no longer a number
+    gets a record that says so: its row belongs in the table.
+
+    Raises
+    ------
+    LessonError
+        For any other failure; the other points of the grid are not touched.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    notebook = target.parent / "executed" / f"{target.stem}.ipynb"
+    parameters = {k: v for k, v in asdict(settings).items() if v is not None}
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".run-") as scratch:
+        products = Path(scratch)
+        try:
+            run_lesson(
+                root / "notebooks" / f"{LESSON}.py",
+                notebook,
+                parameters=parameters | {"beside": []},
+                products=products,
+                runs=build / "runs",
+                expected=[f"{settings.name}.json"],
+                threads=threads,
+                cwd=root,
+                label=label,
+            )
+        except LessonError as error:
+            if error.kind != "NonFiniteLoss":
+                raise
+            record = diverged(settings, error.reason)
+            records.write(products / LESSON / f"{settings.name}.json", record)
+            shutil.copy(error.notebook, notebook)
+        os.replace(products / LESSON / f"{settings.name}.json", target)
+
+
+def diverged(settings: Settings, reason: str) -> dict:
+    """The record of a run that has no result."""
+    record = records.provenance(
+        LESSON,
+        cohort=settings.cohort,
+        profile=settings.profile,
+        seed=settings.seed,
+        parameters={**asdict(settings), **asdict(settings.plan)},
+        seconds=None,
+    )
+    return record | {"metrics": {"diverged": True, "split": "validation", "reason": reason}}
+
+
+def points(root: Path, name: str, cohort: str, profile: str, own: str = "") -> dict[str, Settings]:
+    """The points of a grid of ``config/lambda.yaml``, by the names of their records."""
+    path = root / "config" / "lambda.yaml"
+    return grid.points(path, name, cohort=cohort, profile=profile, root=own or None)

@@ -1,0 +1,347 @@
+"""A grid of λ runs: its points from one file, its records as tables, and the choice of λ."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.stats import bootstrap
+
+from vxmlib import records
+from vxmlib.profiles import Settings
+
+#: What tells the groups of a grid apart; λ and the seed vary within a group.
+GROUP = ["cohort", "image_loss", "int_steps"]
+#: What a record says of a run, by the column of :func:`runs` that holds it.
+MEASURES = ("dice_mean", "folding_percent_brain", "sd_log_jacobian")
+
+_POINT = ("image_loss", "lam", "int_steps")
+_BY_PAIR = ("moving", "fixed", "dice", "folding_percent_brain", "sd_log_jacobian")
+
+
+class GridError(ValueError):
+    """A grid that cannot be run, or records that are no grid; the message names the place."""
+
+
+def points(path, name, *, cohort="mni", profile="quick", root=None):
+    """The runs of one grid.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file, see ``config/lambda.yaml``.
+    name : str
+        Which of its ``grids``.
+    cohort, profile, root
+        Of all runs, see :class:`vxmlib.profiles.Settings`.
+
+    Returns
+    -------
+    dict of str to Settings
+        By the name of the run, in the order of the file.
+
+    Raises
+    ------
+    GridError
+        No such grid, a key that means nothing, a value that :class:`~vxmlib.profiles.Settings`
+        refuses, or the same run twice. The file and the entry are named.
+    """
+    path = Path(path)
+    given = _load(path)
+    grids = given.get("grids") or {}
+    if name not in grids:
+        raise GridError(f"{path}: no grid {name!r}; it has: {', '.join(grids) or 'none'}")
+    grid, place = grids[name] or {}, f"{path}, grid {name}"
+    _only_keys(grid, ("seeds", "runs"), place)
+    common = dict(given.get("shared") or {}, cohort=cohort, profile=profile, root=root)
+    found = {}
+    for number, entry in enumerate(grid.get("runs") or (), start=1):
+        where = f"{place}, entry {number}"
+        _only_keys(entry, _POINT, where)
+        lists = [_listed(entry[key], f"{where}, {key}") for key in _POINT]
+        for *point, seed in product(*lists, _listed(grid.get("seeds"), f"{place}, seeds")):
+            settings = _settings(common | dict(zip(_POINT, point, strict=True)), seed, where)
+            if settings.name in found:
+                raise GridError(f"{where}: run {settings.name} stands in this grid twice")
+            found[settings.name] = settings
+    if not found:
+        raise GridError(f"{place}: has no runs")
+    return found
+
+
+def runs(folder):
+    """The records of a grid, one row a run.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of records that lesson 7 wrote, see :func:`vxmlib.records.collect`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``file``, the parameters (``cohort``, ``image_loss``, ``int_steps``, ``lam``, ``seed``),
+        ``split`` (whose pairs were measured), ``diverged``, each of :data:`MEASURES` and
+        ``identity_dice`` (NaN for a diverged run), ``seconds`` of training, ``commit``. Sorted
+        by parameters.
+
+    Raises
+    ------
+    GridError
+        A record that is none of lesson 7, or two of one run. :class:`vxmlib.records.RecordError`
+        for one that cannot be read. Both name the file.
+    """
+    rows = [_row(name, record) for name, record in _records(folder)]
+    if not rows:
+        raise GridError(f"{folder}: found no record of a run")
+    table = pd.DataFrame(rows)
+    key = [*GROUP, "lam", "seed", "profile", "spacing", "split"]
+    twice = table[table.duplicated(key, keep=False)]
+    if len(twice):
+        raise GridError(f"{folder}: the same run twice: {', '.join(twice['file'].head(2))}")
+    return table.sort_values(key, kind="stable").reset_index(drop=True)
+
+
+def by_pair(folder):
+    """The pairs of all runs that did not diverge: one row a run and pair.
+
+    Parameters
+    ----------
+    folder : str or Path
+        As for :func:`runs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The parameters, ``moving``, ``fixed`` (ids), ``dice``, ``folding_percent_brain`` and
+        ``sd_log_jacobian`` of the pair.
+    """
+    parts = []
+    for name, record in _records(folder):
+        row = _row(name, record)
+        part = pd.DataFrame(record["metrics"].get("by_pair") or [], columns=list(_BY_PAIR))
+        parts.append(part.assign(**{key: row[key] for key in [*GROUP, "lam", "seed", "split"]}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def curve(table, measure):
+    """A measure against λ: mean over seeds, and the least and the greatest.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of :func:`runs`.
+    measure : str
+        One of :data:`MEASURES`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group and λ: ``mean``, ``low``, ``high``, ``sd`` (over seeds, ``ddof=1``),
+        ``seeds`` (how many finished), ``diverged`` (how many did not).
+    """
+    groups = table.groupby([*GROUP, "lam"])
+    values = groups[measure]
+    return pd.DataFrame(
+        {
+            "mean": values.mean(),
+            "low": values.min(),
+            "high": values.max(),
+            "sd": values.std(),
+            "seeds": values.count(),
+            "diverged": groups["diverged"].sum(),
+        }
+    ).reset_index()
+
+
+def choose(dice_curve):
+    """The λ that a group's validation Dice chooses: the smoothest that is as good as the best.
+
+    "As good" means within one standard error over seeds of the best mean: the rule of one
+    standard error, which prefers the simpler model where the data cannot tell.
+
+    Parameters
+    ----------
+    dice_curve : pandas.DataFrame
+        Rows of :func:`curve` for ``dice_mean``, one group or several.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), ``dice``
+        (mean at the chosen one), ``tolerance``.
+
+    Examples
+    --------
+    >>> rows = [(0.1, 0.70), (1.0, 0.72), (2.0, 0.719), (5.0, 0.68)]
+    >>> table = pd.DataFrame(rows, columns=["lam", "mean"]).assign(sd=0.006, seeds=3)
+    >>> table = table.assign(cohort="mni", image_loss="ncc", int_steps=0)
+    >>> choose(table)[["best", "lam"]].to_numpy().tolist()
+    [[1.0, 2.0]]
+    """
+    chosen = []
+    for group, part in dice_curve.groupby(GROUP):
+        best = part.loc[part["mean"].idxmax()]
+        error = best["sd"] / np.sqrt(best["seeds"])
+        tolerance = 0.0 if np.isnan(error) else float(error)
+        enough = part[part["mean"] >= best["mean"] - tolerance]
+        last = enough.loc[enough["lam"].idxmax()]
+        chosen.append(
+            dict(zip(GROUP, group, strict=True))
+            | {"best": best["lam"], "lam": last["lam"], "dice": last["mean"]}
+            | {"tolerance": tolerance}
+        )
+    return pd.DataFrame(chosen)
+
+
+def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
+    """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
+
+    Pairs share people, so they are not independent: people are drawn with replacement, and a
+    pair counts as often as both its people were drawn. Seeds of one run are averaged first.
+
+    Parameters
+    ----------
+    first, second : pandas.DataFrame
+        Rows of :func:`by_pair` (or any with ``moving``, ``fixed`` and the measure).
+    measure : str
+        Column to compare.
+    confidence : float
+        Of the percentile interval, between 0 and 1.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``difference``, ``low``, ``high``, ``pairs``, ``people``.
+
+    Raises
+    ------
+    GridError
+        The two were not measured on the same pairs, or on fewer than three people.
+
+    Examples
+    --------
+    >>> pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
+    >>> second = pd.DataFrame(pairs, columns=["moving", "fixed"]).assign(dice=0.5)
+    >>> result = paired_difference(second.assign(dice=0.6), second)
+    >>> round(result["low"], 6), round(result["high"], 6), result["people"]
+    (0.1, 0.1, 3)
+    """
+    a, b = (t.groupby(["moving", "fixed"])[measure].mean() for t in (first, second))
+    if not a.index.equals(b.index):
+        raise GridError("first and second: expected the same pairs; measure both on one split")
+    people = sorted(set(a.index.get_level_values(0)) | set(a.index.get_level_values(1)))
+    if len(people) < 3:
+        raise GridError(f"found {len(people)} people, expected at least 3 to draw from")
+    square = (a - b).unstack().reindex(index=people, columns=people).to_numpy()
+
+    def mean(drawn):
+        values = square[np.ix_(drawn, drawn)]
+        # A draw of one person alone has no pair; nothing can be said from it.
+        return np.nanmean(values) if np.isfinite(values).any() else np.nan
+
+    interval = bootstrap(
+        (np.arange(len(people)),),
+        mean,
+        vectorized=False,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    values = interval.bootstrap_distribution
+    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return {
+        "difference": float(np.nanmean(square)),
+        "low": float(low),
+        "high": float(high),
+        "pairs": len(a),
+        "people": len(people),
+    }
+
+
+def _records(folder):
+    """Names and records of a folder, those of lesson 7 alone."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GridError(f"{folder}: no such folder; `make lambda` makes the records of a grid")
+    for path in sorted(folder.glob("*.json")):
+        record = records.read(path)
+        missing = [
+            key for key in ("image_loss", "lam", "int_steps") if key not in record["parameters"]
+        ]
+        if missing or "diverged" not in record["metrics"]:
+            raise GridError(f"{path}: a record, but none of a λ run; move it elsewhere")
+        yield path.name, record
+
+
+def _row(name, record):
+    """One record as a row of :func:`runs`."""
+    parameters, metrics = record["parameters"], record["metrics"]
+    return {
+        "file": name,
+        "cohort": record["cohort"],
+        "profile": record["profile"],
+        "spacing": parameters.get("spacing"),
+        "image_loss": parameters["image_loss"],
+        "int_steps": parameters["int_steps"],
+        "lam": float(parameters["lam"]),
+        "seed": record["seed"],
+        "split": metrics.get("split"),
+        "diverged": bool(metrics["diverged"]),
+        **{key: _number(metrics.get(key)) for key in (*MEASURES, "identity_dice")},
+        "seconds": _number(record["seconds"]),
+        "commit": record["commit"],
+    }
+
+
+def _number(value):
+    return float("nan") if value is None else float(value)
+
+
+def _settings(parameters, seed, where):
+    """Settings, or an error that says where in the file the wrong value stands."""
+    try:
+        return Settings(**parameters, seed=seed)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"{where}: {error}") from error
+
+
+def _listed(value, where):
+    """A list of at least one value, each once; one value alone is a list of it."""
+    value = value if isinstance(value, list) else [value]
+    if not value or None in value:
+        raise GridError(f"{where}: found {value}, expected a value or a list such as [0.1, 1]")
+    if len(set(map(str, value))) < len(value):
+        raise GridError(f"{where}: found {value}, in which a value stands twice")
+    return value
+
+
+def _only_keys(entry, known, where):
+    keys = set(entry) if isinstance(entry, dict) else set()
+    if keys != set(known):
+        raise GridError(f"{where}: found {sorted(keys)}, expected the keys {', '.join(known)}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that does not let a second entry of one name replace the first in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            line = node.start_mark.line + 1
+            raise GridError(f"{self.name}, near line {line}: {', '.join(twice)} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _load(path):
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return yaml.load(stream, Loader=_StrictLoader) or {}
+    except FileNotFoundError:
+        raise GridError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise GridError(f"{path}: not YAML: {error}") from error
