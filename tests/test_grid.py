@@ -1,0 +1,216 @@
+"""λ grids: what the file states, what the records say, and what is chosen from them."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vxmlib import grid, records
+from vxmlib.profiles import Settings
+
+FILE = """
+shared: {spacing: 2.0}
+grids:
+  small:
+    seeds: [0, 1]
+    runs:
+      - {image_loss: ncc, lam: [0.1, 1], int_steps: [0, 7]}
+      - {image_loss: mse, lam: 0.01, int_steps: 0}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a grid file, with something replaced."""
+
+    def write(old="", new=""):
+        path = tmp_path / "lambda.yaml"
+        assert old in FILE
+        path.write_text(FILE.replace(old, new) if old else FILE)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Write a record as lesson 7 does."""
+
+    def write(lam=1.0, seed=0, dice=0.7, folder="records", file=None, **more):
+        settings = Settings(profile="smoke", lam=lam, seed=seed, spacing=2.0)
+        record = records.provenance(
+            "07_lambda",
+            cohort="mni",
+            profile="smoke",
+            seed=seed,
+            parameters={**asdict(settings), **asdict(settings.plan)},
+            seconds=1.0,
+        )
+        pairs = [["a", "b", dice - 0.01, 0.0, 0.1], ["b", "a", dice + 0.01, 0.2, 0.3]]
+        record["metrics"] = {
+            "diverged": False,
+            "split": "validation",
+            "identity_dice": 0.5,
+            "dice_mean": dice,
+            "folding_percent_brain": 0.1,
+            "sd_log_jacobian": 0.2,
+            "by_pair": pairs,
+        } | more
+        path = tmp_path / folder / f"{file or settings.name}.json"
+        records.write(path, record)
+        return path
+
+    return write
+
+
+def test_a_grid_is_all_combinations_in_the_order_of_the_file(config):
+    points = grid.points(config(), "small", cohort="malf", profile="smoke")
+    asked = [(s.image_loss, s.lam, s.int_steps, s.seed) for s in points.values()]
+    assert asked[:4] == [
+        ("ncc", 0.1, 0, 0),
+        ("ncc", 0.1, 0, 1),
+        ("ncc", 0.1, 7, 0),
+        ("ncc", 0.1, 7, 1),
+    ]
+    assert asked[-1] == ("mse", 0.01, 0, 1)
+    assert len(points) == 2 * (2 * 2 + 1)
+    assert {(s.cohort, s.profile, s.spacing) for s in points.values()} == {("malf", "smoke", 2.0)}
+    assert all(name == settings.name for name, settings in points.items())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("0.1, 1]", "0.1, -1]", "grid small, entry 1: lam: found -1, expected a finite number"),
+        ("0.1, 1]", "0.1, .nan]", "entry 1: lam: found nan"),
+        ("0.1, 1]", "0.1, much]", "entry 1: lam: found 'much'"),
+        (
+            "0.1, 1]",
+            "0.1, 0.1]",
+            r"entry 1, lam: found \[0.1, 0.1\], in which a value stands twice",
+        ),
+        ("0.1, 1]", "]", "entry 1, lam: found"),
+        ("image_loss: mse", "image_loss: nmi", "entry 2: image_loss: found 'nmi', expected one of"),
+        ("image_loss: mse, lam: 0.01", "image_loss: ncc, lam: 1", "stands in this grid twice"),
+        ("image_loss: mse", "loss: mse", "entry 2: found .* expected the keys image_loss, lam"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", "seed: found -1"),
+        ("    seeds: [0, 1]\n", "", "grid small: found .* expected the keys seeds, runs"),
+        ("{spacing: 2.0}", "{space: 2.0}", "unexpected keyword argument 'space'"),
+        ("  small:", "  small: {}\n  small:", "line 4: small stands there twice"),
+        ("[0, 7]}", "[0, 7]", "not YAML"),
+    ],
+)
+def test_a_wrong_grid_is_refused_by_file_and_entry(config, old, new, complaint):
+    path = config(old, new)
+    with pytest.raises(grid.GridError, match=complaint) as error:
+        grid.points(path, "small")
+    assert str(path) in str(error.value)
+
+
+def test_an_unknown_grid_names_the_known_ones(config, tmp_path):
+    with pytest.raises(grid.GridError, match="no grid 'large'; it has: small"):
+        grid.points(config(), "large")
+    with pytest.raises(grid.GridError, match="no such file"):
+        grid.points(tmp_path / "none.yaml", "small")
+
+
+def test_the_books_grids_are_sound(root):
+    wide = grid.points(root / "config" / "lambda.yaml", "wide")
+    lams = {loss: {s.lam for s in wide.values() if s.image_loss == loss} for loss in ("ncc", "mse")}
+    assert lams["ncc"] == {0, 0.01, 0.1, 0.5, 1, 2, 5}
+    assert lams["mse"] == {0, 0.001, 0.01, 0.02, 0.05, 0.1}
+    assert {s.seed for s in wide.values()} == {0, 1, 2}
+    assert {s.int_steps for s in wide.values()} == {0, 7}
+    assert set(grid.points(root / "config" / "lambda.yaml", "book")) <= set(wide)
+
+
+def test_records_become_a_table_and_a_curve(write_run):
+    for lam, seed, dice in [(1, 0, 0.70), (1, 1, 0.74), (0.1, 0, 0.6)]:
+        path = write_run(lam, seed, dice)
+    write_run(0.1, 1, diverged=True, dice_mean=None, by_pair=None)
+    table = grid.runs(path.parent)
+    assert table["lam"].tolist() == [0.1, 0.1, 1.0, 1.0]
+    assert table["diverged"].tolist() == [False, True, False, False]
+    curve = grid.curve(table, "dice_mean").set_index("lam")
+    assert curve.loc[1, ["mean", "low", "high", "seeds"]].tolist() == [0.72, 0.70, 0.74, 2]
+    assert curve.loc[1, "sd"] == pytest.approx(np.std([0.70, 0.74], ddof=1))
+    assert curve.loc[0.1, ["mean", "seeds", "diverged"]].tolist() == [0.6, 1, 1]
+    pairs = grid.by_pair(path.parent)
+    assert len(pairs) == 6
+    assert pairs.query("lam == 1 and seed == 1")["dice"].tolist() == [0.73, 0.75]
+
+
+def test_a_bad_record_is_an_error_that_names_the_file(write_run, tmp_path):
+    path = write_run()
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(records.RecordError, match=path.name):
+        grid.runs(path.parent)
+    path.write_text(json.dumps(json.loads(text) | {"schema": 99}))
+    with pytest.raises(records.RecordError, match=f"{path.name}: found schema 99"):
+        grid.runs(path.parent)
+    path.write_text(json.dumps(json.loads(text) | {"metrics": {"dice": 0.5}}))
+    with pytest.raises(grid.GridError, match=f"{path.name}: a record, but none of a λ run"):
+        grid.runs(path.parent)
+    with pytest.raises(grid.GridError, match="no such folder"):
+        grid.runs(tmp_path / "nowhere")
+
+
+def test_one_run_twice_is_refused(write_run):
+    write_run()
+    path = write_run(file="copy")
+    with pytest.raises(grid.GridError, match=r"the same run twice: copy\.json"):
+        grid.runs(path.parent)
+
+
+def curve_of(means, sd=0.0, seeds=3):
+    table = pd.DataFrame(sorted(means.items()), columns=["lam", "mean"])
+    return table.assign(sd=sd, seeds=seeds, cohort="mni", image_loss="ncc", int_steps=0)
+
+
+def test_the_smoothest_lam_within_one_standard_error_is_chosen():
+    means = {0.1: 0.70, 1.0: 0.72, 2.0: 0.715, 5.0: 0.68}
+    sure, unsure = curve_of(means, sd=0.003), curve_of(means, sd=0.003 * 3)
+    assert grid.choose(sure)["lam"].item() == 1.0  # error 0.0017: 2.0 is 0.005 worse
+    assert grid.choose(unsure)["lam"].item() == 2.0  # error 0.0052
+    assert grid.choose(unsure)["best"].item() == 1.0
+    assert grid.choose(curve_of(means, sd=np.nan, seeds=1))["lam"].item() == 1.0
+
+
+def all_pairs(people, value):
+    pairs = [(a, b) for a in people for b in people if a != b]
+    table = pd.DataFrame(pairs, columns=["moving", "fixed"])
+    return table.assign(dice=[value(a, b) for a, b in pairs])
+
+
+def test_a_difference_that_is_the_same_everywhere_has_no_width():
+    second = all_pairs("abcd", lambda a, b: ord(a) / 1000)
+    first = second.assign(dice=second["dice"] + 0.05)
+    found = grid.paired_difference(first, second)
+    assert [found[k] for k in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
+    assert (found["pairs"], found["people"]) == (12, 4)
+
+
+def test_the_interval_is_over_people_and_not_over_pairs():
+    """A gain that belongs to the fixed person: the spread of its mean is that of people."""
+    rng = np.random.default_rng(1)
+    people = [f"p{i:02d}" for i in range(30)]
+    gain = dict(zip(people, rng.normal(0.0, 1.0, 30), strict=True))
+    second = all_pairs(people, lambda a, b: 0.0)
+    first = all_pairs(people, lambda a, b: gain[b])
+    found = grid.paired_difference(first, second)
+    error = np.std(list(gain.values())) / np.sqrt(30)
+    assert found["difference"] == pytest.approx(np.mean(list(gain.values())))
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert found == grid.paired_difference(first, second)  # the same draw each time
+
+
+def test_other_pairs_are_refused():
+    table = all_pairs("abc", lambda a, b: 0.5)
+    with pytest.raises(grid.GridError, match="expected the same pairs"):
+        grid.paired_difference(table, table.iloc[1:])
+    two = all_pairs("ab", lambda a, b: 0.5)
+    with pytest.raises(grid.GridError, match="found 2 people, expected at least 3"):
+        grid.paired_difference(two, two)
