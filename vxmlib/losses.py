@@ -152,7 +152,13 @@ def _running_sum(x, *, axis, window):
     return total
 
 
-_LOSSES = {"ncc": lambda: LocalNCC().loss, "mse": lambda: vxm.losses.MSE().loss}
+def _mse(y_true, y_pred):
+    """Give the mean squared difference of each pair; vxm.losses.MSE averages the batch too."""
+    squared = vxm.losses.MSE().mse(y_true, y_pred)
+    return tf.reduce_mean(squared, axis=list(range(1, squared.shape.rank)))
+
+
+_LOSSES = {"ncc": lambda: LocalNCC().loss, "mse": lambda: _mse}
 
 
 def image_loss(name):
@@ -167,7 +173,7 @@ def image_loss(name):
     Returns
     -------
     callable
-        ``loss(y_true, y_pred)``.
+        ``loss(y_true, y_pred)``, one value for each pair of the batch: ``(batch,)``.
 
     Raises
     ------
@@ -176,8 +182,8 @@ def image_loss(name):
 
     Examples
     --------
-    >>> float(image_loss("mse")(tf.zeros((1, 4, 4, 1)), tf.ones((1, 4, 4, 1))))
-    1.0
+    >>> [float(v) for v in image_loss("mse")(tf.zeros((2, 4, 4, 1)), tf.ones((2, 4, 4, 1)))]
+    [1.0, 1.0]
     """
     if not isinstance(name, str) or name not in _LOSSES:
         raise ValueError(f"image_loss must be one of {sorted(_LOSSES)}, found {name!r}")

@@ -37,6 +37,7 @@ def build(
     bidir=False,
     features="vxm2",
     clipnorm=None,
+    network=vxm.networks.VxmDense,
 ):
     """Build a VxmDense and compile it with an image loss and λ times the smoothness of its field.
 
@@ -69,6 +70,8 @@ def build(
         A name of :data:`FEATURES`.
     clipnorm : float, optional
         Largest norm of each weight's gradient.
+    network : callable
+        What makes the network from VxmDense's arguments; :func:`vxmlib.hyper.build` has another.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def build(
     _check_choice("features", features, sorted(FEATURES))
     similarity = image_loss_by_name(image_loss)
 
-    model = vxm.networks.VxmDense(
+    model = network(
         shape,
         nb_unet_features=[list(part) for part in FEATURES[features]],
         int_steps=int(int_steps),
@@ -130,9 +133,12 @@ def _create_variables(model):
     long as many steps.
     """
     model.optimizer.build(model.trainable_variables)
-    nd = len(model.inputs[0].shape) - 2
-    zeros = [tf.zeros((1, *(4,) * nd, output.shape[-1])) for output in model.outputs]
-    model.compute_loss(y=zeros, y_pred=zeros)
+
+    def zeros(tensors):
+        return [tf.zeros((1, *(4,) * (t.shape.rank - 2), t.shape[-1])) for t in tensors]
+
+    outputs = zeros(model.outputs)
+    model.compute_loss(x=zeros(model.inputs), y=outputs, y_pred=outputs)
     model.reset_metrics()
 
 
@@ -156,7 +162,7 @@ def field_shape(model):
     return tuple(model.outputs[-1].shape[1:-1])
 
 
-def register(model, moving, fixed):
+def register(model, moving, fixed, *more):
     """Predict the displacement that carries ``moving`` onto ``fixed``.
 
     Always the full-resolution displacement the model itself warps with; never its last output,
@@ -168,6 +174,8 @@ def register(model, moving, fixed):
         Built by :func:`build` or loaded by :func:`load`; its image grid is ``vol``.
     moving, fixed : ndarray, (*vol)
         Finite intensities in [0, 1].
+    *more : ndarray
+        Inputs that the model has beside the images; :func:`vxmlib.hyper.register` gives them.
 
     Returns
     -------
@@ -189,10 +197,11 @@ def register(model, moving, fixed):
     """
     shape = tuple(model.inputs[0].shape[1:-1])
     images = [
-        fitting_image(image, name=name, shape=shape)[None, ..., None]
+        fitting_image(image, name=name, shape=shape)[..., None]
         for name, image in (("moving", moving), ("fixed", fixed))
     ]
-    return _displacement_function(model)(*map(tf.constant, images))[0].numpy()
+    inputs = [np.asarray(each, np.float32)[None] for each in (*images, *more)]
+    return _displacement_function(model)(*map(tf.constant, inputs))[0].numpy()
 
 
 def fitting_image(image, *, name, shape):
@@ -231,15 +240,15 @@ def fitting_image(image, *, name, shape):
 
 
 def _displacement_function(model):
-    """Compile the path from the two images to the displacement, once per model."""
+    """Compile the path from the inputs to the displacement, once per model."""
     # Kept on `references`, which Keras does not track: an attribute of the model would become
     # part of its weights and checkpoints.
     if not hasattr(model.references, "displacement_function"):
         full = tf.keras.Model(model.inputs, model.references.pos_flow)
-        image = tf.TensorSpec((1, *model.inputs[0].shape[1:]), tf.float32)
+        single = [tf.TensorSpec((1, *each.shape[1:]), tf.float32) for each in model.inputs]
         model.references.displacement_function = tf.function(
-            lambda moving, fixed: full([moving, fixed], training=False)
-        ).get_concrete_function(image, image)
+            lambda *inputs: full(list(inputs), training=False)
+        ).get_concrete_function(*single)
     return model.references.displacement_function
 
 
@@ -276,12 +285,14 @@ def save(model, path):
         temporary.unlink(missing_ok=True)
 
 
-def load(path):
+def load(path, *, network=vxm.networks.VxmDense):
     """Read a model written by :func:`save` (or by VxmDense's own ``save``).
 
     Parameters
     ----------
     path : path
+    network : type
+        The class that was saved: VxmDense, or :class:`vxmlib.hyper.HyperVxmDense`.
 
     Returns
     -------
@@ -294,22 +305,23 @@ def load(path):
     FileNotFoundError
         If there is no such file.
     ModelFileError
-        If the file is cut off, corrupt, or holds something else than a VxmDense.
+        If the file is cut off, corrupt, or holds something else than a ``network``.
     """
+    expected = network.__name__
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no model file at {path}: train one, or check the path")
     try:
         with h5py.File(path, "r") as file:
             found = json.loads(file.attrs["model_config"])["class_name"]
-        if found != "VxmDense":
-            raise ModelFileError(f"{path} holds a {found}, expected a VxmDense")
-        return vxm.networks.VxmDense.load(str(path))
+        if found != expected:
+            raise ModelFileError(f"{path} holds a {found}, expected a {expected}")
+        return network.load(str(path))
     except ModelFileError:
         raise
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ModelFileError(
-            f"{path} is no complete VxmDense file ({error}): it may be cut off or of another "
+            f"{path} is no complete {expected} file ({error}): it may be cut off or of another "
             "kind; save it again, or fetch it anew"
         ) from error
 
