@@ -19,7 +19,7 @@
 # | **You will learn** | why λ = 1 with NCC and λ = 0.01 with MSE ask for about the same, and what λ buys |
 # | **You need** | [lesson 6](06_jacobian.ipynb) |
 # | **In → out** | λ, a loss, a seed → one trained model, one record |
-# | **Not here** | the choice of λ, which takes many runs and several seeds: [lesson 10](10_choose.ipynb) |
+# | **Not here** | the choice of λ, which takes many runs and several seeds |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
@@ -54,7 +54,7 @@ beside = [
 ]
 
 # %%
-from vxmlib import cohorts, figures, metrics, profiles, recipe, warp
+from vxmlib import cohorts, metrics, profiles, recipe, warp
 
 settings = profiles.read_parameters(globals())
 people = recipe.load_cohort(settings)
@@ -227,8 +227,8 @@ pages.glue(
 # Of these {glue:text}`n_choices` runs the best overlap has {glue:text}`best`, with Dice
 # {glue:text}`best_dice:.3f`. The most folds has {glue:text}`roughest`:
 # {glue:text}`roughest_folding:.2f` % of the brain, with Dice {glue:text}`roughest_dice:.3f`.
-# One seed each; [lesson 10](10_choose.ipynb) says how far seeds differ before it says which λ is
-# better.
+# One seed each: before one λ is called better than another, several seeds have to say how far
+# they differ by themselves.
 #
 # Look at one pair through each of these models. The grid and the map tell more of a λ than a
 # number does: where the tissue was stretched, where squeezed, where torn.
@@ -309,4 +309,4 @@ print(f"{(paid / bought).iloc[-1]:.2f} of what was bought")
 # - Look at the grid and the Jacobian for each λ, not only at Dice.
 # - One run is an anecdote; a λ is chosen over seeds, on validation people.
 #
-# **Read on:** [lesson 10](10_choose.ipynb) runs the grid and chooses.
+# **Read on:** the papers' own choice of λ {cite}`balakrishnan2019tmi`, made on 3D brains.

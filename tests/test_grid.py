@@ -214,3 +214,64 @@ def test_other_pairs_are_refused():
     two = all_pairs("ab", lambda a, b: 0.5)
     with pytest.raises(grid.GridError, match="found 2 people, expected at least 3"):
         grid.paired_difference(two, two)
+
+
+def groups_of_pairs(dice_of):
+    """Pairs of four people for each group at λ = 1 (mse: 0.01), and plain NCC at 0.01."""
+    asked = [("ncc", 0, 1.0), ("ncc", 7, 1.0), ("mse", 0, 0.01), ("mse", 7, 0.01), ("ncc", 0, 0.01)]
+    return pd.concat(
+        [
+            all_pairs("abcd", lambda a, b, group=group: dice_of[group]).assign(
+                cohort="mni", image_loss=group[0], int_steps=group[1], lam=group[2]
+            )
+            for group in asked
+        ]
+    )
+
+
+def test_differences_compare_each_group_at_its_own_lam():
+    dice_of = {
+        ("ncc", 0, 1.0): 0.70,
+        ("ncc", 7, 1.0): 0.69,
+        ("mse", 0, 0.01): 0.66,
+        ("mse", 7, 0.01): 0.61,
+        ("ncc", 0, 0.01): 0.60,
+    }
+    chosen = pd.DataFrame(
+        [
+            ("mni", "ncc", 0, 1.0),
+            ("mni", "ncc", 7, 1.0),
+            ("mni", "mse", 0, 0.01),
+            ("mni", "mse", 7, 0.01),
+        ],
+        columns=[*grid.GROUP, "lam"],
+    )
+    found = grid.differences(groups_of_pairs(dice_of), chosen)
+    assert found["difference"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert found["low"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert set(found["people"]) == {4}
+
+
+def test_a_run_that_the_grid_lacks_is_named():
+    table = groups_of_pairs(
+        dict.fromkeys(
+            [
+                ("ncc", 0, 1.0),
+                ("ncc", 7, 1.0),
+                ("mse", 0, 0.01),
+                ("mse", 7, 0.01),
+                ("ncc", 0, 0.01),
+            ],
+            0.5,
+        )
+    )
+    with pytest.raises(grid.GridError, match=r"no row with .*'lam': 3"):
+        grid.select(table, image_loss="ncc", lam=3)
+
+
+def test_a_report_has_means_over_seeds_and_their_spread(write_run):
+    for seed, dice in enumerate([0.70, 0.74]):
+        path = write_run(1.0, seed, dice)
+    row = grid.report(grid.runs(path.parent)).reset_index().iloc[0]
+    assert (row["dice_mean"], row["seeds"], row["identity_dice"]) == (0.72, 2, 0.5)
+    assert row["dice_sd_seeds"] == pytest.approx(0.04 / np.sqrt(2))

@@ -179,6 +179,7 @@ def _kernel_environment(scratch: Path, products: Path, runs: Path, threads: int)
     return {
         "VXMLIB_OUTPUT": str(products),
         "VXMLIB_RUNS": str(runs),
+        "VXMLIB_GRIDS": str(runs.parent / "lambda"),
         # Two lessons at once must not each take every core.
         "OMP_NUM_THREADS": cores,
         "TF_NUM_INTRAOP_THREADS": cores,

@@ -262,12 +262,125 @@ def paired_difference(first, second, measure="dice", *, confidence=0.95, resampl
     }
 
 
-def _records(folder):
-    """Names and records of a folder, those of lesson 7 alone."""
+def select(table, **asked):
+    """Rows of a table that have these values, for example ``lam=1, int_steps=0``.
+
+    Raises
+    ------
+    GridError
+        There is none.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"lam": [0.1, 1.0], "dice": [0.6, 0.7]})
+    >>> select(table, lam=1)["dice"].tolist()
+    [0.7]
+    """
+    found = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
+    if not len(found):
+        raise GridError(f"no row with {asked}: the grid lacks these runs; `make lambda` adds them")
+    return found
+
+
+def report(table):
+    """Runs as a report prints them: one row a group and λ, means over seeds.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of :func:`runs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``identity_dice``, each of :data:`MEASURES`, ``dice_sd_seeds`` (``ddof=1``), ``seeds``.
+    """
+    groups = table.groupby([*GROUP, "lam"])
+    means = groups[["identity_dice", *MEASURES]].mean()
+    return means.assign(dice_sd_seeds=groups["dice_mean"].std(), seeds=groups["seed"].count())
+
+
+def differences(pairs, chosen, *, common=0.01):
+    """What the chosen λ, the loss and the integration change: paired differences of Dice.
+
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        Rows of :func:`by_pair` at the chosen λ of each group, and at ``common`` for plain NCC.
+    chosen : pandas.DataFrame
+        Of :func:`choose`, the four groups of each cohort.
+    common : float
+        The λ that circulates for NCC.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a cohort and comparison: the results of :func:`paired_difference`.
+    """
+    lams = chosen.set_index(GROUP)["lam"]
+    rows = []
+    for cohort in chosen["cohort"].unique():
+
+        def at(image_loss, int_steps, lam=None, cohort=cohort):
+            lam = lams[cohort, image_loss, int_steps] if lam is None else lam
+            asked = {"image_loss": image_loss, "int_steps": int_steps, "lam": lam}
+            return select(pairs, cohort=cohort, **asked)
+
+        compared = {
+            f"NCC: chosen λ minus λ = {common:g}": (at("ncc", 0), at("ncc", 0, common)),
+            "NCC minus MSE": (at("ncc", 0), at("mse", 0)),
+            "NCC: integrated minus plain": (at("ncc", 7), at("ncc", 0)),
+            "MSE: integrated minus plain": (at("mse", 7), at("mse", 0)),
+        }
+        rows += [
+            {"cohort": cohort, "comparison": what} | paired_difference(*both)
+            for what, both in compared.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def hyper_curves(folder):
+    """The curves of networks that were trained once for all λ, from their records.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of records that ``python -m tools.hyper`` wrote.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a record and λ: ``cohort``, ``image_loss``, ``int_steps``, ``lam``, each of
+        :data:`MEASURES`, ``seconds`` (of the one training).
+
+    Raises
+    ------
+    GridError
+        No such folder, or a record of something else; the file is named.
+    """
+    parts = []
+    for path in sorted(_folder(folder).glob("*.json")):
+        record = records.read(path)
+        if "curve" not in record["metrics"]:
+            raise GridError(f"{path}: a record, but none of one network for all λ")
+        told = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
+        part = pd.DataFrame(record["metrics"]["curve"])
+        parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **told))
+    if not parts:
+        raise GridError(f"{folder}: found no record of one network for all λ")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _folder(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise GridError(f"{folder}: no such folder; `make lambda` makes the records of a grid")
-    for path in sorted(folder.glob("*.json")):
+    return folder
+
+
+def _records(folder):
+    """Names and records of a folder, those of lesson 7 alone."""
+    for path in sorted(_folder(folder).glob("*.json")):
         record = records.read(path)
         missing = [
             key for key in ("image_loss", "lam", "int_steps") if key not in record["parameters"]

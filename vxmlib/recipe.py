@@ -228,3 +228,26 @@ def write_record(
     path = output_folder() / lesson / f"{file}.json"
     records.write(path, record)
     return path
+
+
+def results_folder() -> Path:
+    """The repository's ``results``: records of runs that are too long for a build.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the package was installed without its repository.
+    """
+    folder = Path(__file__).resolve().parent.parent / "results"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: the committed records are not there; vxmlib was installed without the "
+            "book's repository. Clone it and run `make env` in it."
+        )
+    return folder
+
+
+def grid_folder(name: str, settings: Settings) -> Path:
+    """Where `make lambda` (or the book's build) leaves the records of a grid."""
+    base = Path(os.environ.get("VXMLIB_GRIDS") or output_folder() / "lambda")
+    return base / f"{name}-{settings.cohort}-{settings.profile}"
