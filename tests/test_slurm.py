@@ -40,7 +40,7 @@ def book(root, tmp_path):
         command += ["--profile", str(copy / "config" / "slurm"), *options]
         command += ["--config", f"root={copy}", "profile=smoke", "--", "lambda"]
         done = subprocess.run(
-            command, cwd=root, env=environment, capture_output=True, text=True, timeout=300
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=600
         )
         return done.returncode, done.stdout + done.stderr
 
