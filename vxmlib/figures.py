@@ -47,7 +47,10 @@ def in_plane(displacement: np.ndarray) -> np.ndarray:
 
 
 def _image(ax, array, *, title=None, vmax=1.0, vmin=0.0, cmap="gray"):
-    shown = ax.imshow(view(array), cmap=cmap, vmin=vmin, vmax=vmax, origin="lower")
+    # Voxels as they are: smoothed ones triple the bytes, and colours then get lost on the page.
+    shown = ax.imshow(
+        view(array), cmap=cmap, vmin=vmin, vmax=vmax, origin="lower", interpolation="nearest"
+    )
     ax.set_axis_off()
     if title:
         ax.set_title(title, fontsize=10)
@@ -92,8 +95,13 @@ def people(images, titles, *, labels=None, columns=5, side=True) -> Figure:
         Letter the right side; False where an image is not in RAS order.
     """
     rows = -(-len(images) // columns)
+    wide = min(8.0 / columns, 2.7)  # of a panel, in inches: few people are drawn larger
     fig, axes = plt.subplots(
-        rows, columns, figsize=(1.6 * columns, 1.75 * rows), squeeze=False, layout="constrained"
+        rows,
+        columns,
+        figsize=(wide * columns, (wide + 0.15) * rows),
+        squeeze=False,
+        layout="constrained",
     )
     for ax in axes.flat:
         ax.set_axis_off()
@@ -238,8 +246,6 @@ def registration_frame(
         axes[3], metrics.jacobian_determinant(displacement), mask
     )
     axes[3].set_title(f"log det J, {folded} folded", fontsize=10)
-    for drawn in (image for ax in axes for image in ax.images):
-        drawn.set_interpolation("nearest")  # smoothed voxels would triple the picture's bytes
     fig.colorbar(difference, cax=axes[1].inset_axes((1.03, 0.05, 0.06, 0.9)))
     bar = axes[3].inset_axes((1.03, 0.16, 0.06, 0.68))
     fig.colorbar(log_det, cax=bar, extend="both")
@@ -397,10 +403,10 @@ def determinant_maps(determinants, brains, titles) -> Figure:
     )
     for ax, det, brain, title in zip(axes[0], determinants, brains, titles, strict=True):
         shown, folded = draw_log_determinant(ax, det, brain)
-        ax.set_title(f"{title}\n{folded} folded voxels in the slice", fontsize=10)
+        ax.set_title(f"{title}\n{folded} folded brain voxels in the slice", fontsize=10)
     bar = fig.colorbar(shown, ax=axes, shrink=0.8, extend="both", label="log det J")
     bar.ax.set_title("moving\nshrinks", fontsize=8)
-    bar.ax.set_xlabel("moving\ngrows", fontsize=8)
+    bar.ax.set_xlabel("moving\ngrows", fontsize=8, labelpad=10)
     handles = [Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0")]
     fig.legend(handles=handles, loc="outside lower center", frameon=False)
     return fig
@@ -413,9 +419,11 @@ def draw_log_determinant(ax, determinant, brain):
     log_det = np.where(brain & ~folded, np.log(safe), np.nan)
     colours = plt.get_cmap("PuOr_r").with_extremes(bad="0.88")
     norm = TwoSlopeNorm(0.0, -LOG_DET_LIMIT, LOG_DET_LIMIT)
-    shown = ax.imshow(view(log_det), cmap=colours, norm=norm, origin="lower")
+    shown = ax.imshow(
+        view(log_det), cmap=colours, norm=norm, origin="lower", interpolation="nearest"
+    )
     painted = np.ma.masked_where(~view(folded), np.ones(view(folded).shape))
-    ax.imshow(painted, cmap=ListedColormap([FOLD_COLOUR]), origin="lower")
+    ax.imshow(painted, cmap=ListedColormap([FOLD_COLOUR]), origin="lower", interpolation="nearest")
     ax.set_axis_off()
     return shown, int(view(folded).sum())
 
