@@ -18,7 +18,7 @@
 # | **You will** | meet every part of a VoxelMorph reproduction once, at its smallest size |
 # | **You will learn** | what must match the paper, what `fit()` asks of you, and what you can leave to Keras |
 # | **You need** | Python; no brain scans, no GPU |
-# | **In → out** | nothing → a checklist, and a first (untrained) registration with its score |
+# | **In → out** | nothing → a checklist, the score of doing nothing, and a model after its first steps |
 # | **Not here** | convergence: the training on this page only shows the machinery ([lesson 4](04_train.ipynb) trains) |
 # | **Time** | 15 minutes to read |
 #
@@ -102,7 +102,8 @@ print(
 
 # %% [markdown]
 # The split is made of *people*, never of pairs or slices: a person who was seen in training
-# cannot say anything about new people.
+# cannot say anything about new people. (`repeats`, where a cohort has them, are second scans of
+# validation people; nobody trains on them.)
 
 # %% mystnb={"image": {"alt": "Three grey-scale coronal brain slices: a moving image, a fixed image, and their difference, in which folds of the cortex and the ventricles appear as orange and purple double edges."}, "figure": {"caption": "One test pair before registration. The brains are aligned as wholes; the difference shows that their parts are not.", "name": "fig-01-pair"}}
 from vxmlib import figures
@@ -189,7 +190,8 @@ for name in ("batch_moving", "batch_fixed", "target_image", "target_field"):
     print(f"{name:13}", globals()[name].shape)
 
 # %% [markdown]
-# The axes are (batch, *grid, channel). An image has one channel; the field has one a dimension.
+# The axes are (batch, *grid, channel). An image has one channel; the field has one for
+# each axis of space.
 #
 # :::{admonition} What does the zero field do?
 # :class: tip
@@ -216,8 +218,8 @@ pages.glue(
 # %% [markdown]
 # From {glue:text}`n_train` people come {glue:text}`n_ordered` ordered pairs, and they are drawn
 # with replacement. No epoch ever sees "the data set once". An epoch is simply how often we
-# write a line and save the model. **What counts is the number of steps**: the paper took 150
-# 000 of one pair each.
+# write a line and save the model. **What counts is the number of steps**: the paper took
+# 150 000 of one pair each.
 
 # %% [markdown]
 # ## Call `fit()` and read what comes back
@@ -234,13 +236,14 @@ history = model.fit(data, epochs=2, steps_per_epoch=4, verbose=2)
 
 # %%
 for name, values in history.history.items():
-    print(f"{name:22}", [round(value, 4) for value in values])
+    print(f"{name:16}", *(f"{value:10.2g}" for value in values))
 
 # %% [markdown]
 # The first entry is the total, image loss + λ × smoothness loss; the others are the two terms
 # before weighting. The image loss is *negative* because NCC is a similarity and Keras
-# minimises. A falling total says that training works. It does not say that the registration is
-# good: for that there are lessons 5 and 6.
+# minimises. So few steps, each on another pair, may go up as well as down. Over many, a falling
+# total says that training works. It does not say that the registration is good: for that there
+# are lessons 5 and 6.
 
 # %% [markdown]
 # ## Leave the rest alone
@@ -274,7 +277,7 @@ for name, values in history.history.items():
 # %% [markdown]
 # ## On your own
 #
-# **Exercise 1.** The paper's 150 000 steps: how many epochs of the plan's length is that?
+# **Exercise 1.** The paper's 150 000 steps: how many epochs of the plan's length is that?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(

@@ -86,7 +86,7 @@ print(
     f"{image.min():.0f} to {image.max():.0f}",
 )
 
-# %% mystnb={"image": {"alt": "Two grey-scale slices through the middle of the same array. As stored, axes point elsewhere than a reader expects; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The simulated scan is stored to the Posterior, Left and Inferior, so the same index cuts another plane, upside down.", "name": "fig-02-orientation"}}
+# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The simulated scan is stored to the Posterior, Left and Inferior, so the same index cuts another plane, upside down. A scan of malf is stored to the Left: merely mirrored, which is harder to notice.", "name": "fig-02-orientation"}}
 from vxmlib import figures
 
 stored = np.asarray(scan.dataobj, dtype="float32")
@@ -198,8 +198,8 @@ for name, array in broken.items():
 # %% [markdown]
 # ## Load everyone
 #
-# A cohort does all of the above for each person, and cuts the coronal slice in 2D. It has
-# images, label maps, names of the structures, and the split.
+# A cohort does what it needs of the above for each person, and cuts the coronal slice in 2D. It
+# has images, label maps, names of the structures, and the split.
 
 # %%
 people = recipe.load_cohort(settings)
@@ -254,8 +254,8 @@ pages.glue(
 )
 
 # %% [markdown]
-# {glue:text}`start:.2f`, over {glue:text}`n_structures` structures. For comparison: the journal
-# paper starts at 0.58 with real people in 3D {cite}`balakrishnan2019tmi`.
+# That is {glue:text}`start:.2f` over {glue:text}`n_structures` structures. For comparison: the
+# journal paper starts at 0.58 with real people in 3D {cite}`balakrishnan2019tmi`.
 
 # %% [markdown]
 # ## Make pairs

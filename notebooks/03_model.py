@@ -257,7 +257,7 @@ for name, field in fields.items():
         "Grad": g,
         "λ=0.01": 0.01 * g,
         "λ=1": g,
-        "folded voxels, %": folds,
+        "folded voxels, %": round(folds, 1),
     }
 priced = pd.DataFrame(prices).T
 priced.round(5)

@@ -110,7 +110,7 @@ print(
 # the best weights by validation loss, a CSV log, resuming after an interruption, and a stop
 # with an explanation if the loss is no longer a number.
 
-# %%
+# %% tags=["scroll-output"]
 folder = recipe.run_folder(settings)
 history = training.fit(
     model,
@@ -126,11 +126,12 @@ history = training.fit(
 )
 
 # %% [markdown]
-# Each line is one epoch: seconds, the total loss, its two terms *before* λ, and the same for
-# validation. The same rows come back as a table.
+# Each epoch prints its seconds, the total loss, its two terms *before* λ, and the same for
+# validation. The same rows come back as a table; here its ends, and the columns to watch.
 
 # %%
-history.iloc[[0, 1, -2, -1]].T.round(4)
+watched = ["step", "loss", "val_loss", "val_dice", "val_folding_percent"]
+history.set_index("epoch")[watched].iloc[[0, 1, -2, -1]].round(4)
 
 # %% [markdown]
 # ## Read the curves
@@ -159,7 +160,7 @@ figures.curves(
 # %% [markdown]
 # ## Judge convergence by more than the loss
 
-# %% mystnb={"image": {"alt": "Three stacked line plots over optimiser steps: total loss falls for training and validation, validation Dice rises and flattens, and the folded share of the brain stays near zero."}, "figure": {"caption": "Loss, Dice and folding of the validation pairs.", "name": "fig-04-convergence"}}
+# %% mystnb={"image": {"alt": "Three stacked line plots over optimiser steps: total loss falls for training and validation, validation Dice rises and flattens, and the folded share of the brain, in percent, goes up and down."}, "figure": {"caption": "Loss, Dice and folding of the validation pairs.", "name": "fig-04-convergence"}}
 figures.convergence(history);
 
 # %% [markdown]
@@ -188,6 +189,7 @@ pages.glue(
     dice_before=before["dice_mean"],
     dice_first=history["val_dice"].iloc[0],
     dice_last=history["val_dice"].iloc[-1],
+    gain=history["val_dice"].iloc[-1] - before["dice_mean"],
     late_dice=late_dice,
     best_loss=int(best_loss),
     best_dice=int(best_dice),
@@ -196,18 +198,18 @@ pages.glue(
 
 # %% [markdown]
 # Validation Dice went from {glue:text}`dice_before:.3f` (identity) to
-# {glue:text}`dice_last:.3f`; the last quarter of the steps added {glue:text}`late_dice:+.3f`.
-# When that number is small beside the gain so far, more steps will change little; when it is
-# not, the training was stopped early, and one should say so. The lowest loss came at step
-# {glue:text}`best_loss`, the highest Dice at step {glue:text}`best_dice`: they need not
-# coincide, because the loss has never seen a label. Folding ends at
+# {glue:text}`dice_last:.3f`, a gain of {glue:text}`gain:+.3f`; the last quarter of the steps
+# made {glue:text}`late_dice:+.3f` of it. When that part is small, more steps will change
+# little; when it is not, the training was stopped early, and one should say so. The lowest loss
+# came at step {glue:text}`best_loss`, the highest Dice at step {glue:text}`best_dice`: they
+# need not coincide, because the loss has never seen a label. Folding ends at
 # {glue:text}`folding_last:.3f` % of the brain.
 #
 # :::{admonition} Labels watch, they do not choose
 # :class: note
-# The best weights are picked by the validation *loss*. Picking them by validation Dice would be
-# legitimate too, but then labels have entered the training, and "unsupervised" needs a
-# footnote.
+# `best.h5` keeps the weights of the lowest validation *loss*; the lessons go on with the last
+# ones. Picking weights by validation Dice would be legitimate too, but then labels have entered
+# the training, and "unsupervised" needs a footnote.
 # :::
 
 # %% [markdown]

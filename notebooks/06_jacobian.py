@@ -18,7 +18,7 @@
 # | **You will** | compute the Jacobian determinant of every test field, test it against cases with a known answer, and map it |
 # | **You will learn** | what det J means, how to count folds honestly, and how λ shows in the grid |
 # | **You need** | [lesson 5](05_dice.ipynb) |
-# | **In → out** | a trained model → folding by three denominators, maps, and deformed grids |
+# | **In → out** | a trained model → folding as a count and by two denominators, maps, and deformed grids |
 # | **Not here** | diffeomorphic models, which integrate a velocity to avoid folds |
 # | **Time** | 20 minutes |
 
@@ -58,8 +58,8 @@ pairs = cohorts.ordered_pairs(
 # | between 0 and 1 | it covers less: moving tissue is stretched |
 # | 0 or below | **folded**: neighbours changed sides, and no tissue can do that |
 #
-# Compression is not folding. $\det J = 0.2$ is a strong but possible change; only zero and below
-# are impossible.
+# A small determinant is not a fold. $\det J = 0.2$ is a strong but possible change; only zero
+# and below are impossible.
 
 # %% [markdown]
 # ## Test the tool before using it
@@ -138,13 +138,13 @@ pages.glue(
 # %% [markdown]
 # Over {glue:text}`n_pairs` pairs at λ = {glue:text}`lam:g`: {glue:text}`folds:.1f` folded
 # voxels a pair, {glue:text}`all_percent:.3f` % of all voxels, {glue:text}`brain_percent:.3f` %
-# of the brain; the worst pair has {glue:text}`worst_percent:.3f` %, and {glue:text}`none` pairs
-# have none at all.
+# of the brain; the worst pair has {glue:text}`worst_percent:.3f` %. Pairs without any fold:
+# {glue:text}`none`.
 #
-# The last number of the list is the standard deviation of log det J in the brain, {glue:text}`sd_log:.3f`:
-# how uneven the volume change is. It goes on telling models apart where folding is zero. It is
-# only defined where det J > 0; folded voxels are left out of it and counted beside it, never
-# clipped into it.
+# The last number of the list is the standard deviation of log det J in the brain,
+# {glue:text}`sd_log:.3f`: how uneven the volume change is. It goes on telling models apart
+# where folding is zero. It is only defined where det J > 0; folded voxels are left out of it
+# and counted beside it, never clipped into it.
 
 # %% [markdown]
 # ## Map it
@@ -161,7 +161,7 @@ from dataclasses import replace
 loose_run = recipe.run(replace(settings, lam=0.01))
 loose = models.register(loose_run.model, moving, fixed)
 
-# %% mystnb={"image": {"alt": "Two brain-shaped maps of log Jacobian determinant, orange where moving tissue shrinks and purple where it grows, white for no change. The left, at the lesson's lambda, is smooth and nearly without folds; the right, at lambda 0.01, is speckled with many magenta folded voxels."}, "figure": {"caption": "log det J in the brain for the same pair and two λ. Magenta voxels are folded.", "name": "fig-06-maps"}}
+# %% mystnb={"image": {"alt": "Two brain-shaped maps of log Jacobian determinant, orange where moving tissue shrinks and purple where it grows, white for no change. The left, at the lesson's lambda, has smooth patches and few magenta folded voxels; the right, at lambda 0.01, is speckled with many."}, "figure": {"caption": "log det J in the brain for the same pair and two λ. Magenta voxels are folded.", "name": "fig-06-maps"}}
 fields = [displacement, loose]
 titles = [f"λ = {settings.lam:g}", "λ = 0.01"]
 determinants = [metrics.jacobian_determinant(field) for field in fields]
@@ -175,7 +175,7 @@ figures.determinant_histogram(determinants, [brain, brain], titles);
 #
 # A fold is where grid lines cross.
 
-# %% mystnb={"image": {"alt": "Two deformed grids of the same pair. At the lesson's lambda the lines bend smoothly; at lambda 0.01 they are jagged, and lines cross each other in many places."}, "figure": {"caption": "Deformed grids of the same pair for two λ.", "name": "fig-06-grids"}}
+# %% mystnb={"image": {"alt": "Two deformed grids of the same pair. At the lesson's lambda most lines bend smoothly; at lambda 0.01 they are jagged, and lines cross each other in many places."}, "figure": {"caption": "Deformed grids of the same pair for two λ.", "name": "fig-06-grids"}}
 figures.deformed_grids(fields, titles, every=4);
 
 # %% [markdown]
@@ -193,6 +193,7 @@ pd.DataFrame({titles[0]: summary, titles[1]: loose_summary}).T[columns].round(4)
 pages.glue(
     dice=summary["dice_mean"],
     loose_dice=loose_summary["dice_mean"],
+    loose_change=loose_summary["dice_mean"] - summary["dice_mean"],
     loose_percent=loose_summary["folding_percent_brain"],
 )
 
@@ -213,9 +214,10 @@ recipe.write_record(
 )
 
 # %% [markdown]
-# At λ = 0.01 Dice is {glue:text}`loose_dice:.3f` with {glue:text}`loose_percent:.2f` % of the
-# brain folded; at λ = {glue:text}`lam:g` it is {glue:text}`dice:.3f` with
-# {glue:text}`brain_percent:.3f` %. Judge overlap and field together, never one alone.
+# At λ = {glue:text}`lam:g` Dice is {glue:text}`dice:.3f` with {glue:text}`brain_percent:.3f` %
+# of the brain folded; at λ = 0.01 it is {glue:text}`loose_dice:.3f` with
+# {glue:text}`loose_percent:.2f` %. So the folds bought {glue:text}`loose_change:+.3f` of Dice.
+# Judge overlap and field together, never one alone.
 
 # %% [markdown]
 # ## Check by an independent road
@@ -266,12 +268,11 @@ for title, det in zip(titles, determinants, strict=True):
 # %% [markdown]
 # ## What you take along
 #
-# - det J is local volume change; only ≤ 0 is a fold; compression is not.
+# - det J is local volume change; only ≤ 0 is a fold; a small value is not.
 # - Test a Jacobian on affine maps before you believe it.
 # - A folding percentage without its denominator says nothing.
 # - Compute it on the full-resolution displacement that `models.register` returns.
 # - Overlap and field are judged together.
 #
 # **Read on:** diffeomorphic VoxelMorph {cite}`dalca2019` integrates a velocity field so that
-# folds
-# (almost) cannot happen.
+# folds (almost) cannot happen.
