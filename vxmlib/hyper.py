@@ -12,6 +12,10 @@ are below ``middle``, and 82 % within ``middle`` / 10 to 10 ``middle``: so it ha
 training above λ = 0.02. voxelmorph's script divides MSE by an assumed noise variance of 0.05²,
 which is the same as a ``middle`` of 0.0025.
 
+What all λ have in common is learnt first, their differences last. After 2400 steps on slices at
+2 mm the fields of λ = 0 and 0.1 were still alike and hardly folded, where a plain model of
+λ = 0.1 does: trust the curve below ``middle`` / 10 only when plain models agree.
+
 References
 ----------
 Hoopes et al., HyperMorph, IPMI 2021 and MELBA 2022; voxelmorph's
