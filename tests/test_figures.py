@@ -98,3 +98,52 @@ def test_histogram_is_in_percent_of_the_brain():
     det = np.ones((10, 10))
     fig = figures.determinant_histogram([det], [np.ones((10, 10), bool)], ["a"])
     assert fig.axes[0].lines[0].get_ydata().sum() == pytest.approx(100)
+
+
+@pytest.fixture
+def lambda_table():
+    """Curves of two losses with and without integration, λ = 0 among them."""
+    rows = [
+        (loss, int_steps, lam, 0.6 + lam / 100, 0.59 + lam / 100, 0.63 + lam / 100)
+        for loss, lams in (("ncc", (0, 0.1, 1, 5)), ("mse", (0, 0.01, 0.1)))
+        for int_steps in (0, 7)
+        for lam in lams
+    ]
+    return pd.DataFrame(rows, columns=["image_loss", "int_steps", "lam", "mean", "low", "high"])
+
+
+def test_lambda_curves_show_each_lam_and_the_spread(lambda_table):
+    fig = figures.lambda_curves(lambda_table, lambda_table, identity=0.5)
+    dice, _, folding, _ = fig.axes
+    assert [label.get_text() for label in dice.get_xticklabels()] == ["0", "0.1", "1", "5"]
+    line = dice.containers[0].lines[0]
+    assert line.get_xdata().tolist() == [0, 0.1, 1, 5]
+    bars = dice.containers[0].lines[2][0].get_segments()
+    assert bars[0][:, 1] == pytest.approx([0.59, 0.63])
+    assert folding.get_ylabel() == "folding, % of brain"
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert names == ["before registration", "displacement", "integrated"]
+
+
+def test_lambda_curves_draw_single_runs_and_one_network_over_them(lambda_table):
+    points = pd.DataFrame(
+        {"image_loss": "ncc", "lam": [1.0], "dice_mean": [0.7], "folding_percent_brain": [0.1]}
+    )
+    fig = figures.lambda_curves(
+        lambda_table, lambda_table, identity=0.5, points=points, hyper=points.assign(dice_mean=0.6)
+    )
+    drawn = {line.get_label(): line for line in fig.axes[0].lines}
+    assert drawn["this build"].get_ydata().tolist() == [0.7]
+    assert drawn["one network for all λ"].get_ydata().tolist() == [0.6]
+
+
+def test_lambda_shape_puts_every_best_at_zero(lambda_table):
+    ours = {"mni": lambda_table[lambda_table["int_steps"] == 0]}
+    paper = pd.DataFrame(
+        {"image_loss": ["ncc", "ncc", "mse"], "lam": [0, 1, 0.01], "dice": [0.68, 0.74, 0.7]}
+    )
+    fig = figures.lambda_shape(ours, paper)
+    for ax in fig.axes:
+        for line in ax.lines:
+            assert max(line.get_ydata()) == 0
+    assert fig.axes[0].lines[1].get_ydata() == pytest.approx([-0.06, 0.0])

@@ -450,3 +450,99 @@ def determinant_histogram(determinants, brains, titles) -> Figure:
     ax.set(xlabel="det J", ylabel="% of brain voxels (log)", yscale="log")
     ax.legend(frameon=False)
     return fig
+
+
+def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure:
+    """Dice and folding against λ: one column a loss, one line an integration, bars over seeds.
+
+    Parameters
+    ----------
+    dice, folding : pandas.DataFrame
+        Curves of one cohort, from :func:`vxmlib.grid.curve`.
+    identity : float
+        Dice before registration.
+    points : pandas.DataFrame, optional
+        Single runs to draw over them: ``image_loss``, ``lam``, ``dice_mean``,
+        ``folding_percent_brain``.
+    hyper : pandas.DataFrame, optional
+        One network for all λ (``image_loss``, ``lam``, ``dice_mean``, ``folding_percent_brain``).
+    """
+    losses = sorted(dice["image_loss"].unique(), reverse=True)
+    fig, axes = plt.subplots(
+        2,
+        len(losses),
+        figsize=(3.6 * len(losses), 5.4),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for column, loss in zip(axes.T, losses, strict=True):
+        for ax, table in zip(column, (dice, folding), strict=True):
+            _seed_curves(ax, table[table["image_loss"] == loss])
+            _lambda_axis(ax, dice.loc[dice["image_loss"] == loss, "lam"])
+        for extra, style in ((points, "kx"), (hyper, "g-.")):
+            if extra is not None:
+                part = extra[extra["image_loss"] == loss].sort_values("lam")
+                name = "this build" if extra is points else "one network for all λ"
+                column[0].plot(part["lam"], part["dice_mean"], style, label=name)
+                column[1].plot(part["lam"], part["folding_percent_brain"], style)
+        column[0].axhline(identity, color=BEFORE, ls=":", label="before registration")
+        column[0].set_title(f"{loss.upper()}", fontsize=10)
+        column[1].set_yscale("symlog", linthresh=0.01)
+        column[1].set_ylim(bottom=0)
+        column[1].set_xlabel("λ")
+    axes[0, 0].set_ylabel("Dice, validation")
+    axes[1, 0].set_ylabel("folding, % of brain")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    return fig
+
+
+def _seed_curves(ax, table) -> None:
+    """One line for each integration: mean over seeds, bars from the least to the greatest."""
+    looks = {0: ("-", "o", AFTER, "displacement"), 7: ("--", "s", "#b35806", "integrated")}
+    for int_steps, part in table.groupby("int_steps"):
+        style, marker, colour, name = looks.get(int_steps, ("-", "^", "0.3", f"int {int_steps}"))
+        spread = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        ax.errorbar(
+            part["lam"], part["mean"], yerr=spread, ls=style, marker=marker, color=colour,
+            ms=4, capsize=2, label=name,
+        )  # fmt: skip
+
+
+def _lambda_axis(ax, lams) -> None:
+    """A logarithmic axis that has room for λ = 0, with a tick at each λ."""
+    lams = np.unique(lams)
+    ax.set_xscale("symlog", linthresh=lams[lams > 0].min(), linscale=0.5)
+    ax.set_xticks(lams, [f"{lam:g}" for lam in lams], fontsize=8, rotation=45)
+    ax.set_xticks([], minor=True)
+    ax.grid(alpha=0.3)
+
+
+def lambda_shape(ours, paper) -> Figure:
+    """Dice below each curve's own best, against λ: ours by cohort, and the paper's Fig. 7.
+
+    Parameters
+    ----------
+    ours : dict of str to pandas.DataFrame
+        Name of a cohort to its curve of Dice without integration, both losses.
+    paper : pandas.DataFrame
+        ``image_loss``, ``lam``, ``dice``.
+    """
+    losses = sorted(paper["image_loss"].unique(), reverse=True)
+    fig, axes = plt.subplots(
+        1, len(losses), figsize=(3.6 * len(losses), 3.3), sharey=True, layout="constrained"
+    )
+    for ax, loss in zip(axes, losses, strict=True):
+        lams = []
+        for (name, curve), style in zip(ours.items(), ("-o", "--s"), strict=False):
+            part = curve[curve["image_loss"] == loss]
+            ax.plot(part["lam"], part["mean"] - part["mean"].max(), style, ms=4, label=name)
+            lams += part["lam"].tolist()
+        part = paper[paper["image_loss"] == loss]
+        ax.plot(part["lam"], part["dice"] - part["dice"].max(), "k:^", ms=5, label="paper, Fig. 7")
+        _lambda_axis(ax, lams)
+        ax.set(title=loss.upper(), xlabel="λ")
+    axes[0].set_ylabel("Dice below the best")
+    axes[0].legend(frameon=False, fontsize=8)
+    return fig
