@@ -75,3 +75,50 @@ def test_a_finished_run_is_found_and_not_trained_again():
     assert record["metrics"] == {"dice": 0.5, "pairs": 3}
     assert record["parameters"]["lam"] == 1.0
     assert record["parameters"]["steps_per_epoch"] == SMOKE.plan.steps_per_epoch
+
+
+def test_the_rate_falls_along_half_a_cosine():
+    plan = Settings(profile="smoke", learning_rate=0.1, schedule="cosine").plan
+    (callback,) = recipe.callbacks(plan)
+    rates = [callback.schedule(epoch) for epoch in range(plan.epochs)]
+    assert rates == pytest.approx([0.1 * (1 + np.cos(np.pi * k / 2)) / 2 for k in range(2)])
+    assert recipe.callbacks(SMOKE.plan) == []
+
+
+def test_a_cosine_run_ends_at_a_low_rate():
+    history = recipe.run(Settings(profile="smoke", learning_rate=0.1, schedule="cosine")).history
+    assert history["lr"].tolist() == pytest.approx([0.1, 0.05])
+
+
+def test_measures_of_a_method_name_each_pair():
+    people = recipe.load_cohort(SMOKE)
+    pairs = recipe.validation_pairs(people)
+    measured = recipe.measure("identity", people, pairs)
+    assert "seconds" not in measured
+    assert [tuple(row[:2]) for row in measured["by_pair"]] == pairs
+    assert np.mean([row[2] for row in measured["by_pair"]]) == pytest.approx(measured["dice_mean"])
+    assert all(row[3] == 0 for row in measured["by_pair"])
+
+
+def test_titles_tell_runs_apart():
+    def title(**choice):
+        return recipe.Run(Settings(**choice), None, None, None).title
+
+    assert title() == "NCC, λ = 1"
+    assert title(image_loss="mse", lam=0.01, int_steps=7) == "MSE, λ = 0.01, integrated"
+
+
+def test_folders_of_runs_and_grids_can_be_set(output, monkeypatch, tmp_path):
+    assert recipe.grid_folder("book", SMOKE) == output / "lambda" / "book-mni-smoke"
+    monkeypatch.setenv("VXMLIB_GRIDS", str(tmp_path / "grids"))
+    monkeypatch.setenv("VXMLIB_RUNS", str(tmp_path / "elsewhere"))
+    assert recipe.grid_folder("wide", SMOKE) == tmp_path / "grids" / "wide-mni-smoke"
+    assert recipe.run_folder(SMOKE).parent == tmp_path / "elsewhere"
+
+
+def test_the_results_of_the_repository_are_found_or_said_to_be_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(recipe, "__file__", str(tmp_path / "vxmlib" / "recipe.py"))
+    with pytest.raises(FileNotFoundError, match="without the book's repository"):
+        recipe.results_folder()
+    (tmp_path / "results").mkdir()
+    assert recipe.results_folder() == tmp_path / "results"
