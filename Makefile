@@ -40,8 +40,9 @@ lambda: $(STAMP) ## run what is missing of a grid of λ runs (config/lambda.yaml
 	@$(PY) -m tools.book grid --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
 	  --own "$(OWN)" --grid "$(GRID)" --cores "$(CORES)"
 
+# A file's tests stay together: the pages' tests share one smoke build.
 test: lint ## all tests, after the style of the code
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: $(STAMP) ## style of the code
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
