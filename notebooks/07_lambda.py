@@ -25,9 +25,10 @@
 # %% [markdown]
 # This page is one λ experiment. Run it with another λ, loss or seed and it leaves another record:
 #
-# ```
+# ```sh
 # papermill notebooks/07_lambda.ipynb out.ipynb -p lam 0.5 -p seed 1
-# papermill notebooks/07_lambda.ipynb out.ipynb -p image_loss mse -p lam 0.02 -p cohort malf
+# papermill notebooks/07_lambda.ipynb out.ipynb \
+#     -p image_loss mse -p lam 0.02 -p cohort malf
 # ```
 #
 # `beside` lists what this page shows next to its own run; each entry changes the parameters that
@@ -54,11 +55,11 @@ beside = [
 ]
 
 # %%
-from vxmlib import cohorts, metrics, profiles, recipe, warp
+from vxmlib import metrics, profiles, recipe, warp
 
 settings = profiles.read_parameters(globals())
 people = recipe.load_cohort(settings)
-pairs = cohorts.ordered_pairs(people.split[evaluate])
+pairs = recipe.pairs_of(people, evaluate)
 print(settings.name)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
@@ -255,7 +256,7 @@ interactive.steps(steps, name="choices", label="run", start=run.title)
 # One page a run is the unit; a grid of runs is a list of parameters. `config/lambda.yaml` states
 # it, and
 #
-# ```
+# ```sh
 # make lambda GRID=wide COHORT=mni CORES=2
 # ```
 #

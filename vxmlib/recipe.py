@@ -118,6 +118,32 @@ def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
     return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
 
 
+def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
+    """All ordered pairs of one part of the cohort, such as "validation".
+
+    Raises
+    ------
+    ValueError
+        The cohort has no such part, or fewer than two people in it.
+
+    Examples
+    --------
+    >>> people = load_cohort(Settings(profile="smoke"))
+    >>> pairs_of(people, "validation")[0]
+    ('validation-00', 'validation-01')
+    >>> pairs_of(people, "all")
+    Traceback (most recent call last):
+    ...
+    ValueError: part: found 'all', expected one of: train, validation, test
+    """
+    if part not in people.split:
+        raise ValueError(f"part: found {part!r}, expected one of: {', '.join(people.split)}")
+    pairs = cohorts.ordered_pairs(people.split[part])
+    if not pairs:
+        raise ValueError(f"part {part!r}: has fewer than two people, so no pair")
+    return pairs
+
+
 def callbacks(plan) -> list:
     """What Keras' fit() does for the learning rate: nothing, or a fall along half a cosine.
 
