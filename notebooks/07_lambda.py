@@ -305,7 +305,7 @@ print(f"{(paid / bought).iloc[-1]:.2f} of what was bought")
 # ## What you take along
 #
 # - λ is a price, similarity per roughness; it means nothing without the scale of both terms.
-# - NCC and MSE differ in scale by orders of magnitude, and so do their λ.
+# - NCC and MSE differ in scale, and so do their λ; a λ belongs to its loss.
 # - Name the normalisation of the smoothness term, or your λ cannot be carried over.
 # - Look at the grid and the Jacobian for each λ, not only at Dice.
 # - One run is an anecdote; a λ is chosen over seeds, on validation people.
