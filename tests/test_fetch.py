@@ -160,6 +160,26 @@ def test_a_file_missing_on_the_server(a_mirror, monkeypatch, tmp_path):
     assert files_below(tmp_path / "cache") == []
 
 
+def test_a_file_known_by_its_git_id_is_checked_as_well(a_mirror, monkeypatch, tmp_path):
+    # `printf 'hello\n' | git hash-object --stdin` says so.
+    monkeypatch.setattr(
+        fetch, "registry", lambda: {PATH: "ce013625030ba8dba906f756967f9e9ca394464a"}
+    )
+    with pytest.raises(fetch.FetchError, match="wrong content: expected hash ce0136"):
+        fetch.fetch(PATH)
+    monkeypatch.delenv("VXMLIB_MIRROR")
+    kept = tmp_path / "cache" / PATH
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"damaged")
+    with served(a_mirror) as address:
+        monkeypatch.setattr(fetch, "BASE_URL", address)
+        with pytest.raises(fetch.FetchError, match="other content than registered"):
+            fetch.fetch(PATH)
+        assert files_below(tmp_path / "cache") == []
+        (a_mirror / PATH).write_bytes(b"hello\n")
+        assert fetch.fetch(PATH).read_bytes() == b"hello\n"
+
+
 def test_available_says_where(a_mirror):
     assert fetch.available("someone/something") == "mirror"
     (a_mirror / PATH).unlink()
@@ -171,7 +191,8 @@ def test_available_says_where(a_mirror):
 def test_the_committed_registry_has_every_file_once():
     lines = Path(fetch.REGISTRY_FILE).read_text().splitlines()
     assert all(
-        re.fullmatch(r"[\w.-]+/[\w.-]+/[0-9a-f]{40}/\S+ sha256:[0-9a-f]{64}", x) for x in lines
+        re.fullmatch(r"[\w.-]+/[\w.-]+/[0-9a-f]{40}/\S+ (sha256:[0-9a-f]{64}|blob:[0-9a-f]{40})", x)
+        for x in lines
     )
     assert len({line.split()[0] for line in lines}) == len(lines)
     assert sum("_SS.nii.gz" in line for line in lines) == 35

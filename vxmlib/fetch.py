@@ -1,8 +1,9 @@
-"""Bring a public data file to this machine, checked against its SHA-256, and say where it is.
+"""Bring a public data file to this machine, checked against its hash, and say where it is.
 
 Every file is named by its path ``<owner>/<repository>/<commit>/<path>``; its public address is
 that path behind ``https://raw.githubusercontent.com/``.  ``data/registry.txt`` holds the SHA-256
-of each file, so that a file is either the one that was meant or an error.
+of each file (of one, the id that git gives its content), so that a file is either the one that
+was meant or an error.
 
 Two environment variables change where files come from:
 
@@ -13,6 +14,7 @@ Two environment variables change where files come from:
 """
 
 import functools
+import hashlib
 import os
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def registry():
     Returns
     -------
     dict
-        Relative path -> SHA-256 (64 hexadecimal digits).
+        Relative path -> SHA-256 (64 hexadecimal digits), or git's id of the content (40).
 
     Examples
     --------
@@ -44,7 +46,7 @@ def registry():
     """
     lines = REGISTRY_FILE.read_text(encoding="utf-8").split("\n")
     pairs = (line.split() for line in lines if line.strip() and not line.startswith("#"))
-    return {path: digest.removeprefix("sha256:") for path, digest in pairs}
+    return {path: digest.split(":")[1] for path, digest in pairs}
 
 
 def fetch(relative_path):
@@ -58,7 +60,7 @@ def fetch(relative_path):
     Returns
     -------
     pathlib.Path
-        A file whose SHA-256 is the registered one.  It lies in the mirror or in the cache: read
+        A file whose hash is the registered one.  It lies in the mirror or in the cache: read
         it, do not write to it.  A file is hashed once per process and again when it has changed.
 
     Raises
@@ -138,6 +140,8 @@ def _from_cache(relative_path, expected):
     path = cache_folder() / relative_path
     if path.is_file() and _is_checked(path):
         return path
+    if path.is_file() and _digest(path, expected) != expected:
+        path.unlink(missing_ok=True)  # damaged: pooch would not notice without a SHA-256
     _download(relative_path, expected)
     _check_hash(path, expected, mend="Delete it; the next call downloads it again.")
     return path
@@ -148,10 +152,16 @@ def _download(relative_path, expected):
     from requests.exceptions import RequestException  # slow to import, needed only here
 
     folder = cache_folder()
-    store = pooch.create(folder, BASE_URL, registry={relative_path: f"sha256:{expected}"})
-    downloader = pooch.HTTPDownloader(progressbar=False, timeout=60)
+    store = pooch.create(folder, BASE_URL, registry={relative_path: None})
+    over_http = pooch.HTTPDownloader(progressbar=False, timeout=60)
+
+    def download(url, part, pooch):
+        over_http(url, part, pooch)
+        if (found := _digest(part, expected)) != expected:
+            raise ValueError(f"Found hash {found}, expected {expected}.")
+
     try:
-        store.fetch(relative_path, downloader=downloader)
+        store.fetch(relative_path, downloader=download)
     except RequestException as error:
         raise FetchError(
             f"{BASE_URL + relative_path} could not be downloaded ({type(error).__name__}). Check "
@@ -163,23 +173,31 @@ def _download(relative_path, expected):
             f"The cache folder {folder} cannot be written ({error}). Set VXMLIB_CACHE to a folder "
             "that can, or VXMLIB_MIRROR to a folder that already holds the files."
         ) from error
-    except ValueError as error:  # pooch's word for a hash that does not match
+    except ValueError as error:  # a hash that does not match
         raise FetchError(
             f"{BASE_URL + relative_path} arrived with other content than registered. {error} "
-            f"Expected SHA-256 {expected}. Try again; if it stays so, a proxy alters downloads."
+            "Try again; if it stays so, a proxy alters downloads."
         ) from error
 
 
 def _check_hash(path, expected, *, mend):
     if _is_checked(path):
         return
-    found = pooch.file_hash(str(path), alg="sha256")
+    found = _digest(path, expected)
     if found != expected:
         raise FetchError(
-            f"{path} has the wrong content: expected SHA-256 {expected}, found {found} "
+            f"{path} has the wrong content: expected hash {expected}, found {found} "
             f"({path.stat().st_size} bytes). {mend}"
         )
     _checked[path] = _stamp(path)
+
+
+def _digest(path, expected):
+    """The hash of a file, of the kind of the expected one: SHA-256, or git's id of the content."""
+    if len(expected) == 64:
+        return pooch.file_hash(str(path), alg="sha256")
+    content = Path(path).read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _is_checked(path):
