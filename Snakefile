@@ -68,6 +68,11 @@ def grid_records(name):
     return [f"lambda/{name}-{NAME}/{run}.json" for run in grid_points(name)]
 
 
+def committed(folder):
+    """The records in one folder of results/: what a lesson reads besides its own runs."""
+    return sorted(str(path) for path in (ROOT / "results" / folder).rglob("*.json"))
+
+
 rule book:
     input:
         f"{HTML}/index.html",
@@ -91,6 +96,7 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
             [executed(need) for need in plan.get("needs", [])],
             [made for need in plan.get("needs", []) for made in products(need)],
             [record for name in plan.get("grids", []) for record in grid_records(name)],
+            [record for folder in plan.get("results", []) for record in committed(folder)],
         output:
             executed(lesson),
             products(lesson),

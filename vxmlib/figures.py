@@ -332,6 +332,29 @@ def boxes_by_structure(before, after, *, names=("identity", "VoxelMorph")) -> Fi
     return fig
 
 
+def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
+    """Dice of each structure as two dots joined by a line: for a pair or two, too few for boxes.
+
+    Parameters
+    ----------
+    before, after : pandas.DataFrame
+        ``structure`` and ``dice``, one row a structure.
+    names : two str
+        What the legend calls them.
+    """
+    both = before.merge(after, on="structure", suffixes=("_before", "_after"))
+    both = both.sort_values("dice_after")
+    fig, ax = plt.subplots(figsize=(6.4, 0.9 + 0.19 * len(both)), layout="constrained")
+    ax.hlines(both["structure"], both["dice_before"], both["dice_after"], color="0.75", lw=2)
+    ax.plot(both["dice_before"], both["structure"], "o", mfc="w", mec=BEFORE, label=names[0])
+    ax.plot(both["dice_after"], both["structure"], "o", color=AFTER, label=names[1])
+    ax.set(xlabel="Dice", xlim=(0, 1), ylim=(-0.8, len(both) - 0.2))
+    ax.tick_params(axis="y", labelsize=8)
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(frameon=False, loc="lower right")
+    return fig
+
+
 def dice_by_pair(before, after) -> Figure:
     """Mean Dice of each pair before against after; the diagonal is "nothing gained"."""
     fig, ax = plt.subplots(figsize=(4.2, 4.0), layout="constrained")

@@ -23,7 +23,8 @@ from vxmlib.profiles import Settings
 VALIDATION_PAIRS = 6
 
 #: A run's result depends on every module but these,
-_NO_PART = ("__init__", "examples", "figures", "grid", "hyper", "interactive", "pages", "records")
+_NO_PART = ("__init__", "baselines", "cvpr2018", "examples", "figures", "grid", "hyper")
+_NO_PART += ("interactive", "pages", "records")
 #: on the cohort's tables in ``data/``,
 _TABLES = {
     "mni": ("structures.csv",),
@@ -239,21 +240,55 @@ def write_record(
     **metrics : number
         Names and values, as the pages will ask for them.
     """
-    settings = result.settings
+    seconds = float(result.history["seconds"].sum())
+    record = make_record(lesson, result.settings, people, seconds=seconds, **metrics)
+    return keep_record(lesson, record, file=file)
+
+
+def make_record(lesson: str, settings: Settings, people: cohorts.Cohort, *, seconds, **metrics):
+    """A record of what a lesson measured on these people, with its provenance.
+
+    Parameters
+    ----------
+    lesson, people, **metrics
+        As for :func:`write_record`.
+    settings : Settings
+        Its parameters go into the record.
+    seconds : float
+        Wall-clock time of what was measured.
+    """
     record = records.provenance(
         lesson,
-        cohort=settings.cohort,
+        cohort=people.name,
         profile=settings.profile,
         seed=settings.seed,
         parameters={**asdict(settings), **asdict(settings.plan)},
-        seconds=float(result.history["seconds"].sum()),
+        seconds=seconds,
         device=device_summary(),
     )
     record["metrics"] = metrics
     record["data"] = {"shape": people.shape, "simulated": people.simulated, "plane": people.plane}
+    return record
+
+
+def keep_record(lesson: str, record: dict, *, file: str = "record") -> Path:
+    """Write a record (a committed one, too) to the lesson's output; return the file."""
     path = output_folder() / lesson / f"{file}.json"
     records.write(path, record)
     return path
+
+
+def committed_record(path: str) -> dict:
+    """A record of the repository's ``results``, such as "vxm2018/record.json".
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    vxmlib.records.RecordError
+        It cannot be read.
+    """
+    return records.read(results_folder() / path)
 
 
 def results_folder() -> Path:

@@ -1,6 +1,7 @@
 """The authors' own scans: the test scan of 2018, and a second one on the same grid."""
 
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,8 @@ FILES = {  # subject -> (image, label map)
         f"{_TUTORIAL}/unsupervised/data/3D/subject_1_seg.npz",
     ),
 }
+#: The authors' atlas on the same grid, which the paper's table registers every scan to.
+ATLAS = f"{_TUTORIAL}/unsupervised/data/3D/atlas_norm_3d.npz"
 SHAPE = (160, 192, 224)
 LICENCE = "test: GPL-3.0 (voxelmorph, branch legacy); subject_1: none stated"
 CREDIT = (
@@ -43,16 +46,43 @@ class Released:
     """Reads the two people: intensities (already in [0, 1]) and labels as released."""
 
     def person(self, subject):
-        """Return image and label map of ``"test"`` or ``"subject_1"``."""
-        image, labels = (_read(fetch.fetch(path)) for path in FILES[subject])
-        return image.astype(np.float32), labels.astype(np.int16)  # stored as float64
+        """Return image and label map of ``"test"``, ``"subject_1"`` or ``"atlas"``."""
+        if subject == "atlas":
+            image, labels = (_read(fetch.fetch(ATLAS), key) for key in ("vol", "seg"))
+        else:
+            image, labels = (_read(fetch.fetch(path)) for path in FILES[subject])
+        return image.astype(np.float32), labels.astype(np.int16)  # stored as floats
 
 
-def _read(path):
+def available():
+    """Say whether the two scans can be had without a download: "mirror", "cache", or "" (false).
+
+    Raises
+    ------
+    vxmlib.fetch.FetchError
+        ``VXMLIB_MIRROR`` names a folder that does not exist.
+    """
+    where = {fetch.available(path) for paths in FILES.values() for path in paths}
+    return "" if "" in where else where.pop()
+
+
+def with_atlas(cohort):
+    """The cohort `vxm2018` with the authors' atlas as one more person, ``"atlas"``.
+
+    Raises
+    ------
+    vxmlib.fetch.FetchError
+        The atlas cannot be had: it is not in the mirror, or there is no network.
+    """
+    fetch.fetch(ATLAS)
+    return replace(cohort, split={**cohort.split, "atlas": ("atlas",)})
+
+
+def _read(path, key="vol_data"):
     try:
         with np.load(path) as content:
-            return content["vol_data"]
+            return content[key]
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{path}: no npz file with an array 'vol_data' ({error}). Fetch it again."
+            f"{path}: no npz file with an array {key!r} ({error}). Fetch it again."
         ) from error

@@ -109,7 +109,8 @@ def test_every_dangling_reference_fails_the_build(minibook):
 
 def test_a_lesson_runs_again_when_something_it_depends_on_changed_and_only_then(minibook):
     root, both = minibook.root, ["01_make", "02_use"]
-    for name in ("vxmlib/code.py", "vxmlib/data/registry.txt", "requirements.lock"):
+    committed = "results/runs/a/one.json"
+    for name in ("vxmlib/code.py", "vxmlib/data/registry.txt", "requirements.lock", committed):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("1\n")
     assert ran(minibook("--lessons", "2")) == both  # with what it needs
@@ -123,6 +124,9 @@ def test_a_lesson_runs_again_when_something_it_depends_on_changed_and_only_then(
         append(root / name, "2\n")
         assert minibook.plan() == [*both, "html"], name
         (root / name).write_text("1\n")
+    append(root / committed, "2\n")
+    assert minibook.plan() == ["02_use", "html"]  # which alone reads it
+    (root / committed).write_text("1\n")
     append(root / "notebooks" / "02_use.py", "\n# %%\n1 + 1\n")
     assert minibook.plan() == ["02_use", "html"]
     minibook.out.joinpath("products", "mni-quick", "01_make", "value.txt").unlink()
