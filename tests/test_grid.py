@@ -275,3 +275,41 @@ def test_a_report_has_means_over_seeds_and_their_spread(write_run):
     row = grid.report(grid.runs(path.parent)).reset_index().iloc[0]
     assert (row["dice_mean"], row["seeds"], row["identity_dice"]) == (0.72, 2, 0.5)
     assert row["dice_sd_seeds"] == pytest.approx(0.04 / np.sqrt(2))
+
+
+@pytest.fixture
+def write_hyper(tmp_path):
+    """Write a record as tools/hyper.py does."""
+
+    def write(**metrics):
+        record = records.provenance(
+            "hypermorph",
+            cohort="malf",
+            profile="quick",
+            seed=0,
+            parameters={"image_loss": "ncc", "int_steps": 0, "lam": None},
+            seconds=40.0,
+        )
+        row = {"dice_mean": 0.7, "folding_percent_brain": 0.1, "sd_log_jacobian": 0.2}
+        cost = {"steps": 400, "step_seconds": 0.1, "plain_steps": 100, "plain_step_seconds": 0.05}
+        curve = [{"lam": lam} | row for lam in (0.0, 1.0)]
+        record["metrics"] = {"split": "validation", "curve": curve} | cost | metrics
+        return records.write(tmp_path / "hyper" / "ncc.json", record), tmp_path / "hyper"
+
+    return write
+
+
+def test_the_curve_of_one_network_is_one_row_a_lam_with_its_cost(write_hyper):
+    table = grid.hyper_curves(write_hyper()[1])
+    assert table["lam"].tolist() == [0.0, 1.0]
+    assert set(table["cohort"]) == {"malf"}
+    assert (table["steps"] * table["step_seconds"]).tolist() == [40.0, 40.0]
+    assert table["plain_steps"].tolist() == [100, 100]
+
+
+def test_a_record_without_a_curve_is_none_of_one_network(write_run):
+    path = write_run()
+    with pytest.raises(grid.GridError, match=f"{path.name}: a record, but none of one network"):
+        grid.hyper_curves(path.parent)
+    with pytest.raises(grid.GridError, match="no such folder"):
+        grid.hyper_curves(path.parent / "none")

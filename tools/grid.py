@@ -19,9 +19,18 @@ def folder(build: Path, name: str, cohort: str, profile: str) -> Path:
 
 
 def run_point(
-    settings: Settings, target: Path, *, root: Path, build: Path, threads: int, label: str
+    settings: Settings,
+    target: Path,
+    *,
+    root: Path,
+    build: Path,
+    threads: int,
+    label: str,
+    evaluate: str = "validation",
 ) -> None:
     """Execute lesson 7 for one point and write its record to ``target``.
+
+    ``evaluate`` is the part of the people that is measured.
 
     The executed notebook lies beside it, in ``executed``. A run whose loss is no longer a number
     gets a record that says so: its row belongs in the table.
@@ -40,7 +49,7 @@ def run_point(
             run_lesson(
                 root / "notebooks" / f"{LESSON}.py",
                 notebook,
-                parameters=parameters | {"beside": []},
+                parameters=parameters | {"beside": [], "evaluate": evaluate},
                 products=products,
                 runs=build / "runs",
                 expected=[f"{settings.name}.json"],
@@ -51,13 +60,13 @@ def run_point(
         except LessonError as error:
             if error.kind != "NonFiniteLoss":
                 raise
-            record = diverged(settings, error.reason)
+            record = diverged(settings, error.reason, evaluate)
             records.write(products / LESSON / f"{settings.name}.json", record)
             shutil.copy(error.notebook, notebook)
         os.replace(products / LESSON / f"{settings.name}.json", target)
 
 
-def diverged(settings: Settings, reason: str) -> dict:
+def diverged(settings: Settings, reason: str, split: str = "validation") -> dict:
     """The record of a run that has no result."""
     record = records.provenance(
         LESSON,
@@ -67,7 +76,7 @@ def diverged(settings: Settings, reason: str) -> dict:
         parameters={**asdict(settings), **asdict(settings.plan)},
         seconds=None,
     )
-    return record | {"metrics": {"diverged": True, "split": "validation", "reason": reason}}
+    return record | {"metrics": {"diverged": True, "split": split, "reason": reason}}
 
 
 def points(root: Path, name: str, cohort: str, profile: str, own: str = "") -> dict[str, Settings]:

@@ -17,6 +17,7 @@ GROUP = ["cohort", "image_loss", "int_steps"]
 MEASURES = ("dice_mean", "folding_percent_brain", "sd_log_jacobian")
 
 _POINT = ("image_loss", "lam", "int_steps")
+_COST = ("steps", "step_seconds", "plain_steps", "plain_step_seconds")
 _BY_PAIR = ("moving", "fixed", "dice", "folding_percent_brain", "sd_log_jacobian")
 
 
@@ -351,7 +352,8 @@ def hyper_curves(folder):
     -------
     pandas.DataFrame
         One row a record and λ: ``cohort``, ``image_loss``, ``int_steps``, ``lam``, each of
-        :data:`MEASURES`, ``seconds`` (of the one training).
+        :data:`MEASURES`, ``seconds`` (of the one training), and what it takes beside a plain
+        run: ``steps``, ``step_seconds``, ``plain_steps``, ``plain_step_seconds``.
 
     Raises
     ------
@@ -361,9 +363,10 @@ def hyper_curves(folder):
     parts = []
     for path in sorted(_folder(folder).glob("*.json")):
         record = records.read(path)
-        if "curve" not in record["metrics"]:
+        if not {"curve", *_COST} <= set(record["metrics"]):
             raise GridError(f"{path}: a record, but none of one network for all λ")
         told = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
+        told |= {key: record["metrics"][key] for key in _COST}
         part = pd.DataFrame(record["metrics"]["curve"])
         parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **told))
     if not parts:

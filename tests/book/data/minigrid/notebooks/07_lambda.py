@@ -21,6 +21,7 @@ image_loss = "ncc"
 lam = 1.0
 int_steps = 0
 spacing = 2.0
+evaluate = "validation"
 beside = []
 
 # %%
@@ -52,6 +53,6 @@ record = records.provenance(
     parameters={**asdict(settings), **asdict(settings.plan)},
     seconds=0.1,
 )
-record["metrics"] = {"diverged": False, "split": "validation", "dice_mean": 1 - lam / 10}
+record["metrics"] = {"diverged": False, "split": evaluate, "dice_mean": 1 - lam / 10}
 path = Path(os.environ["VXMLIB_OUTPUT"], "07_lambda", f"{settings.name}.json")
 records.write(path, record)

@@ -1,0 +1,126 @@
+"""The committed λ results: measure the chosen runs on the test people, and make the tables.
+
+python -m tools.results test --cohort malf    # after the validation records are committed
+python -m tools.results tables                # `make results`; always the same bytes
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from vxmlib import figures, grid, records
+from vxmlib.profiles import Settings
+
+CODE = Path(__file__).resolve().parent.parent
+FOLDER = CODE / "results" / "lambda"
+COHORTS = ("mni", "malf")
+
+
+def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Settings]:
+    """The runs to measure on the test people: the chosen λ of each group, and NCC at ``common``.
+
+    Chosen by :func:`vxmlib.grid.choose` from the validation records in ``folder``.
+    """
+    chosen = grid.choose(grid.curve(grid.runs(folder / cohort), "dice_mean"))
+    wanted = set(chosen[["image_loss", "int_steps", "lam"]].itertuples(index=False, name=None))
+    wanted.add(("ncc", 0, common))
+    points = grid.points(CODE / "config" / "lambda.yaml", "wide", cohort=cohort).values()
+    return [s for s in points if (s.image_loss, s.int_steps, s.lam) in wanted]
+
+
+def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
+    """Run lesson 7 for each chosen point on the test people; its training is found again.
+
+    A record that is there is kept.
+    """
+    from tools.grid import run_point
+
+    points = chosen_points(folder, cohort)
+    for number, settings in enumerate(points, start=1):
+        target = folder / cohort / "test" / f"{settings.name}.json"
+        if target.exists():
+            continue
+        made = build / "lambda" / f"test-{cohort}-{settings.profile}" / target.name
+        run_point(
+            settings,
+            made,
+            root=CODE,
+            build=build,
+            threads=os.cpu_count(),
+            label=f"[{number}/{len(points)}] {settings.name}",
+            evaluate="test",
+        )
+        records.write(target, records.read(made))
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables of lesson 10, by file name without ending.
+
+    Raises
+    ------
+    vxmlib.grid.GridError, vxmlib.records.RecordError
+        A record that does not fit; the file is named.
+    """
+    names = [name for name in COHORTS if (folder / name).is_dir()]
+    runs = pd.concat([grid.runs(folder / name) for name in names])
+    tests = pd.concat([grid.runs(folder / name / "test") for name in names])
+    pairs = pd.concat([grid.by_pair(folder / name / "test") for name in names])
+    dice = grid.curve(runs, "dice_mean")
+    chosen = grid.choose(dice)
+    return {
+        "runs": runs,
+        "dice": dice,
+        "folding": grid.curve(runs, "folding_percent_brain"),
+        "chosen": chosen,
+        "test": grid.report(tests).reset_index(),
+        "differences": grid.differences(pairs, chosen),
+        "hyper": pd.concat([grid.hyper_curves(folder / name / "hyper") for name in names]),
+    }
+
+
+def write_tables(found: dict[str, pd.DataFrame], target: Path) -> list[Path]:
+    """Write every table as CSV, six digits a number; return the files."""
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in found.items():
+        path, part = target / f"{name}.csv", target / f".{name}.csv.part"
+        part.write_text(table.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
+        os.replace(part, path)
+        written.append(path)
+    return written
+
+
+def write_figures(found: dict[str, pd.DataFrame], target: Path) -> list[Path]:
+    """Draw the curves of each cohort; return the files."""
+    target.mkdir(parents=True, exist_ok=True)
+    written = []
+    for cohort in found["runs"]["cohort"].unique():
+        of = {name: table[table["cohort"] == cohort] for name, table in found.items()}
+        identity = of["runs"]["identity_dice"].iloc[0]
+        figure = figures.lambda_curves(
+            of["dice"], of["folding"], identity=identity, hyper=of["hyper"]
+        )
+        written.append(target / f"lambda-{cohort}.svg")
+        figure.savefig(written[-1])
+    return written
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["test", "tables"])
+    parser.add_argument("--cohort", default="mni", choices=COHORTS)
+    parser.add_argument("--build", type=Path, default=CODE / "_build")
+    options = parser.parse_args()
+    if options.command == "test":
+        measure_on_test(FOLDER, options.cohort, options.build.resolve())
+        return
+    found = tables(FOLDER)
+    print(*write_tables(found, FOLDER / "tables"), sep="\n")
+    print(*write_figures(found, options.build / "results"), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
