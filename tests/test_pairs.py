@@ -190,3 +190,57 @@ def test_numbers_out_of_range(cohort, name, value):
     options = {"batch_size": 1, "seed": 0} | {name: value}
     with pytest.raises(ValueError, match=f"{name} must be an integer of at least .* {value!r}"):
         pairs.pair_dataset(cohort, cohort_ids(4), **options)
+
+
+def test_augmentation_changes_images_by_seed_and_step_and_not_the_pairs(cohort):
+    def change(image, generator):
+        return image * np.float32(generator.uniform(0.5, 1))
+
+    def batch(step, **options):
+        data = pairs.pair_dataset(
+            cohort, cohort_ids(4), batch_size=2, seed=1, start_step=step, **options
+        )
+        return [np.asarray(image) for image in next(iter(data))[0]]
+
+    plain, changed, again = batch(7), batch(7, augment=change), batch(7, augment=change)
+    for before, after, same in zip(plain, changed, again, strict=True):
+        assert np.array_equal(after, same)
+        factors = [np.median(a[b > 0] / b[b > 0]) for a, b in zip(after, before, strict=True)]
+        assert all(0.5 <= factor < 1 for factor in factors)
+        for a, b, factor in zip(after, before, factors, strict=True):
+            np.testing.assert_allclose(a, b * factor, rtol=1e-5)
+    assert not np.array_equal(batch(8, augment=change)[0], changed[0])
+
+
+def test_an_atlas_is_not_augmented(cohort):
+    atlas = cohort.image("p0")
+    data = pairs.pair_dataset(
+        cohort,
+        ["p1", "p2"],
+        batch_size=1,
+        seed=0,
+        atlas=atlas,
+        augment=lambda image, _: 0.5 * image,
+    )
+    (moving, fixed), _ = next(iter(data))
+    assert np.array_equal(fixed[0, ..., 0], atlas)
+    assert moving.numpy().max() <= 0.5
+
+
+def test_both_ways_follow_each_other_with_the_same_images(cohort):
+    data = pairs.pair_dataset(
+        cohort,
+        cohort_ids(4),
+        batch_size=4,
+        seed=0,
+        both_ways=True,
+        augment=lambda image, generator: image * np.float32(generator.uniform(0.5, 1)),
+    )
+    (moving, fixed), (target, _) = next(iter(data))
+    assert np.array_equal(moving[0], fixed[1])
+    assert np.array_equal(moving[1], fixed[0])
+    assert np.array_equal(moving[2], fixed[3])
+    assert not np.array_equal(moving[0], moving[2])
+    assert np.array_equal(fixed, target)
+    with pytest.raises(ValueError, match="both_ways: found batch_size=1"):
+        pairs.pair_dataset(cohort, cohort_ids(4), batch_size=1, seed=0, both_ways=True)

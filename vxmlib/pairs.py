@@ -19,6 +19,8 @@ def pair_dataset(
     prefetch=2,
     atlas=None,
     bidir=False,
+    augment=None,
+    both_ways=False,
 ):
     """Draw random ordered pairs of people for ever, each batch a function of (seed, step).
 
@@ -50,6 +52,12 @@ def pair_dataset(
         Image in [0, 1] that then is the fixed one of every pair (scan to atlas, as the paper).
     bidir : bool
         Also ask for the moving image back: targets ``(fixed, moving, zero field)``.
+    augment : callable, optional
+        Changes each image that is drawn: ``augment(image, generator)``, for example a
+        :class:`vxmlib.augment.Augmentation`. The atlas is left as it is.
+    both_ways : bool
+        Each pair is followed in its batch by the reverse one, of the same (changed) images;
+        ``batch_size`` must then be even.
 
     Returns
     -------
@@ -73,13 +81,35 @@ def pair_dataset(
     if len(images) < 2:
         raise ValueError(f"ids must name at least two people to make a pair, found {ids}")
 
-    def draw(step):
-        return draw_pairs(
-            len(images), batch_size, seed=seed, step=int(step), to_last=atlas is not None
+    if both_ways and (batch_size % 2 or atlas is not None):
+        raise ValueError(
+            f"both_ways: found batch_size={batch_size}{', an atlas' * (atlas is not None)}; "
+            "expected an even batch_size and no atlas"
         )
 
+    def gather(step):
+        places = draw_pairs(
+            len(images),
+            batch_size // 2 if both_ways else batch_size,
+            seed=seed,
+            step=int(step),
+            to_last=atlas is not None,
+        )
+        drawn = [[images[i] for i in pair] for pair in places]
+        if augment is not None:
+            # Another stream than that of the pairs: these stay the same with and without.
+            rng = np.random.default_rng((seed, int(step), 1))
+            keep = (False, atlas is not None)
+            drawn = [
+                [x if kept else augment(x, rng) for x, kept in zip(pair, keep, strict=True)]
+                for pair in drawn
+            ]
+        if both_ways:
+            drawn = [ordered for pair in drawn for ordered in (pair, pair[::-1])]
+        return [np.stack(side)[..., None] for side in zip(*drawn, strict=True)]
+
     steps = tf.data.Dataset.counter(start_step)
-    batches = _batches(steps, draw, images, batch_size, field_shape or cohort.shape, bidir)
+    batches = _batches(steps, gather, cohort.shape, batch_size, field_shape, bidir)
     return batches.prefetch(prefetch)
 
 
@@ -110,14 +140,12 @@ def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
     ids = sorted({i for pair in pairs for i in pair})
     images = [_usable_image(cohort, i) for i in ids]
     place = np.array([[ids.index(m), ids.index(f)] for m, f in pairs])
-    batches = _batches(
-        tf.data.Dataset.range(len(pairs)),
-        lambda step: place[step : step + 1],
-        images,
-        1,
-        field_shape or cohort.shape,
-        bidir,
-    )
+
+    def gather(step):
+        return [images[i][None, ..., None] for i in place[step]]
+
+    steps = tf.data.Dataset.range(len(pairs))
+    batches = _batches(steps, gather, cohort.shape, 1, field_shape, bidir)
     return batches.apply(tf.data.experimental.assert_cardinality(len(pairs))).prefetch(1)
 
 
@@ -154,16 +182,9 @@ def draw_pairs(count, batch_size, *, seed, step, to_last=False):
     return np.stack([moving, fixed], axis=1)
 
 
-def _batches(steps, draw, images, batch_size, field_shape, bidir):
-    """Turn step numbers into batches of static shape."""
-    vol = images[0].shape
-
-    def gather(step):
-        moving, fixed = draw(step).T
-        return (
-            np.stack([images[i] for i in moving])[..., None],
-            np.stack([images[i] for i in fixed])[..., None],
-        )
+def _batches(steps, gather, vol, batch_size, field_shape, bidir):
+    """Turn step numbers into batches of static shape; ``gather`` gives moving and fixed images."""
+    field_shape = field_shape or vol
 
     def batch(step):
         moving, fixed = tf.numpy_function(gather, [step], (tf.float32, tf.float32))

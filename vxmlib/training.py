@@ -36,6 +36,8 @@ def fit(
     batch_size=1,
     seed=0,
     atlas=None,
+    augment=None,
+    both_ways=False,
     validation=None,
     callbacks=(),
     verbose=2,
@@ -64,7 +66,7 @@ def fit(
         checkpoints and rows of the history: pairs are drawn with replacement.
     steps_per_epoch : int
         Optimiser steps an epoch.
-    batch_size, seed, atlas
+    batch_size, seed, atlas, augment, both_ways
         See :func:`vxmlib.pairs.pair_dataset`.
     validation : sequence of (moving id, fixed id), optional
         Pairs on which the loss is computed after each epoch.
@@ -109,6 +111,8 @@ def fit(
             seed=seed,
             atlas=atlas,
             start_step=start_step,
+            augment=augment,
+            both_ways=both_ways,
             **target,
         )
 
@@ -122,6 +126,9 @@ def fit(
         seed=seed,
         people=[str(i) for i in ids],
         validation=[[str(i) for i in pair] for pair in validation or ()],
+        # The first images tell that they are changed, not how the next ones are.
+        augment=repr(augment),
+        both_ways=both_ways,
     )
     run = _Run(model, Path(run_dir), settings, steps_per_epoch, resume=resume)
     if run.done > epochs:

@@ -1,0 +1,109 @@
+"""A lighter network than VxmDense: strided convolutions, and a field at half the size.
+
+On a processor most of VxmDense's time goes into convolutions at full size. The network of the
+authors' MICCAI 2018 paper has none but the first, which strides: its encoder is that of
+:mod:`vxmlib.cvpr2018`, its field comes at half the size and is upsampled. Here it is for both
+kinds of field, displacement and velocity.
+"""
+
+from vxmlib.backend import ne, tf, vxm
+
+
+class StridedVxmDense(ne.modelio.LoadableModel):
+    """Registration network with the interface of ``vxm.networks.VxmDense``.
+
+    Give it to :func:`vxmlib.models.build` as ``network`` and to :func:`vxmlib.models.load`; it is
+    trained, saved and asked for its displacement as any other.
+
+    Parameters
+    ----------
+    inshape : tuple of int
+        Grid of the images, each size divisible by 16.
+    nb_unet_features : two lists of int
+        Filters of the four encoder levels (1/2 to 1/16 of the size), and of the decoder: one at
+        1/16, one at 1/8, 1/4 and 1/2 each, further ones at 1/2.
+    int_steps : int
+        0: the field is the displacement at half the size. Above: it is a velocity, integrated at
+        half the size by so many steps of scaling and squaring.
+    int_resolution : int
+        2, the size at which the field comes; no other is built.
+    bidir : bool
+        Also warp the fixed image back by the integrated negative velocity.
+
+    Outputs: the warped moving image, (the fixed image warped back,) and the field that is
+    smoothed: the displacement at full size, or the velocity at half.
+
+    References
+    ----------
+    Dalca et al., MICCAI 2018; branch ``legacy`` of voxelmorph, ``unet_core`` with
+    ``full_size=False`` (without the sampling of the velocity).
+    """
+
+    def __init__(self, inshape, nb_unet_features, int_steps=0, int_resolution=2, bidir=False):
+        if int_resolution != 2:
+            raise ValueError(f"int_resolution: found {int_resolution}, expected 2")
+        if bidir and not int_steps:
+            raise ValueError("bidir: a displacement has no inverse to warp back by; set int_steps")
+        ndims = len(inshape)
+        inputs = [tf.keras.Input((*inshape, 1), name=name) for name in ("source", "target")]
+        field = _field(_decoded(inputs, nb_unet_features, ndims), ndims)
+
+        def to_full_size(field, sign):
+            if int_steps:
+                field = ne.layers.Negate()(field) if sign < 0 else field
+                field = vxm.layers.VecInt(method="ss", int_steps=int_steps)(field)
+            return vxm.layers.RescaleTransform(2)(field)
+
+        forward = to_full_size(field, 1)
+        warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
+        outputs = [warp([inputs[0], forward])]
+        if bidir:
+            outputs.append(warp([inputs[1], to_full_size(field, -1)]))
+        outputs.append(field if int_steps else forward)
+        super().__init__(name="strided_vxm_dense", inputs=inputs, outputs=outputs)
+        # Where VxmDense keeps it: vxmlib.models.register looks there.
+        self.references = ne.modelio.ReferenceContainer()
+        self.references.pos_flow = forward
+        # What its file is read by. (neurite's decorator for this needs a function that Python 3.11
+        # has dropped.)
+        self.config = ne.modelio.ModelConfig(
+            {
+                "inshape": tuple(inshape),
+                "nb_unet_features": nb_unet_features,
+                "int_steps": int_steps,
+                "int_resolution": int_resolution,
+                "bidir": bidir,
+            }
+        )
+
+
+def _decoded(inputs, features, ndims):
+    """Features at half the size, from both images."""
+    layers = tf.keras.layers
+    convolution = getattr(layers, f"Conv{ndims}D")
+    doubled = getattr(layers, f"UpSampling{ndims}D")
+    encoder, (deepest, *decoder) = features
+
+    def convolve(x, filters, strides=1):
+        x = convolution(
+            filters, 3, strides=strides, padding="same", kernel_initializer="he_normal"
+        )(x)
+        return layers.LeakyReLU(0.2)(x)
+
+    levels = [layers.concatenate(inputs)]
+    for filters in encoder:
+        levels.append(convolve(levels[-1], filters, strides=2))
+    x = convolve(levels[-1], deepest)
+    coming_up = levels[-2:0:-1]  # 1/8, 1/4, 1/2 of the size
+    for level, filters in zip(coming_up, decoder, strict=False):
+        x = convolve(layers.concatenate([doubled()(x), level]), filters)
+    for filters in decoder[len(coming_up) :]:
+        x = convolve(x, filters)
+    return x
+
+
+def _field(x, ndims):
+    """The field, nearly zero before training."""
+    convolution = getattr(tf.keras.layers, f"Conv{ndims}D")
+    start = tf.keras.initializers.RandomNormal(mean=0.0, stddev=1e-5)
+    return convolution(ndims, 3, padding="same", kernel_initializer=start, name="flow")(x)
