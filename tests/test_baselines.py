@@ -119,3 +119,13 @@ def test_a_missing_package_is_named(monkeypatch, method, module, package):
 
 def test_versions_are_those_installed():
     assert all(version[0].isdigit() for version in baselines.versions().values())
+
+
+def test_the_way_back_is_that_of_the_reverse_registration():
+    moving, fixed = shifted_pair(2)
+    forward, backward = baselines.syn_both(moving, fixed, iterations=(30, 20))
+    reverse = baselines.syn(fixed, moving, iterations=(30, 20))
+    inside = (slice(12, -12), slice(10, -10))
+    assert np.abs(backward - reverse)[inside].mean() < 0.1
+    assert warp.inversion_error(forward, backward)[inside].mean() < 0.1
+    assert backward[inside].reshape(-1, 2).mean(axis=0) == pytest.approx([-2, 1], abs=0.55)

@@ -90,6 +90,31 @@ def syn(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)
     ----------
     Avants et al., Medical Image Analysis 2008.
     """
+    return syn_both(moving, fixed, affine=affine, metric=metric, iterations=iterations)[0]
+
+
+def syn_both(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)):
+    """Register once by SyN and return both displacements.
+
+    SyN moves both images towards a middle and so has the way back, too: registering the fixed
+    image onto the moving one gives the same, but for rounding.
+
+    Parameters
+    ----------
+    moving, fixed, affine, metric, iterations
+        As for :func:`syn`.
+
+    Returns
+    -------
+    forward, backward : numpy.ndarray
+        Displacements ``(*vol, nd)`` float32 in voxels: that of :func:`syn`, and the one on the
+        grid of the moving image that points into the fixed one.
+
+    Raises
+    ------
+    BaselineMissing, ValueError, RuntimeError
+        As :func:`syn`.
+    """
     ants = _import("antspyx")
     moving, fixed = _pair(moving, fixed)
     if metric not in _METRICS:
@@ -108,11 +133,18 @@ def syn(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)
             reg_iterations=tuple(iterations),
             outprefix=str(Path(folder) / "syn"),
         )
-        fields = [path for path in found["fwdtransforms"] if path.endswith("Warp.nii.gz")]
-        if len(fields) != 1:
-            raise RuntimeError(f"ANTs wrote {found['fwdtransforms']}, expected one warp")
-        vectors = ants.image_read(fields[0]).numpy()
-    return _to_voxels(vectors, axes)
+        return tuple(
+            _to_voxels(ants.image_read(_only_warp(found[way])).numpy(), axes)
+            for way in ("fwdtransforms", "invtransforms")
+        )
+
+
+def _only_warp(files):
+    """The one field among the transforms that ANTs wrote; the other is the identity."""
+    fields = [path for path in files if path.endswith("Warp.nii.gz")]
+    if len(fields) != 1:
+        raise RuntimeError(f"ANTs wrote {files}, expected one warp")
+    return fields[0]
 
 
 def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.5):

@@ -23,8 +23,8 @@ from vxmlib.profiles import Settings
 VALIDATION_PAIRS = 6
 
 #: A run's result depends on every module but these,
-_NO_PART = ("__init__", "augment", "baselines", "cvpr2018", "examples", "figures", "grid")
-_NO_PART += ("hyper", "instance", "interactive", "networks", "pages", "records")
+_NO_PART = ("__init__", "augment", "baselines", "compare", "cvpr2018", "examples", "figures")
+_NO_PART += ("grid", "hyper", "instance", "interactive", "networks", "pages", "records")
 #: on the cohort's tables in ``data/``,
 _TABLES = {
     "mni": ("structures.csv",),

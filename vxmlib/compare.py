@@ -1,0 +1,224 @@
+"""Measure methods on the same pairs, both ways: overlap, surfaces, folding, consistency, time."""
+
+import json
+import os
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+
+from vxmlib import metrics, warp
+
+#: Evaluated structures that are no core structure: cerebral white matter and cortex, both sides.
+_LARGE = (2, 3, 41, 42)
+#: Numbers of the cortical parcels in the manual label maps of `malf`.
+CORTEX_FROM = 100
+
+#: What one direction of a pair is measured by, besides its people.
+MEASURES = (
+    "dice",
+    "dice_cortex",
+    "surface_mm",
+    "folds",
+    "folding_percent",
+    "folding_percent_brain",
+    "sd_log_jacobian",
+    "inverse_consistency_mm",
+    "seconds",
+)
+
+
+def core(structures):
+    """The structures inside the brain: all but cerebral cortex and cerebral white matter.
+
+    Examples
+    --------
+    >>> core({2: "Left Cerebral White Matter", 17: "Left Hippocampus"})
+    {17: 'Left Hippocampus'}
+    """
+    return {label: name for label, name in structures.items() if label not in _LARGE}
+
+
+def cortical(structures):
+    """The cortical parcels among the manual labels of `malf`.
+
+    Examples
+    --------
+    >>> cortical({48: "Left Hippocampus", 100: "Right ACgG"})
+    {100: 'Right ACgG'}
+    """
+    return {label: name for label, name in structures.items() if label >= CORTEX_FROM}
+
+
+def unordered(ids):
+    """Each two people once, in the order of the list.
+
+    Examples
+    --------
+    >>> unordered(["a", "b", "c"])
+    [('a', 'b'), ('a', 'c'), ('b', 'c')]
+    """
+    return [(a, b) for place, a in enumerate(ids) for b in ids[place + 1 :]]
+
+
+def one_way(method):
+    """Make a method that registers both directions of one that registers one.
+
+    Returns
+    -------
+    callable
+        ``both(a, b)`` gives the displacement of a onto b, that of b onto a, and the seconds of one
+        registration (the mean of the two).
+    """
+
+    def both(a, b):
+        began = perf_counter()
+        there, back = method(a, b), method(b, a)
+        return there, back, (perf_counter() - began) / 2
+
+    return both
+
+
+def both_at_once(method):
+    """The same for a method that returns both displacements of a pair from one registration."""
+
+    def both(a, b):
+        began = perf_counter()
+        there, back = method(a, b)
+        return there, back, perf_counter() - began
+
+    return both
+
+
+def measure_pair(people, parcels, first, second, both):
+    """Register two people onto each other and measure both directions.
+
+    Parameters
+    ----------
+    people : Cohort
+        3-D, with label maps; Dice and surfaces are over :func:`core` of its structures.
+    parcels : Cohort or None
+        The same people with the manual labels, for the cortical parcels.
+    first, second : str
+    both : callable
+        See :func:`one_way`.
+
+    Returns
+    -------
+    list of dict
+        Two: moving, fixed, each of :data:`MEASURES`, and ``structures`` (name -> Dice).
+        ``surface_mm`` is the 95th percentile of the surface distance, mean over core structures;
+        folding in percent of all voxels and of the fixed brain; ``inverse_consistency_mm`` the
+        mean over the fixed brain of the way that is left after going there and back.
+    """
+    there, back, seconds = both(people.image(first), people.image(second))
+    ways = [(first, second, there, back), (second, first, back, there)]
+    return [
+        _measure(people, parcels, moving, fixed, field, reverse) | {"seconds": seconds}
+        for moving, fixed, field, reverse in ways
+    ]
+
+
+def measure_all(people, parcels, ids, both, *, file, say=print):
+    """Measure all ordered pairs of people; what is in ``file`` already is kept.
+
+    Parameters
+    ----------
+    people, parcels, both
+        See :func:`measure_pair`.
+    ids : sequence of str
+    file : path
+        One JSON object a line, one line a direction; goes on where it ended.
+    say : callable
+        Told of each pair.
+
+    Returns
+    -------
+    list of dict
+        One a direction, in the order of the pairs.
+    """
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    rows = {(row["moving"], row["fixed"]): row for row in map(json.loads, lines)}
+    pairs = unordered(ids)
+    for number, (first, second) in enumerate(pairs, start=1):
+        if {(first, second), (second, first)} <= set(rows):
+            continue
+        for row in measure_pair(people, parcels, first, second, both):
+            rows[row["moving"], row["fixed"]] = row
+        text = "".join(json.dumps(row) + "\n" for row in rows.values())
+        part = file.with_name(f".{file.name}.part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, file)
+        now = rows[first, second]
+        say(f"[{number}/{len(pairs)}] {first} {second}: Dice {now['dice']:.3f}", flush=True)
+    return [rows[way] for pair in pairs for way in (pair, pair[::-1])]
+
+
+def table(rows):
+    """Rows as a table, one a direction: moving, fixed and :data:`MEASURES`."""
+    return pd.DataFrame(rows)[["moving", "fixed", *MEASURES]]
+
+
+def summary(rows):
+    """Means over the ordered pairs, and the two spreads of Dice.
+
+    Returns
+    -------
+    dict
+        ``pairs``; the mean of each of :data:`MEASURES` (of ``seconds`` the median);
+        ``dice_sd_pairs`` (SD over pairs); ``dice_sd_pooled`` (SD over pairs and structures, the ±
+        of the papers). SDs are population SDs.
+    """
+    each = table(rows)
+    pooled = [dice for row in rows for dice in row["structures"].values()]
+    return {
+        "pairs": len(each),
+        **{name: float(each[name].mean()) for name in MEASURES if name != "seconds"},
+        "seconds": float(each["seconds"].median()),
+        "dice_sd_pairs": float(each["dice"].std(ddof=0)),
+        "dice_sd_pooled": float(np.nanstd(pooled)),
+    }
+
+
+def _measure(people, parcels, moving, fixed, field, reverse):
+    """One direction."""
+    brain = people.brain(fixed)
+    found, target = warp.warp_labels(people.labels(moving), field), people.labels(fixed)
+    names = core(people.structures)
+    dice = metrics.dice(found, target, names)
+    folds = metrics.folding(field, mask=brain)
+    return {
+        "moving": moving,
+        "fixed": fixed,
+        "dice": float(np.nanmean(list(dice.values()))),
+        "dice_cortex": _cortex(parcels, moving, fixed, field),
+        "surface_mm": _surface(found, target, names, people.spacing),
+        "folds": folds.count,
+        "folding_percent": folds.percent,
+        "folding_percent_brain": folds.percent_in_mask,
+        "sd_log_jacobian": metrics.sd_log_jacobian(field, mask=brain),
+        "inverse_consistency_mm": people.spacing
+        * float(warp.inversion_error(reverse, field)[brain].mean()),
+        "structures": {names[label]: value for label, value in dice.items()},
+    }
+
+
+def _cortex(parcels, moving, fixed, field):
+    if parcels is None:
+        return float("nan")
+    names = cortical(parcels.structures)
+    return metrics.mean_dice(
+        warp.warp_labels(parcels.labels(moving), field), parcels.labels(fixed), names
+    )
+
+
+def _surface(found, target, names, spacing):
+    """Mean over structures; one that a warp wiped out has no surface and is left out."""
+    values = [
+        metrics.surface_distance(found == label, target == label, spacing=spacing)
+        for label in names
+    ]
+    return float(np.nanmean(values))
