@@ -55,7 +55,7 @@ def test_the_identity_scores_what_arithmetic_says(people):
     for row in (there, back):
         assert row["dice"] == pytest.approx(4 / 6)
         assert row["surface_mm"] == pytest.approx(4.0)
-        assert row["inverse_consistency_mm"] == 0
+        assert row["inverse_consistency_mm"] == row["length_mm"] == 0
         assert row["folds"] == 0
         assert set(row["structures"]) == {"Left Hippocampus", "Right Hippocampus"}
     assert (there["moving"], there["fixed"], back["moving"], back["fixed"]) == ("a", "b", "b", "a")
@@ -66,6 +66,7 @@ def test_the_known_shift_scores_one_both_ways(people):
     rows = compare.measure_pair(people, None, "a", "b", compare.both_at_once(known))
     assert [row["dice"] for row in rows] == [1.0, 1.0]
     assert [row["surface_mm"] for row in rows] == [0.0, 0.0]
+    assert [row["length_mm"] for row in rows] == pytest.approx([4.0, 4.0])  # two voxels of 2 mm
 
 
 def test_what_is_left_after_there_and_back_is_in_mm(people):
@@ -100,8 +101,12 @@ def test_all_pairs_are_measured_once_and_a_stopped_measurement_goes_on(people, t
 
     file = tmp_path / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        compare.measure_all(people, None, "abc", both, file=file, say=lambda *_, **__: None)
-    rows = compare.measure_all(people, None, "abc", both, file=file, say=lambda *_, **__: None)
+        compare.measure_all(
+            people, None, compare.unordered("abc"), both, file=file, say=lambda *_, **__: None
+        )
+    rows = compare.measure_all(
+        people, None, compare.unordered("abc"), both, file=file, say=lambda *_, **__: None
+    )
     assert len(asked) == 4  # three pairs, one of them twice
     ways = [row["moving"] + row["fixed"] for row in rows]
     assert ways == ["ab", "ba", "ac", "ca", "bc", "cb"]

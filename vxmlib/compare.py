@@ -24,6 +24,7 @@ MEASURES = (
     "folding_percent",
     "folding_percent_brain",
     "sd_log_jacobian",
+    "length_mm",
     "inverse_consistency_mm",
     "seconds",
 )
@@ -109,8 +110,9 @@ def measure_pair(people, parcels, first, second, both):
     list of dict
         Two: moving, fixed, each of :data:`MEASURES`, and ``structures`` (name -> Dice).
         ``surface_mm`` is the 95th percentile of the surface distance, mean over core structures;
-        folding in percent of all voxels and of the fixed brain; ``inverse_consistency_mm`` the
-        mean over the fixed brain of the way that is left after going there and back.
+        folding in percent of all voxels and of the fixed brain; ``length_mm`` the mean length of
+        the displacement over the fixed brain; ``inverse_consistency_mm`` likewise of the way that
+        is left after going there and back.
     """
     there, back, seconds = both(people.image(first), people.image(second))
     ways = [(first, second, there, back), (second, first, back, there)]
@@ -120,14 +122,15 @@ def measure_pair(people, parcels, first, second, both):
     ]
 
 
-def measure_all(people, parcels, ids, both, *, file, say=print):
-    """Measure all ordered pairs of people; what is in ``file`` already is kept.
+def measure_all(people, parcels, pairs, both, *, file, say=print):
+    """Measure both directions of each pair; what is in ``file`` already is kept.
 
     Parameters
     ----------
     people, parcels, both
         See :func:`measure_pair`.
-    ids : sequence of str
+    pairs : sequence of (str, str)
+        Each two people once, see :func:`unordered`.
     file : path
         One JSON object a line, one line a direction; goes on where it ended.
     say : callable
@@ -142,7 +145,6 @@ def measure_all(people, parcels, ids, both, *, file, say=print):
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     rows = {(row["moving"], row["fixed"]): row for row in map(json.loads, lines)}
-    pairs = unordered(ids)
     for number, (first, second) in enumerate(pairs, start=1):
         if {(first, second), (second, first)} <= set(rows):
             continue
@@ -200,10 +202,14 @@ def _measure(people, parcels, moving, fixed, field, reverse):
         "folding_percent": folds.percent,
         "folding_percent_brain": folds.percent_in_mask,
         "sd_log_jacobian": metrics.sd_log_jacobian(field, mask=brain),
-        "inverse_consistency_mm": people.spacing
-        * float(warp.inversion_error(reverse, field)[brain].mean()),
+        "length_mm": _mean_length(field, brain, people.spacing),
+        "inverse_consistency_mm": _mean_length(warp.compose(reverse, field), brain, people.spacing),
         "structures": {names[label]: value for label, value in dice.items()},
     }
+
+
+def _mean_length(field, brain, spacing):
+    return spacing * float(np.linalg.norm(field[brain], axis=-1).mean())
 
 
 def _cortex(parcels, moving, fixed, field):

@@ -1,0 +1,129 @@
+"""The long 3-D runs: the file is sound, and a tiny plan trains, resumes, measures and records."""
+
+import types
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tools import real
+from vxmlib import baselines, compare, records
+from vxmlib.augment import Augmentation
+
+SHAPE = (32, 32, 32)
+NAMES = {17: "Left Hippocampus", 53: "Right Hippocampus"}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return real.load_plan()
+
+
+def test_every_training_of_the_file_can_be_built(plan):
+    for name in plan["trainings"]:
+        settings = real.entry(plan, "trainings", name)
+        if settings["augment"]:
+            Augmentation(**settings["augment"])
+        assert settings["schedule"] in ("cosine", "constant")
+        assert not settings["both_ways"] or settings["batch_size"] == 2
+        assert settings["network"] in real.NETWORKS
+
+
+def test_every_method_of_the_file_has_its_training_or_baseline(plan):
+    for name in plan["methods"]:
+        told = real.entry(plan, "methods", name)
+        if "training" in told:
+            assert told["training"] in plan["trainings"]
+        elif name != "identity":
+            assert told["baseline"] in baselines.PACKAGES
+
+
+def test_trainings_that_are_compared_differ_in_one_thing(plan):
+    full = real.entry(plan, "trainings", "few-all")
+    for name in ("few-none", "few-flip", "few-affine", "few-bend"):
+        few = real.entry(plan, "trainings", name)
+        assert {key for key in few if few[key] != full[key]} == {"augment"}
+    wide = real.entry(plan, "trainings", "few-wide")
+    assert {key for key in wide if wide[key] != full[key]} == {"features"}
+
+
+def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
+    with pytest.raises(real.RealError, match="trainings: found 'nc', expected one of: ncc, mse"):
+        real.entry(plan, "trainings", "nc")
+    path = tmp_path / "real.yaml"
+    path.write_text("training: {lam: 1.0}\ntrainings: {a: {lamb: 2}}\n")
+    with pytest.raises(real.RealError, match="training a: unknown lamb"):
+        real.load_plan(path)
+
+
+def scan(seed):
+    """A smooth image, and two structures in it."""
+    image = ndimage.gaussian_filter(np.random.default_rng(seed).random(SHAPE), 3)
+    image = ((image - image.min()) / np.ptp(image)).astype(np.float32)
+    labels = np.zeros(SHAPE, np.int16)
+    labels[8 + seed : 16 + seed, 8:16, 8:16] = 17
+    labels[18:26, 18:26, 18:26] = 53
+    return image, labels
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A plan of seconds, on four people of 32 voxels a side."""
+    scans = {name: scan(seed) for seed, name in enumerate("abcd")}
+    people = types.SimpleNamespace(
+        shape=SHAPE,
+        spacing=2.0,
+        affine=np.diag([2.0, 2.0, 2.0, 1.0]),
+        structures=NAMES,
+        has_labels=True,
+        split={"train": ["a", "b"], "validation": ["c", "d"], "test": ["c", "d"]},
+        image=lambda name: scans[name][0],
+        labels=lambda name: scans[name][1],
+        brain=lambda name: scans[name][0] > 0.1,
+    )
+    monkeypatch.setattr(real, "load_people", lambda plan, **more: None if more else people)
+    plan = real.load_plan()
+    plan["trainings"]["ncc"] |= {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
+    plan["methods"]["ncc-instance"]["instance"]["steps"] = 2
+    return plan
+
+
+def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_path):
+    results, folder = tmp_path / "results", tmp_path / "build"
+    real.train(tiny, "ncc", folder, results)
+    record = records.read(results / "training" / "ncc.json")
+    assert record["metrics"]["steps"] == 2
+    assert len(record["metrics"]["history"]["loss"]) == 2
+    assert 0 < record["metrics"]["validation_dice"] < 1
+    for name in ("identity", "ncc", "ncc-instance", "demons"):
+        real.measure(tiny, name, "test", folder, results)
+        found = records.read(results / "test" / f"{name}.json")
+        assert found["metrics"]["pairs"] == 2
+        assert [row["moving"] for row in found["metrics"]["rows"]] == ["c", "d"]
+        assert set(compare.MEASURES) <= set(found["metrics"])
+    assert found["baselines"] == baselines.versions()
+    first = (results / "test" / "ncc.json").read_text()
+    real.measure(tiny, "ncc", "test", folder, results)  # nothing is measured twice
+    again = records.read(results / "test" / "ncc.json")["metrics"]
+    assert str(again["rows"][0]["seconds"]) in first
+
+
+def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch, capsys):
+    def missing(*_, **__):
+        raise baselines.BaselineMissing("antspyx is not installed")
+
+    monkeypatch.setattr(baselines, "syn_both", missing)
+    tiny["trainings"] = {}
+    tiny["methods"] = {
+        "syn-cc": {"baseline": "syn", "metric": "cc", "iterations": [5]},
+        "identity": {},
+    }
+    real.make_all(tiny, tmp_path / "build", tmp_path / "results")
+    assert "syn-cc: left out: antspyx is not installed" in capsys.readouterr().out
+    assert (tmp_path / "results" / "test" / "identity.json").exists()
+    assert not (tmp_path / "results" / "test" / "syn-cc.json").exists()
+
+
+def test_a_persons_two_scans_make_a_pair_of_repeats():
+    people = types.SimpleNamespace(split={"validation": ["1", "2"], "repeats": ["1b", "2b"]})
+    assert real.pairs_of(people, "repeats") == [("1", "1b"), ("2", "2b")]
