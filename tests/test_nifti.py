@@ -1,6 +1,7 @@
 """NIfTI round trips, damaged files, and displacements as SimpleITK reads them."""
 
 import gzip
+import itertools
 
 import nibabel as nib
 import numpy as np
@@ -94,6 +95,37 @@ def test_nifti_2_and_a_fourth_axis_of_one_are_read(tmp_path):
 
 
 # --- damaged and wrong files --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.AnalyzeImage])
+@pytest.mark.parametrize("packed", list(itertools.product((False, True), repeat=2)))
+def test_a_pair_of_header_and_voxels_is_read_compressed_or_not(tmp_path, kind, packed):
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    affine = AFFINES["LPS, anisotropic"]
+    nib.save(kind(array[..., None], affine), tmp_path / "scan.img")
+    for name, pack in zip(("scan.hdr", "scan.img"), packed, strict=True):
+        if pack:
+            path = tmp_path / name
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    (path,) = tmp_path.glob("scan.img*")
+    image, found = nifti.read_image(path)
+    np.testing.assert_array_equal(image, array)
+    np.testing.assert_array_equal(nifti.read_labels(path)[0], array)
+    np.testing.assert_allclose(np.linalg.norm(found[:3, :3], axis=0), (1, 1.5, 2))
+    if kind is nib.Nifti1Pair:
+        np.testing.assert_allclose(found, affine)
+
+
+def test_a_pair_without_its_header_or_with_another_is_named(tmp_path):
+    path = tmp_path / "scan.img"
+    nib.save(nib.AnalyzeImage(np.ones((2, 3, 4), np.int16), np.eye(4)), path)
+    (tmp_path / "scan.hdr").write_bytes(b"\x1c\x02\0\0" + bytes(536))  # of NIfTI-2
+    with pytest.raises(nifti.NiftiError, match=r"scan\.img: .*no header of NIfTI-1 or Analyze"):
+        nifti.read_image(path)
+    (tmp_path / "scan.hdr").unlink()
+    with pytest.raises(FileNotFoundError, match=r"scan\.hdr"):
+        nifti.read_image(path)
 
 
 @pytest.fixture

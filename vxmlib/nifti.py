@@ -3,11 +3,13 @@
 import gzip
 import os
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -15,6 +17,7 @@ from vxmlib.warp import check_displacement
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI points right and anterior, ITK left and posterior
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
+_PAIRED = (".img", ".img.gz")  # voxels whose header is a file of its own
 _HEADER_SIZES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
 # What zlib, NumPy and nibabel raise on damaged bytes (a header may promise any size).
 _DAMAGED = (
@@ -40,7 +43,8 @@ def read_image(path):
     Parameters
     ----------
     path : str or Path
-        ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2.
+        ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2; or the ``.img`` or ``.img.gz`` of a pair, with
+        its header (``.hdr`` or ``.hdr.gz``, NIfTI-1 or Analyze 7.5) beside it.
 
     Returns
     -------
@@ -48,12 +52,13 @@ def read_image(path):
         Intensities ``(*vol)`` as the file means them (slope and intercept applied), float32,
         not normalised, axes in the order of the file.
     affine : numpy.ndarray
-        4 x 4, voxel index to RAS millimetres.
+        4 x 4, voxel index to RAS millimetres.  An Analyze header holds the size of a voxel, but
+        not where the axes point: then only the lengths of the columns mean something.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        No such file, or an ``.img`` without its header.
     NiftiError
         Not a NIfTI file, damaged or cut off, more than one volume, not a scan of numbers.
     """
@@ -64,13 +69,26 @@ def read_image(path):
     return np.ascontiguousarray(array, np.float32), affine
 
 
+def header_of(path):
+    """Return the path that the header of an ``.img`` or ``.img.gz`` has, or should have.
+
+    Examples
+    --------
+    >>> header_of(Path("scan.img.gz")).name
+    'scan.hdr'
+    """
+    stem = path.name.removesuffix(".gz").removesuffix(".img")
+    beside = [path.with_name(stem + ending) for ending in (".hdr", ".hdr.gz")]
+    return beside[1] if beside[1].is_file() and not beside[0].is_file() else beside[0]
+
+
 def read_labels(path):
     """Read a label map.
 
     Parameters
     ----------
     path : str or Path
-        ``.nii`` or ``.nii.gz``. Whole numbers stored as floats are taken as what they are.
+        As for `read_image`. Whole numbers stored as floats are taken as what they are.
 
     Returns
     -------
@@ -211,12 +229,12 @@ def _read(path):
     """Array, affine and intent code of a file, or an error that names it."""
     path = Path(path)
     content = path.read_bytes()
+    header = header_of(path).read_bytes() if path.name.endswith(_PAIRED) else None
     try:
-        # Decompressed as a whole: only then is the checksum at the end compared.
-        raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        image = _image_class(raw).from_bytes(raw)
+        raw = _decompressed(content)
+        image = _image_class(raw).from_bytes(raw) if header is None else _pair(header, raw)
         array = np.asanyarray(image.dataobj)
-        intent = int(image.header["intent_code"])
+        intent = int(image.header.get("intent_code", 0))  # Analyze has none
     except _DAMAGED as error:
         raise NiftiError(
             f"{path}: not a readable NIfTI file of {len(content)} bytes ({error}). Expected a "
@@ -226,6 +244,21 @@ def _read(path):
         return array, _check_affine(image.affine), intent
     except ValueError as error:
         raise NiftiError(f"{path}: {error}") from error
+
+
+def _decompressed(content):
+    """The bytes behind gzip, if they are; as a whole, so that the checksum is compared."""
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def _pair(header, raw):
+    """The image of a header and its voxels; each of the two may be compressed or not."""
+    header = _decompressed(header)
+    if _image_class(header) is not nib.Nifti1Image:
+        raise ValueError("the .hdr beside it is no header of NIfTI-1 or Analyze 7.5")
+    kind = nib.Nifti1Pair if header[344:348] == b"ni1\0" else nib.AnalyzeImage
+    parts = {"header": header, "image": raw}
+    return kind.from_file_map({k: FileHolder(fileobj=BytesIO(v)) for k, v in parts.items()})
 
 
 def _image_class(raw):
