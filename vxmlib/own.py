@@ -136,23 +136,54 @@ def _name(path):
 def _person(path, labels_path, shape, grid_affine, alignment):
     """Read one scan and its label map, and sample both on the grid."""
     image, affine = nifti.read_image(path)
-    _check_scan(image, path)
-    matrix = _matrix(path, image, affine, alignment)
+    check_scan(image, path)
+    labels = None if labels_path is None else _read_labels(labels_path, image.shape, affine)
+    return place(image, affine, labels, shape, grid_affine, alignment=alignment, name=path)
+
+
+def place(image, affine, labels, shape, grid_affine, *, alignment, name):
+    """Lay a skull-stripped scan and its label map onto a grid in MNI space, and normalise it.
+
+    Parameters
+    ----------
+    image : (i, j, k) float32 ndarray
+        Intensities, background 0.
+    affine : (4, 4) ndarray
+        Voxel index -> RAS mm.
+    labels : (i, j, k) int16 ndarray or None
+        On the same grid.
+    shape, grid_affine
+        The grid wanted, as `vxmlib.template.grid` gives it.
+    alignment : {"centre", "affine", "none"}
+        As for `Folder`.
+    name : str or Path
+        For the message.
+
+    Returns
+    -------
+    image : float32 ndarray in [0, 1]
+    labels : int16 ndarray or None
+
+    Raises
+    ------
+    ValueError
+        Nothing of the brain lies on the grid.
+    """
+    matrix = _matrix(image, affine, alignment)
     where = {"shape": shape, "grid_affine": grid_affine, "matrix": matrix}
     sampled = preprocess.resample(image, affine, **where, keep_background=True)
     if not (sampled > 0).any():
         raise ValueError(
-            f"{path}: its brain lies outside of the grid around MNI space. Check the header's "
+            f"{name}: its brain lies outside of the grid around MNI space. Check the header's "
             "affine, or use align='centre'."
         )
-    labels = None
-    if labels_path is not None:
-        labels = _read_labels(labels_path, image.shape, affine)
+    if labels is not None:
         labels = preprocess.resample(labels, affine, **where, labels=True)
     return preprocess.normalise(sampled), labels
 
 
-def _check_scan(image, path):
+def check_scan(image, path):
+    """Make sure that intensities are finite and that something is above a background of 0."""
     if not np.isfinite(image).all():
         wrong = int((~np.isfinite(image)).sum())
         raise ValueError(
@@ -183,13 +214,14 @@ def _read_labels(path, shape, affine):
     return labels.astype(np.int16)
 
 
-def _matrix(path, image, affine, alignment):
+def _matrix(image, affine, alignment):
     """Template RAS mm -> scan RAS mm, by the chosen way."""
     if alignment == "none":
         return np.eye(4)
     if alignment == "centre":
         return align.centring(image, affine)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = np.ascontiguousarray(image).tobytes() + np.asarray(affine, np.float64).tobytes()
+    digest = hashlib.sha256(content).hexdigest()
     kept = fetch.cache_folder() / "own_affines" / f"{digest}.txt"
     if kept.is_file():
         return np.loadtxt(kept)
