@@ -12,10 +12,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vxmlib import fetch, malf, own, preprocess, simulate, template, vxm2018, warp
+from vxmlib import fetch, lpba40, malf, oasis, own, preprocess, simulate, template, vxm2018, warp
 from vxmlib import labels as structure_labels
 
-KNOWN = ("mni", "malf", "vxm2018", "own")
+KNOWN = ("mni", "malf", "vxm2018", "lpba40", "oasis", "own")
+TAKEN_BY = {  # option -> the cohorts that take it
+    "root": ("lpba40", "oasis", "own"),
+    "people": ("mni",),
+    "labels": ("malf", "oasis"),
+    "align": ("lpba40", "own"),
+}
 PARTS = ("train", "validation", "test")
 DEFAULT_PEOPLE = {"train": 40, "validation": 5, "test": 10}
 SMALLEST_AREA = 20  # mm2 of a structure in the coronal plane that is worth evaluating in 2D
@@ -186,31 +192,36 @@ def load(
     seed=0,
     root=None,
     people=None,
-    labels="freesurfer",
+    labels=None,
     align="centre",
 ):
     """Open a data set.
 
     Parameters
     ----------
-    name : {"mni", "malf", "vxm2018", "own"}
+    name : {"mni", "malf", "vxm2018", "lpba40", "oasis", "own"}
         Simulated people (nothing to download); 35 real scans of 30 people; the two scans that
-        the authors released; a folder of yours.
+        the authors released; LPBA40 and neurite-OASIS as you downloaded and unpacked them; a
+        folder of yours.
     ndim : {2, 3}, optional
         A coronal slice or the volume.  Default 2; `vxm2018` is always 3.
     spacing : float, optional
-        Voxel size in mm, 1.0 or 2.0.  Default 1.0 in 2D, 2.0 in 3D; `vxm2018` is always 1.0.
+        Voxel size in mm, 1.0 or 2.0.  Default 1.0 in 2D, 2.0 in 3D; 1.0 for `oasis`; `vxm2018` is
+        always 1.0.
     seed : int
         Which people are simulated (`mni`), or how the scans are split (`own`).
     root : path, optional
-        The folder, for `own` only; see `vxmlib.own` for the names of files.
+        The folder, for `own`, `lpba40` and `oasis` only; their modules say which files it holds.
     people : dict or int, optional
         For `mni` only: how many to simulate, ``{"train": 40, "validation": 5, "test": 10}``
         (the default) or a total in these proportions.  A person is the same whatever the number.
-    labels : {"freesurfer", "manual"}
-        For `malf` only: 27 structures in FreeSurfer's numbers, or the 138 original labels.
+    labels : {"freesurfer", "manual", "seg35", "seg24", "seg4"}, optional
+        For `malf`: 27 structures in FreeSurfer's numbers (the default), or the 138 original
+        labels.  For `oasis`: "seg35" (the default) or "seg4" in 3D, "seg24" (the default) or
+        "seg4" in 2D.
     align : {"centre", "affine", "none"}
-        For `own` only: how scans are laid onto the MNI template; see `vxmlib.own.Folder`.
+        For `own` and `lpba40` only: how scans are laid onto the MNI template; see
+        `vxmlib.own.Folder`.
 
     Returns
     -------
@@ -221,7 +232,7 @@ def load(
     ------
     ValueError
         Unknown name, or an option that the cohort does not take; for `own`, a file that cannot
-        be used.
+        be used; for `lpba40` and `oasis`, a file that is missing.
     vxmlib.fetch.FetchError
         The files of `malf` or `vxm2018` cannot be had.
     """
@@ -232,35 +243,42 @@ def load(
         raise ValueError(f"seed={seed!r}: expected a whole number, 0 or above.")
     if name == "vxm2018":
         return _load_vxm2018(ndim, spacing)
+    if name == "oasis":
+        return _load_oasis(ndim, spacing, root, labels)
     common = _grid(ndim, spacing)
     if name == "mni":
         return _load_mni(common, int(seed), people)
     if name == "malf":
         return _load_malf(common, labels)
+    if name == "lpba40":
+        return _load_lpba40(common, root, align)
     return _load_own(common, int(seed), root, align)
 
 
 def _check_options(name, *, root, people, labels, align):
-    if name == "own" and root is None:
-        raise ValueError("root: cohort 'own' needs a folder of NIfTI files, for example root='t1'.")
-    owner = {"root": "own", "align": "own", "people": "mni", "labels": "malf"}
-    usual = {"root": None, "align": "centre", "people": None, "labels": "freesurfer"}
+    if root is None and name in TAKEN_BY["root"]:
+        what = "a folder of NIfTI files" if name == "own" else "the folder it was unpacked to"
+        raise ValueError(f"root: cohort {name!r} needs {what}, for example root='scans'.")
+    usual = {"root": None, "align": "centre", "people": None, "labels": None}
     given = {"root": root, "align": align, "people": people, "labels": labels}
     for option, value in given.items():
-        if owner[option] != name and value != usual[option]:
-            raise ValueError(
-                f"{option}={value!r}: only cohort {owner[option]!r} takes it, not {name!r}. "
-                "Leave it out."
-            )
-    if labels not in ("freesurfer", "manual"):
+        if name not in TAKEN_BY[option] and value != usual[option]:
+            who = " and ".join(repr(other) for other in TAKEN_BY[option])
+            raise ValueError(f"{option}={value!r}: only for {who}, not {name!r}. Leave it out.")
+    if name == "malf" and labels not in (None, "freesurfer", "manual"):
         raise ValueError(f"labels={labels!r}: expected 'freesurfer' or 'manual'.")
+
+
+def _dimensions(ndim):
+    ndim = 2 if ndim is None else ndim
+    if ndim not in (2, 3):
+        raise ValueError(f"ndim={ndim!r}: expected 2 (a coronal slice) or 3 (the volume).")
+    return ndim
 
 
 def _grid(ndim, spacing):
     """The part of a cohort that says where its voxels are; with the grid to sample on."""
-    ndim = 2 if ndim is None else ndim
-    if ndim not in (2, 3):
-        raise ValueError(f"ndim={ndim!r}: expected 2 (a coronal slice) or 3 (the volume).")
+    ndim = _dimensions(ndim)
     spacing = {2: 1.0, 3: 2.0}[ndim] if spacing is None else spacing
     slab, affine = template.plane(spacing) if ndim == 2 else template.grid(spacing)
     shape = (slab[0], slab[2]) if ndim == 2 else slab
@@ -383,6 +401,40 @@ def _load_vxm2018(ndim, spacing):
         credit=vxm2018.CREDIT,
         simulated=False,
         source=vxm2018.Released(),
+    )
+
+
+def _load_lpba40(common, root, align):
+    where, slab = common
+    return Cohort(
+        name="lpba40",
+        **where,
+        split=dict(lpba40.SPLIT),
+        structures=lpba40.structures(),
+        licence=lpba40.LICENCE,
+        credit=lpba40.CREDIT,
+        simulated=False,
+        source=lpba40.Scans(root, slab, where["affine"], alignment=align),
+    )
+
+
+def _load_oasis(ndim, spacing, root, labels):
+    ndim, spacing = _dimensions(ndim), 1.0 if spacing is None else spacing
+    scans = oasis.Scans(root, ndim=ndim, spacing=spacing, labels=labels)
+    scans.affine.setflags(write=False)
+    return Cohort(
+        name="oasis",
+        ndim=ndim,
+        shape=scans.shape,
+        spacing=float(spacing),
+        affine=scans.affine,
+        plane=f"coronal, slice {oasis.SLICE} of the aligned volume" if ndim == 2 else None,
+        split=scans.split(),
+        structures=scans.structures,
+        licence=oasis.LICENCE,
+        credit=oasis.CREDIT,
+        simulated=False,
+        source=scans,
     )
 
 
