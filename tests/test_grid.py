@@ -293,7 +293,8 @@ def write_hyper(tmp_path):
         row = {"dice_mean": 0.7, "folding_percent_brain": 0.1, "sd_log_jacobian": 0.2}
         cost = {"steps": 400, "step_seconds": 0.1, "plain_steps": 100, "plain_step_seconds": 0.05}
         curve = [{"lam": lam} | row for lam in (0.0, 1.0)]
-        record["metrics"] = {"split": "validation", "curve": curve} | cost | metrics
+        as_long = {"as_long": {"lam": 1.0} | row | {"dice_mean": 0.72}}
+        record["metrics"] = {"split": "validation", "curve": curve} | as_long | cost | metrics
         return records.write(tmp_path / "hyper" / "ncc.json", record), tmp_path / "hyper"
 
     return write
@@ -305,6 +306,8 @@ def test_the_curve_of_one_network_is_one_row_a_lam_with_its_cost(write_hyper):
     assert set(table["cohort"]) == {"malf"}
     assert (table["steps"] * table["step_seconds"]).tolist() == [40.0, 40.0]
     assert table["plain_steps"].tolist() == [100, 100]
+    assert np.isnan(table["as_long_dice"][0])
+    assert (table["as_long_dice"][1], table["as_long_folding"][1]) == (0.72, 0.1)
 
 
 def test_a_record_without_a_curve_is_none_of_one_network(write_run):

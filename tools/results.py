@@ -76,7 +76,13 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         "chosen": chosen,
         "test": grid.report(tests).reset_index(),
         "differences": grid.differences(pairs, chosen),
-        "hyper": pd.concat([grid.hyper_curves(folder / name / "hyper") for name in names]),
+        "hyper": pd.concat(
+            [
+                grid.hyper_curves(path)
+                for name in names
+                if (path := folder / name / "hyper").is_dir()
+            ]
+        ),
     }
 
 

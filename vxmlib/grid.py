@@ -353,7 +353,9 @@ def hyper_curves(folder):
     pandas.DataFrame
         One row a record and λ: ``cohort``, ``image_loss``, ``int_steps``, ``lam``, each of
         :data:`MEASURES`, ``seconds`` (of the one training), and what it takes beside a plain
-        run: ``steps``, ``step_seconds``, ``plain_steps``, ``plain_step_seconds``.
+        run: ``steps``, ``step_seconds``, ``plain_steps``, ``plain_step_seconds``. In the row of
+        the λ at which a plain network was trained for as many steps, ``as_long_dice`` and
+        ``as_long_folding`` are what that one reached; NaN elsewhere.
 
     Raises
     ------
@@ -363,11 +365,15 @@ def hyper_curves(folder):
     parts = []
     for path in sorted(_folder(folder).glob("*.json")):
         record = records.read(path)
-        if not {"curve", *_COST} <= set(record["metrics"]):
+        if not {"curve", "as_long", *_COST} <= set(record["metrics"]):
             raise GridError(f"{path}: a record, but none of one network for all λ")
         told = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
         told |= {key: record["metrics"][key] for key in _COST}
         part = pd.DataFrame(record["metrics"]["curve"])
+        as_long = record["metrics"]["as_long"]
+        there = part["lam"] == as_long["lam"]
+        part["as_long_dice"] = np.where(there, as_long["dice_mean"], np.nan)
+        part["as_long_folding"] = np.where(there, as_long["folding_percent_brain"], np.nan)
         parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **told))
     if not parts:
         raise GridError(f"{folder}: found no record of one network for all λ")
