@@ -21,7 +21,7 @@ BUILD := _build
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help book lambda full test lint notebooks env cluster lock clean
+.PHONY: help book lambda results full test lint notebooks env cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -39,6 +39,9 @@ book: $(STAMP) ## run the lessons and render the book; prints where its front pa
 lambda: $(STAMP) ## run what is missing of a grid of λ runs (config/lambda.yaml)
 	@$(PY) -m tools.book grid --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
 	  --own "$(OWN)" --grid "$(GRID)" --cores "$(CORES)"
+
+results: $(STAMP) ## tables and figures of the committed λ records: results/lambda/tables, _build
+	@$(PY) -m tools.results tables --build "$(BUILD)"
 
 full: $(STAMP) ## train and compare anew on real people in 3D (config/real.yaml; many hours)
 	@$(PY) -m tools.real all --build "$(BUILD)/real" --results "$(BUILD)/real/results"

@@ -19,7 +19,7 @@
 # | **You will learn** | why λ = 1 with NCC and λ = 0.01 with MSE ask for about the same, and what λ buys |
 # | **You need** | [lesson 6](06_jacobian.ipynb) |
 # | **In → out** | λ, a loss, a seed → one trained model, one record |
-# | **Not here** | the choice of λ, which takes many runs and several seeds |
+# | **Not here** | the choice of λ, which takes many runs and several seeds: [lesson 10](10_choose.ipynb) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
@@ -308,6 +308,7 @@ print(f"{(paid / bought).iloc[-1]:.2f} of what was bought")
 # - NCC and MSE differ in scale, and so do their λ; a λ belongs to its loss.
 # - Name the normalisation of the smoothness term, or your λ cannot be carried over.
 # - Look at the grid and the Jacobian for each λ, not only at Dice.
-# - One run is an anecdote; a λ is chosen over seeds, on validation people.
+# - One run is an anecdote; a λ is chosen over seeds, on validation people ([lesson
+#   10](10_choose.ipynb)).
 #
 # **Read on:** the papers' own choice of λ {cite}`balakrishnan2019tmi`, made on 3D brains.

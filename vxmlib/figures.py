@@ -332,6 +332,26 @@ def boxes_by_structure(before, after, *, names=("identity", "VoxelMorph")) -> Fi
     return fig
 
 
+def steps_of(curves, columns, ylabels) -> Figure:
+    """Columns of several tables against their index, the step; one panel a column.
+
+    Parameters
+    ----------
+    curves : dict of str to pandas.DataFrame
+        Name to table, indexed by step.
+    columns, ylabels : list of str
+        What to draw, and what to call it.
+    """
+    fig, axes = plt.subplots(1, len(columns), figsize=(7.2, 2.9), layout="constrained")
+    for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
+        for (name, table), style in zip(curves.items(), ("-o", "--s", ":^"), strict=False):
+            ax.plot(table.index, table[column], style, ms=4, label=name)
+        ax.set(xlabel="step", ylabel=ylabel)
+        ax.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    return fig
+
+
 def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
     """Dice of each structure as two dots joined by a line: for a pair or two, too few for boxes.
 
@@ -488,7 +508,9 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
         Single runs to draw over them: ``image_loss``, ``lam``, ``dice_mean``,
         ``folding_percent_brain``.
     hyper : pandas.DataFrame, optional
-        One network for all λ (``image_loss``, ``lam``, ``dice_mean``, ``folding_percent_brain``).
+        One network for all λ (``image_loss``, ``lam``, ``dice_mean``, ``folding_percent_brain``),
+        and, where not missing, a plain one trained for as long (``as_long_dice``,
+        ``as_long_folding``).
     """
     losses = sorted(dice["image_loss"].unique(), reverse=True)
     fig, axes = plt.subplots(
@@ -509,6 +531,10 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
                 name = "this build" if extra is points else "one network for all λ"
                 column[0].plot(part["lam"], part["dice_mean"], style, label=name)
                 column[1].plot(part["lam"], part["folding_percent_brain"], style)
+        if hyper is not None and "as_long_dice" in hyper:
+            long = hyper[hyper["image_loss"] == loss].dropna(subset="as_long_dice")
+            column[0].plot(long["lam"], long["as_long_dice"], "gD", label="one λ, as many steps")
+            column[1].plot(long["lam"], long["as_long_folding"], "gD")
         column[0].axhline(identity, color=BEFORE, ls=":", label="before registration")
         column[0].set_title(f"{loss.upper()}", fontsize=10)
         column[1].set_yscale("symlog", linthresh=0.01)
