@@ -50,8 +50,15 @@ runs.groupby(["cohort", "image_loss", "int_steps"])["file"].count().unstack()
 
 # %%
 about = ["profile", "spacing", "split", "commit"]
+runs["commit"] = runs["commit"].str[:7]
 print(int(runs["diverged"].sum()), "of", len(runs), "runs diverged")
 runs.groupby("cohort")[about].agg(lambda column: ", ".join(map(str, column.unique())))
+
+# %%
+from vxmlib import malf, template
+
+print("mni:", template.CREDIT)
+print("malf:", malf.CREDIT, "Terms:", malf.LICENCE)
 
 # %% tags=["remove-cell"]
 from vxmlib import pages
@@ -216,7 +223,10 @@ for name, row in loose_table.iterrows():
 # %%
 tests = pd.concat([grid.runs(folder / name / "test") for name in names])
 report = grid.report(tests)
-report.round(4)
+short = {"identity_dice": "before", "dice_mean": "Dice"}
+short |= {"dice_sd_seeds": "SD, seeds", "folding_percent_brain": "folding %"}
+short |= {"sd_log_jacobian": "SD log J"}
+report[list(short)].rename(columns=short).round(3)
 
 # %% [markdown]
 # Differences between rows, pair by pair, with their intervals over people:
@@ -340,7 +350,7 @@ pages.glue(
 # %% [markdown]
 # Minutes of training: steps times the time of one step, both networks timed by turns in one
 # process. The grid of one seed takes {glue:text}`cheaper:.1f` times as long as the one network,
-# which answers for any λ in between as well; a grid of three seeds takes three times that again.
+# which answers for any λ in between as well; a grid of three seeds takes three times as long.
 # What the one network cannot say is how far seeds differ.
 #
 # ## The runs of this very build

@@ -61,11 +61,9 @@ def test_records_name_their_run(smoke, root):
             assert path.exists()
             if product == "record.json":
                 record = records.read(path)
-                assert (record["profile"], record["cohort"], record["run"]) == (
-                    "smoke",
-                    "mni",
-                    name,
-                )
+                assert record["run"] == name
+                if "results" not in plan:  # whose record may be the committed one
+                    assert (record["profile"], record["cohort"]) == ("smoke", "mni")
 
 
 def test_every_internal_link_leads_somewhere(pages):
