@@ -122,3 +122,10 @@ def test_the_results_of_the_repository_are_found_or_said_to_be_missing(monkeypat
         recipe.results_folder()
     (tmp_path / "results").mkdir()
     assert recipe.results_folder() == tmp_path / "results"
+
+
+def test_a_whole_number_and_its_float_name_one_run():
+    whole, decimal = (Settings(profile="smoke", lam=lam) for lam in (1, 1.0))
+    assert recipe.fingerprint(whole) == recipe.fingerprint(decimal)
+    coarse, same = (Settings(profile="smoke", spacing=mm) for mm in (2, 2.0))
+    assert recipe.fingerprint(coarse) == recipe.fingerprint(same)

@@ -114,6 +114,10 @@ class Settings:
             )
         for name in ("spacing", "learning_rate"):
             _positive_or_none(name, getattr(self, name))
+        # 1 and 1.0 are one run: a grid's YAML gives the one, a lesson's parameter the other.
+        for name in ("lam", "spacing", "learning_rate"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         if self.schedule is not None:
             _one_of("schedule", self.schedule, SCHEDULES)
         if (self.cohort == "own") != (self.root is not None):
