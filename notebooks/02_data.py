@@ -86,6 +86,9 @@ print(
     f"{image.min():.0f} to {image.max():.0f}",
 )
 
+# %% [markdown]
+# A header that is read wrong shows at once in a picture:
+
 # %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The simulated scan is stored to the Posterior, Left and Inferior, so the same index cuts another plane, upside down. A scan of malf is stored to the Left: merely mirrored, which is harder to notice.", "name": "fig-02-orientation"}}
 from vxmlib import figures
 
@@ -122,6 +125,9 @@ for when in ("before", "after"):
         f"{when:6}",
         {name: round(value, 3) for name, value in quality[when].items()},
     )
+
+# %% [markdown]
+# For a simulated person the true pose is known, so the error can be said in mm:
 
 # %%
 if settings.cohort == "mni":
@@ -188,6 +194,9 @@ broken = {
     "odd size": good[1:],
 }
 
+# %% [markdown]
+# Each of the four is refused, with the reason:
+
 # %%
 for name, array in broken.items():
     try:
@@ -211,6 +220,9 @@ print(people.credit)
 # %% mystnb={"image": {"alt": "Ten coronal brain slices of ten people in two rows. Their ventricles, cortex and outlines differ in size and shape; brightness and noise differ from scan to scan."}, "figure": {"caption": "Ten people of the training set.", "name": "fig-02-people"}}
 ten = people.split["train"][:10]
 figures.people([people.image(k) for k in ten], list(ten));
+
+# %% [markdown]
+# Labels belong over the image before anything is measured with them:
 
 # %% mystnb={"image": {"alt": "Three of the brain slices with thin coloured outlines of their labelled structures, which follow the visible borders of ventricles, deep nuclei and cortex."}, "figure": {"caption": "Three of them with the outlines of their label maps.", "name": "fig-02-labels"}}
 three = ten[:3]

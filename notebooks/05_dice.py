@@ -76,6 +76,9 @@ linear = np.rint(
     warp.warp_image(moving_labels.astype("float32"), displacement)
 ).astype(int)
 
+# %% [markdown]
+# What linear interpolation did to the numbers:
+
 # %%
 invented = np.setdiff1d(linear, moving_labels)
 mixed = (linear != nearest).mean() * 100
@@ -112,6 +115,9 @@ present = [label for label in people.structures if label in both]
 deep = ("Thalamus", "Caudate", "Putamen", "Hippocampus", "Lateral Ventricle")
 names = {label: people.structures[label] for label in present}
 shown = {label: name for label, name in names.items() if name.endswith(deep)}
+
+# %% [markdown]
+# Outlines before and after, on the fixed image:
 
 # %% mystnb={"image": {"alt": "Three copies of the fixed person's brain slice with coloured outlines: the fixed person's own structures, the moving person's structures before registration, which miss the anatomy, and after registration, which follow it."}, "figure": {"caption": "Some structures' outlines on the fixed image: the fixed person's own, the moving person's before, and after registration.", "name": "fig-05-outlines"}}
 figures.labels_on_image(
@@ -153,6 +159,9 @@ for label in list(one)[:5]:
 before = metrics.evaluate_pairs(people, pairs, "identity")
 after = metrics.evaluate_pairs(people, pairs, run.register)
 after.head(3).T
+
+# %% [markdown]
+# The means of each method side by side:
 
 # %%
 import pandas as pd

@@ -77,6 +77,9 @@ turn = np.eye(nd)
 turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
 mirror = np.diag([-1.0, 1.0, 1.0][:nd])
 
+# %% [markdown]
+# The least and the greatest determinant of each field, and the exact value:
+
 # %%
 for name, matrix in {
     "stretch": stretch,
@@ -161,11 +164,17 @@ from dataclasses import replace
 loose_run = recipe.run(replace(settings, lam=0.01))
 loose = models.register(loose_run.model, moving, fixed)
 
+# %% [markdown]
+# Both fields as maps of log det J:
+
 # %% mystnb={"image": {"alt": "Two brain-shaped maps of log Jacobian determinant, orange where moving tissue shrinks and purple where it grows, white for no change. The left, at the lesson's lambda, has smooth patches and few magenta folded voxels; the right, at lambda 0.01, is speckled with many."}, "figure": {"caption": "log det J in the brain for the same pair and two λ. Magenta voxels are folded.", "name": "fig-06-maps"}}
 fields = [displacement, loose]
 titles = [f"λ = {settings.lam:g}", "λ = 0.01"]
 determinants = [metrics.jacobian_determinant(field) for field in fields]
 figures.determinant_maps(determinants, [brain, brain], titles);
+
+# %% [markdown]
+# A histogram shows how far the tail reaches:
 
 # %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for both lambdas; the lambda 0.01 line is far broader and has a tail left of zero, marked as folded."}, "figure": {"caption": "The same as histograms, on a logarithmic axis so that rare folds show. The first and last bin also hold what lies beyond them.", "name": "fig-06-histogram"}}
 figures.determinant_histogram(determinants, [brain, brain], titles);

@@ -132,6 +132,9 @@ if live:
         for name, table in tables.items()
         for structure, part in table.groupby("structure", sort=False)["dice"]
     ]
+
+# %% tags=["remove-cell"]
+if live:
     voxels = {
         "all": int(people.image("test").size),
         "brain": int(people.brain("test").sum()),

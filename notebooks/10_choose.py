@@ -54,6 +54,9 @@ runs["commit"] = runs["commit"].str[:7]
 print(int(runs["diverged"].sum()), "of", len(runs), "runs diverged")
 runs.groupby("cohort")[about].agg(lambda column: ", ".join(map(str, column.unique())))
 
+# %% [markdown]
+# The people come from others, under their terms:
+
 # %%
 from vxmlib import malf, template
 
@@ -109,6 +112,9 @@ def curves_of(name, hyper=None):
 
 # %% mystnb={"image": {"alt": "Four panels for real people: Dice above, folding below; NCC left, MSE right, against lambda. Dice rises to a broad top and falls on both sides of it; folding falls steeply as lambda grows, and stays near zero for integrated fields at any lambda."}, "figure": {"caption": "Real people (malf), validation pairs. Markers are means over three seeds, bars reach from the least to the greatest seed. The axis of folding is linear near 0.", "name": "fig-10-malf"}}
 curves_of(names[-1]);
+
+# %% [markdown]
+# Simulated people fold less, and their curves are flatter:
 
 # %% mystnb={"image": {"alt": "The same four panels for simulated people: Dice varies less with lambda, folding is far lower at each lambda and reaches zero early, and with MSE Dice is highest among the largest lambdas."}, "figure": {"caption": "The same for simulated people (mni).", "name": "fig-10-mni"}}
 curves_of(names[0]);

@@ -254,12 +254,12 @@ def no_space(*arguments):
     raise OSError("No space left on device")
 
 
-@pytest.mark.parametrize("step", ["nib.save", "os.replace"])
+@pytest.mark.parametrize("step", ["nifti.nib.save", "files.os.replace"])
 def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "scan.nii"
     nifti.write(path, IMAGE, np.eye(4))
     before = path.read_bytes()
-    monkeypatch.setattr(f"vxmlib.nifti.{step}", no_space)
+    monkeypatch.setattr(f"vxmlib.{step}", no_space)
     with pytest.raises(OSError, match="No space"):
         nifti.write(path, IMAGE + 1, np.eye(4))
     assert path.read_bytes() == before

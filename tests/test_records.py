@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vxmlib import records
+from vxmlib import files, records
 
 
 def record_of(run="05_dice", **metrics):
@@ -115,7 +115,7 @@ def test_an_interrupted_write_keeps_the_old_record(tmp_path, monkeypatch):
     def full_disk(part, target):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(records.os, "replace", full_disk)
+    monkeypatch.setattr(files.os, "replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         records.write(path, record_of(dice=0.9))
     assert records.read(path)["metrics"] == {"dice": 0.5}

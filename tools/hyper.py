@@ -9,12 +9,11 @@ The record goes to ``results/lambda/<cohort>/hyper/<image loss>.json``.
 """
 
 import argparse
-import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from vxmlib import cohorts, grid, hyper, metrics, models, pairs, recipe, records, training
+from vxmlib import grid, hyper, models, pairs, recipe, records, training
 from vxmlib.backend import device_summary, set_seed
 from vxmlib.profiles import Settings
 
@@ -53,8 +52,7 @@ def train(model, settings: Settings, people, plan, run_dir: Path):
 
 def measure(people, register, lam) -> dict:
     """One row of a curve: a method on the validation pairs."""
-    ordered = cohorts.ordered_pairs(people.split["validation"])
-    summary = metrics.summary(metrics.evaluate_pairs(people, ordered, register))
+    summary = recipe.measure(register, people, recipe.pairs_of(people, "validation"))
     return {"lam": lam} | {name: summary[name] for name in grid.MEASURES}
 
 
@@ -105,7 +103,7 @@ def main() -> None:
     epochs = max(1, options.times * usual.epochs // 4)
     plan = replace(usual, epochs=epochs, steps_per_epoch=4 * usual.steps_per_epoch)
     people = recipe.load_cohort(settings)
-    base = Path(os.environ.get("VXMLIB_RUNS") or recipe.output_folder() / "runs")
+    base = recipe.runs_folder()
     name = f"hyper-{options.times}-{options.layers}-{options.units}-{settings.name}"
     model = build(settings, people.shape, plan, layers=options.layers, units=options.units)
     history = train(model, settings, people, plan, base / name)

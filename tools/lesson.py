@@ -16,6 +16,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
+from vxmlib import files
+
 #: Lines shown of a failing cell and its message; the failed notebook keeps them all.
 SHOWN_LINES = 25
 #: Seconds between two signs of life while one step lasts.
@@ -126,9 +128,8 @@ def run_lesson(
             problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {own})")
         # The temporary folder may be on another disk: copy, then rename beside the target.
         if done.exists():
-            half = output.with_name(f".{output.name}.part")
-            shutil.copy(done, half)
-            os.replace(half, failed if problem else output)
+            with files.whole(failed if problem else output) as part:
+                shutil.copy(done, part)
     if problem:
         raise LessonError(
             f"lesson {source.stem} failed: {problem.text}\n  as far as it came: {failed}",

@@ -4,19 +4,19 @@
     python -m tools.real measure ncc        # on the test people, both ways; --part asks for others
     python -m tools.real all                # everything that is missing: `make full`
 
-Weights and records go to ``results/malf``, what is unfinished to ``_build/real``.
+Records, and the weights that a method uses, go to ``results/malf``; the rest to ``_build/real``.
 """
 
 import argparse
-import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 
-from vxmlib import baselines, cohorts, compare, models, records, training
+from vxmlib import baselines, cohorts, compare, models, recipe, records, training
 from vxmlib.augment import Augmentation
-from vxmlib.backend import device_summary, set_seed, tf, vxm
+from vxmlib.backend import device_summary, set_seed, vxm
 from vxmlib.instance import InstanceOptimiser
 from vxmlib.networks import StridedVxmDense
 
@@ -91,10 +91,11 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
         both_ways=settings["both_ways"],
         callbacks=[
             training.RegistrationMonitor(people, watched, every=max(1, settings["epochs"] // 6)),
-            tf.keras.callbacks.LearningRateScheduler(partial(_rate, settings)),
+            *recipe.callbacks(SimpleNamespace(**settings)),
         ],
     )
-    models.save(model, results / "weights" / f"{name}.h5")
+    used = any((told or {}).get("training") == name for told in plan["methods"].values())
+    models.save(model, (results / "weights" if used else folder / name) / f"{name}.h5")
     record = _provenance(plan, f"train {name}", settings, float(history["seconds"].sum()))
     columns = [c for c in history.columns if c not in ("epoch", "lr")]
     last = history.iloc[-1]
@@ -160,12 +161,6 @@ def _refined(register, shape, image_loss, told):
         return optimise(register(moving, fixed), moving, fixed, steps=told["steps"])[0]
 
     return refine
-
-
-def _rate(settings, epoch):
-    if settings["schedule"] == "constant":
-        return settings["learning_rate"]
-    return settings["learning_rate"] * 0.5 * (1 + math.cos(math.pi * epoch / settings["epochs"]))
 
 
 def _provenance(plan, run, settings, seconds):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vxmlib import figures, grid, records
+from vxmlib import figures, files, grid, records
 from vxmlib.profiles import Settings
 
 CODE = Path(__file__).resolve().parent.parent
@@ -88,13 +88,10 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 def write_tables(found: dict[str, pd.DataFrame], target: Path) -> list[Path]:
     """Write every table as CSV, six digits a number; return the files."""
-    target.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in found.items():
-        path, part = target / f"{name}.csv", target / f".{name}.csv.part"
-        part.write_text(table.to_csv(index=False, float_format="%.6g"), encoding="utf-8")
-        os.replace(part, path)
-        written.append(path)
+        written.append(target / f"{name}.csv")
+        files.write_text(written[-1], table.to_csv(index=False, float_format="%.6g"))
     return written
 
 

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from vxmlib import malf, nifti, preprocess, template
+from vxmlib import files, malf, nifti, preprocess, template
 
 TRANSFORM = "antsRegistrationSyNQuickRepro[a]"  # rigid, then affine; ANTs' reproducible recipe
 METHOD = {
@@ -250,9 +250,7 @@ def _read_or_start(path):
 
 
 def _write(path, stored):
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    files.write_text(path, json.dumps(stored, indent=1) + "\n")
 
 
 def _rounded(measures):

@@ -1,14 +1,14 @@
 """Measure methods on the same pairs, both ways: overlap, surfaces, folding, consistency, time."""
 
+import itertools
 import json
-import os
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pandas as pd
 
-from vxmlib import metrics, warp
+from vxmlib import files, metrics, warp
 
 #: Evaluated structures that are no core structure: cerebral white matter and cortex, both sides.
 _LARGE = (2, 3, 41, 42)
@@ -60,7 +60,7 @@ def unordered(ids):
     >>> unordered(["a", "b", "c"])
     [('a', 'b'), ('a', 'c'), ('b', 'c')]
     """
-    return [(a, b) for place, a in enumerate(ids) for b in ids[place + 1 :]]
+    return list(itertools.combinations(ids, 2))
 
 
 def one_way(method):
@@ -142,7 +142,6 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
         One a direction, in the order of the pairs.
     """
     file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     rows = {(row["moving"], row["fixed"]): row for row in map(json.loads, lines)}
     for number, (first, second) in enumerate(pairs, start=1):
@@ -150,10 +149,7 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
             continue
         for row in measure_pair(people, parcels, first, second, both):
             rows[row["moving"], row["fixed"]] = row
-        text = "".join(json.dumps(row) + "\n" for row in rows.values())
-        part = file.with_name(f".{file.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
+        files.write_text(file, "".join(json.dumps(row) + "\n" for row in rows.values()))
         now = rows[first, second]
         say(f"[{number}/{len(pairs)}] {first} {second}: Dice {now['dice']:.3f}", flush=True)
     return [rows[way] for pair in pairs for way in (pair, pair[::-1])]

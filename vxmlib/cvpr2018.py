@@ -11,12 +11,13 @@ import numpy as np
 from vxmlib import fetch
 from vxmlib.backend import tf
 from vxmlib.models import ModelFileError, fitting_image
-from vxmlib.vxm2018 import SHAPE
+from vxmlib.networks import convolve, half_size_features
+from vxmlib.vxm2018 import REPOSITORY, SHAPE
 
-_FOLDER = "voxelmorph/voxelmorph/5d4879b711c663eb30dd90141342041eec9eea23/models"
 #: The released files: the paper's network 1 or 2, trained with local correlation or squared error.
 WEIGHTS = {
-    name: f"{_FOLDER}/cvpr2018_{name}.h5" for name in ("vm1_l2", "vm1_cc", "vm2_l2", "vm2_cc")
+    name: f"{REPOSITORY}/models/cvpr2018_{name}.h5"
+    for name in ("vm1_l2", "vm1_cc", "vm2_l2", "vm2_cc")
 }
 ENCODER = (16, 32, 32, 32)
 #: Filters after the encoder: four at 1/16, 1/8, 1/4 and 1/2 of the size, one more at 1/2, then
@@ -59,22 +60,10 @@ def build(variant="vm2", shape=SHAPE):
     if len(shape) != 3 or any(size % 16 or size < 16 for size in shape):
         raise ValueError(f"shape: found {tuple(shape)}, expected three sizes divisible by 16")
     layers = tf.keras.layers
-
-    def convolve(x, filters, strides=1):
-        x = layers.Conv3D(filters, 3, strides=strides, padding="same")(x)
-        return layers.LeakyReLU(0.2)(x)
-
     inputs = [layers.Input((*shape, 1), name=name) for name in ("moving", "fixed")]
-    levels = [layers.concatenate(inputs)]  # at 1, 1/2, 1/4, 1/8, 1/16 of the size
-    for filters in ENCODER:
-        levels.append(convolve(levels[-1], filters, strides=2))
-    deep, *middle, late, full = DECODER[variant][:6]
-    x = convolve(levels[-1], deep)
-    for level, filters in zip(levels[-2:0:-1], middle, strict=True):
-        x = convolve(layers.concatenate([layers.UpSampling3D()(x), level]), filters)
-    x = convolve(x, late)
-    x = convolve(layers.concatenate([layers.UpSampling3D()(x), levels[0]]), full)
-    for filters in DECODER[variant][6:]:
+    x = half_size_features(inputs, ENCODER, DECODER[variant][:5])
+    x = layers.concatenate([layers.UpSampling3D()(x), *inputs])
+    for filters in DECODER[variant][5:]:
         x = convolve(x, filters)
     return tf.keras.Model(inputs, layers.Conv3D(3, 3, padding="same", name="flow")(x))
 

@@ -138,10 +138,8 @@ def _from_mirror(mirror, relative_path, expected):
 
 def _from_cache(relative_path, expected):
     path = cache_folder() / relative_path
-    if path.is_file() and _is_checked(path):
+    if path.is_file() and _is_right(path, expected):
         return path
-    if path.is_file() and _digest(path, expected) != expected:
-        path.unlink(missing_ok=True)  # damaged: pooch would not notice without a SHA-256
     _download(relative_path, expected)
     _check_hash(path, expected, mend="Delete it; the next call downloads it again.")
     return path
@@ -161,6 +159,7 @@ def _download(relative_path, expected):
             raise ValueError(f"Found hash {found}, expected {expected}.")
 
     try:
+        (folder / relative_path).unlink(missing_ok=True)  # damaged: pooch would not notice
         store.fetch(relative_path, downloader=download)
     except RequestException as error:
         raise FetchError(
@@ -181,15 +180,21 @@ def _download(relative_path, expected):
 
 
 def _check_hash(path, expected, *, mend):
-    if _is_checked(path):
-        return
-    found = _digest(path, expected)
-    if found != expected:
+    if not _is_right(path, expected):
         raise FetchError(
-            f"{path} has the wrong content: expected hash {expected}, found {found} "
-            f"({path.stat().st_size} bytes). {mend}"
+            f"{path} has the wrong content: expected hash {expected}, found "
+            f"{_digest(path, expected)} ({path.stat().st_size} bytes). {mend}"
         )
-    _checked[path] = _stamp(path)
+
+
+def _is_right(path, expected):
+    """Whether a file has its hash; looked up where it has been found right before."""
+    if _checked.get(path) == _stamp(path):
+        return True
+    right = _digest(path, expected) == expected
+    if right:
+        _checked[path] = _stamp(path)
+    return right
 
 
 def _digest(path, expected):
@@ -198,10 +203,6 @@ def _digest(path, expected):
         return pooch.file_hash(str(path), alg="sha256")
     content = Path(path).read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _is_checked(path):
-    return _checked.get(path) == _stamp(path)
 
 
 def _stamp(path):

@@ -58,9 +58,12 @@ class InstanceOptimiser:
     def __init__(self, shape, *, image_loss="ncc", lam=1.0, learning_rate=0.1):
         if len(shape) not in (2, 3) or any(size % 2 or size < 4 for size in shape):
             raise ValueError(f"shape: found {tuple(shape)}, expected 2 or 3 even sizes")
-        for name, value, least in (("lam", lam, 0), ("learning_rate", learning_rate, 1e-12)):
-            if not (math.isfinite(value) and value >= least):
-                raise ValueError(f"{name}: found {value!r}, expected a finite number above 0")
+        if not (math.isfinite(lam) and lam >= 0):
+            raise ValueError(f"lam: found {lam!r}, expected a finite number, at least 0")
+        if not (math.isfinite(learning_rate) and learning_rate > 0):
+            raise ValueError(
+                f"learning_rate: found {learning_rate!r}, expected a finite number above 0"
+            )
         self.shape, self.lam = tuple(shape), float(lam)
         self._similarity = image_loss_by_name(image_loss)
         self._smoothness = vxm.losses.Grad("l2").loss

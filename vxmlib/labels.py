@@ -20,8 +20,8 @@ _DATA = Path(__file__).parent / "data"
 _MIDLINE_WHITE_MATTER = (77, 251, 252, 253, 254, 255)
 
 
-def _read_pairs(name):
-    """Rows of a two-column CSV table, without its heading."""
+def read_table(name):
+    """Rows of a two-column CSV table of ``vxmlib/data``, without its heading."""
     rows = (_DATA / name).read_text(encoding="utf-8").splitlines()[1:]
     return [row.split(",") for row in rows]
 
@@ -35,7 +35,7 @@ def structures():
     >>> len(structures()), structures()[17]
     (30, 'Left Hippocampus')
     """
-    return {int(label): name for label, name in _read_pairs("structures.csv")}
+    return {int(label): name for label, name in read_table("structures.csv")}
 
 
 def fold_freesurfer(labels, right):
@@ -96,7 +96,7 @@ def fold_manual(labels):
 @functools.cache
 def _manual_table():
     """Manual number -> FreeSurfer's; 0 for what is not evaluated."""
-    return {int(manual): int(other) for manual, other in _read_pairs("malf_labels.csv")}
+    return {int(manual): int(other) for manual, other in read_table("malf_labels.csv")}
 
 
 def manual_numbers():

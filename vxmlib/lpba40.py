@@ -19,11 +19,11 @@ label map knows: left and right, front and back, top and bottom have structures 
 """
 
 import functools
-from pathlib import Path
 
 import numpy as np
 
 from vxmlib import archive, nifti, own, preprocess
+from vxmlib.labels import read_table
 
 SUBJECTS = tuple(f"S{number:02d}" for number in range(1, 41))
 #: Ours; the publisher names none.  Many programs keep the first ten people for testing, so we do.
@@ -38,7 +38,6 @@ CREDIT = (
     "atlas of human cortical structures, NeuroImage 2008)."
 )
 
-_LABELS_FILE = Path(__file__).parent / "data" / "lpba40_labels.csv"
 _INSIDE = ("delineation_space", "LPBA40/delineation_space")
 _IMAGE, _LABELS = "delineation.skullstripped", "delineation.structure.label"
 _ENDINGS = (".img.gz", ".img", ".nii.gz", ".nii")
@@ -60,8 +59,7 @@ def structures():
     >>> len(structures()), structures()[165]
     (56, 'Left Hippocampus')
     """
-    rows = _LABELS_FILE.read_text(encoding="utf-8").splitlines()[1:]
-    return {int(number): name for number, name in (row.split(",") for row in rows)}
+    return {int(number): name for number, name in read_table("lpba40_labels.csv")}
 
 
 def directions(labels, spacing):

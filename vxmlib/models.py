@@ -3,13 +3,12 @@
 import json
 import math
 import numbers
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from vxmlib import preprocess
+from vxmlib import files, preprocess
 from vxmlib.backend import tf, vxm
 from vxmlib.losses import image_loss as image_loss_by_name
 
@@ -271,18 +270,13 @@ def save(model, path):
     path = Path(path)
     if path.suffix != ".h5":
         raise ValueError(f"path must end in .h5, found {path.name!r}: VxmDense reads HDF5 only")
-    path.parent.mkdir(parents=True, exist_ok=True)
     config = {"class_name": type(model).__name__, "config": model.get_config()}
-    temporary = path.with_name(f".{path.stem}.part.h5")
-    try:
+    with files.whole(path) as part:
         # Weights and constructor arguments are all that VxmDense.load reads. Keras' own
         # model.save would add the optimiser, and losses that it cannot load back.
-        model.save_weights(temporary, save_format="h5")
-        with h5py.File(temporary, "r+") as file:
+        model.save_weights(part, save_format="h5")
+        with h5py.File(part, "r+") as file:
             file.attrs["model_config"] = json.dumps(config)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path, *, network=vxm.networks.VxmDense):

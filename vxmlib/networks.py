@@ -1,9 +1,9 @@
 """A lighter network than VxmDense: strided convolutions, and a field at half the size.
 
 On a processor most of VxmDense's time goes into convolutions at full size. The network of the
-authors' MICCAI 2018 paper has none but the first, which strides: its encoder is that of
-:mod:`vxmlib.cvpr2018`, its field comes at half the size and is upsampled. Here it is for both
-kinds of field, displacement and velocity.
+authors' MICCAI 2018 paper has none but the first, which strides: its encoder is that of the CVPR
+2018 paper (:mod:`vxmlib.cvpr2018`), its field comes at half the size and is upsampled. Here it is
+for both kinds of field, displacement and velocity.
 """
 
 from vxmlib.backend import ne, tf, vxm
@@ -46,7 +46,7 @@ class StridedVxmDense(ne.modelio.LoadableModel):
             raise ValueError("bidir: a displacement has no inverse to warp back by; set int_steps")
         ndims = len(inshape)
         inputs = [tf.keras.Input((*inshape, 1), name=name) for name in ("source", "target")]
-        field = _field(_decoded(inputs, nb_unet_features, ndims), ndims)
+        field = _field(half_size_features(inputs, *nb_unet_features), ndims)
 
         def to_full_size(field, sign):
             if int_steps:
@@ -77,22 +77,29 @@ class StridedVxmDense(ne.modelio.LoadableModel):
         )
 
 
-def _decoded(inputs, features, ndims):
-    """Features at half the size, from both images."""
+def half_size_features(inputs, encoder, decoder):
+    """Strided encoder and decoder up to half the size, as all the authors' 2018 networks have.
+
+    Parameters
+    ----------
+    inputs : list of two Keras tensors
+        (batch, *vol, 1), 2D or 3D.
+    encoder : four ints
+        Filters at 1/2, 1/4, 1/8 and 1/16 of the size.
+    decoder : ints
+        Filters at 1/16, 1/8, 1/4 and 1/2, further ones at 1/2.
+
+    Returns
+    -------
+    Keras tensor
+        (batch, *vol / 2, filters of the last).
+    """
     layers = tf.keras.layers
-    convolution = getattr(layers, f"Conv{ndims}D")
-    doubled = getattr(layers, f"UpSampling{ndims}D")
-    encoder, (deepest, *decoder) = features
-
-    def convolve(x, filters, strides=1):
-        x = convolution(
-            filters, 3, strides=strides, padding="same", kernel_initializer="he_normal"
-        )(x)
-        return layers.LeakyReLU(0.2)(x)
-
+    doubled = getattr(layers, f"UpSampling{len(inputs[0].shape) - 2}D")
     levels = [layers.concatenate(inputs)]
     for filters in encoder:
         levels.append(convolve(levels[-1], filters, strides=2))
+    deepest, *decoder = decoder
     x = convolve(levels[-1], deepest)
     coming_up = levels[-2:0:-1]  # 1/8, 1/4, 1/2 of the size
     for level, filters in zip(coming_up, decoder, strict=False):
@@ -100,6 +107,14 @@ def _decoded(inputs, features, ndims):
     for filters in decoder[len(coming_up) :]:
         x = convolve(x, filters)
     return x
+
+
+def convolve(x, filters, strides=1):
+    """A convolution of width 3 with the papers' activation, LeakyReLU of slope 0.2."""
+    layers = tf.keras.layers
+    convolution = getattr(layers, f"Conv{len(x.shape) - 2}D")
+    x = convolution(filters, 3, strides=strides, padding="same", kernel_initializer="he_normal")(x)
+    return layers.LeakyReLU(0.2)(x)
 
 
 def _field(x, ndims):

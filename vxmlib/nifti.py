@@ -1,7 +1,6 @@
 """NIfTI files in and out; displacements in the convention of ITK and ANTs."""
 
 import gzip
-import os
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +12,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from vxmlib import files
 from vxmlib.warp import check_displacement
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI points right and anterior, ITK left and posterior
@@ -314,16 +314,13 @@ def _storable(array):
 def _save(path, image):
     """Write beside the final name and rename, so that no half-written file is left."""
     path = Path(path)
-    ending = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
-    if not path.name.endswith(ending):
+    if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"path: expected a name ending in .nii or .nii.gz, found {path.name}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder, to write {path.name} to.")
     image.set_sform(image.affine, code=1)
     if _at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
         image.set_qform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
-    part = path.with_name(f".{path.name.removesuffix(ending)}.{os.getpid()}.part{ending}")
-    try:
+    with files.whole(path) as part:
         nib.save(image, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

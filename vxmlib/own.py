@@ -6,13 +6,12 @@ is ``NAME_seg.nii[.gz]`` beside it, or ``labels/NAME.nii[.gz]``.  A file ``label
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from vxmlib import align, fetch, nifti, preprocess
+from vxmlib import align, fetch, files, nifti, preprocess
 from vxmlib import labels as structure_labels
 
 ALIGNMENTS = ("centre", "affine", "none")
@@ -226,10 +225,8 @@ def _matrix(image, affine, alignment):
     if kept.is_file():
         return np.loadtxt(kept)
     matrix = align.affine_to_template(image, affine)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}")
-    np.savetxt(part, matrix)
-    os.replace(part, kept)
+    with files.whole(kept) as part:
+        np.savetxt(part, matrix)
     return matrix
 
 

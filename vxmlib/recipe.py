@@ -81,10 +81,14 @@ def output_folder() -> Path:
     return Path(os.environ.get("VXMLIB_OUTPUT") or pooch.os_cache("vxmlib") / "output")
 
 
+def runs_folder() -> Path:
+    """Where runs are kept: ``VXMLIB_RUNS``, or ``runs`` in the output folder."""
+    return Path(os.environ.get("VXMLIB_RUNS") or output_folder() / "runs")
+
+
 def run_folder(settings: Settings) -> Path:
-    """The folder of one run in ``VXMLIB_RUNS``, or in ``runs`` of the output folder."""
-    runs = os.environ.get("VXMLIB_RUNS") or output_folder() / "runs"
-    return Path(runs) / f"{settings.name}-{fingerprint(settings)}"
+    """The folder of one run."""
+    return runs_folder() / f"{settings.name}-{fingerprint(settings)}"
 
 
 def fingerprint(settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from vxmlib import files
 
 SCHEMA = 1
 REQUIRED = (
@@ -132,13 +133,7 @@ def write(path, record):
         raise RecordError(f"{path.name}: expected a dict, found {type(record).__name__}.")
     stored["nulls"] = nulls | (stored.get("nulls") or {})
     _check(stored, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(stored, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    files.write_text(path, json.dumps(stored, indent=2, allow_nan=False) + "\n")
     return stored
 
 

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from vxmlib import metrics, models, pairs
+from vxmlib import files, metrics, models, pairs
 from vxmlib.backend import tf
 
 _SETTINGS, _HISTORY, _BEST, _LAST = "settings.json", "history.csv", "best.h5", "last.h5"
@@ -232,7 +231,7 @@ class _Run:
             text = json.dumps(settings, indent=1)
             if path.exists():
                 _compare_settings(settings, json.loads(path.read_text()), self.folder)
-            _write(path, text)
+            files.write_text(path, text)
         except OSError as error:
             raise RunFolderError(
                 f"run_dir {self.folder} cannot be written ({error}): choose a folder of your own"
@@ -274,7 +273,7 @@ class _Run:
         if row[measure] < min((old[measure] for old in self.rows), default=math.inf):
             models.save(self.model, self.folder / _BEST)
         self.rows.append(row)
-        _write(self.folder / _HISTORY, self.history().to_csv(index=False))
+        files.write_text(self.folder / _HISTORY, self.history().to_csv(index=False))
         self._epoch.assign(self.done)
         self._manager.save(checkpoint_number=self.done)
 
@@ -389,13 +388,3 @@ def _compare_settings(settings, found, folder):
             f"run_dir {folder} holds a run with other settings: {'; '.join(differing)}. Take "
             "another folder, or start anew with resume=False (deletes that run)"
         )
-
-
-def _write(path, text):
-    """Write a text file at once or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

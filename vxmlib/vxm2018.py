@@ -7,10 +7,11 @@ import numpy as np
 
 from vxmlib import fetch
 
-_VOXELMORPH = "voxelmorph/voxelmorph/5d4879b711c663eb30dd90141342041eec9eea23"
+#: The authors' code and data of 2018.
+REPOSITORY = "voxelmorph/voxelmorph/5d4879b711c663eb30dd90141342041eec9eea23"
 _TUTORIAL = "learn2reg/tutorials2019/4077710c372b048c4879db94e6459b57ffff88f7"
 FILES = {  # subject -> (image, label map)
-    "test": (f"{_VOXELMORPH}/data/test_vol.npz", f"{_VOXELMORPH}/data/test_seg.npz"),
+    "test": (f"{REPOSITORY}/data/test_vol.npz", f"{REPOSITORY}/data/test_seg.npz"),
     "subject_1": (
         f"{_TUTORIAL}/unsupervised/data/3D/subject_1_vol.npz",
         f"{_TUTORIAL}/unsupervised/data/3D/subject_1_seg.npz",

@@ -1,0 +1,37 @@
+"""Files appear whole or not at all."""
+
+import pytest
+
+from vxmlib import files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_block_that_fails_leaves_the_older_file_and_nothing_else(tmp_path):
+    files.write_text(tmp_path / "table.csv", "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(tmp_path / "table.csv", "half \ud800")
+    assert names(tmp_path) == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "old"
+
+
+def test_the_final_name_holds_the_old_text_until_the_end(tmp_path):
+    files.write_text(tmp_path / "table.csv", "old")
+    with files.whole(tmp_path / "table.csv") as part:
+        part.write_text("new")
+        assert (tmp_path / "table.csv").read_text() == "old"
+    assert (tmp_path / "table.csv").read_text() == "new"
+
+
+def test_the_name_to_write_to_is_hidden_and_keeps_the_ending(tmp_path):
+    with files.whole(tmp_path / "deep" / "image.nii.gz") as part:
+        assert part.name.startswith(".") and part.name.endswith(".nii.gz")
+        part.write_bytes(b"")
+    assert names(tmp_path / "deep") == ["image.nii.gz"]
+
+
+def test_text_is_utf8(tmp_path):
+    files.write_text(tmp_path / "a.txt", "λ = 1")
+    assert (tmp_path / "a.txt").read_bytes() == "λ = 1".encode()
