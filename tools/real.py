@@ -2,19 +2,23 @@
 
     python -m tools.real train ncc          # goes on where it was stopped
     python -m tools.real measure ncc        # on the test people, both ways; --part asks for others
+    python -m tools.real watch ncc-instance # step by step, on validation people
+    python -m tools.real times              # all methods by turns in one process
     python -m tools.real all                # everything that is missing: `make full`
 
 Records, and the weights that a method uses, go to ``results/malf``; the rest to ``_build/real``.
 """
 
 import argparse
+import os
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import yaml
 
-from vxmlib import baselines, cohorts, compare, models, recipe, records, training
+from vxmlib import baselines, cohorts, compare, metrics, models, recipe, records, training, warp
 from vxmlib.augment import Augmentation
 from vxmlib.backend import device_summary, set_seed, vxm
 from vxmlib.instance import InstanceOptimiser
@@ -23,6 +27,8 @@ from vxmlib.networks import StridedVxmDense
 CODE = Path(__file__).resolve().parent.parent
 RESULTS = CODE / "results" / "malf"
 NETWORKS = {"strided": StridedVxmDense, "vxm": vxm.networks.VxmDense}
+#: Pairs that are watched step by step, and pairs that are timed.
+WATCHED, TIMED = 6, 3
 _MODEL = ("image_loss", "lam", "int_steps", "learning_rate", "features")
 
 
@@ -121,15 +127,33 @@ def method(plan: dict, name: str, people, results: Path):
         return compare.one_way(partial(baselines.demons, affine=people.affine, **options))
     if "training" not in told:
         return compare.one_way(baselines.identity)
-    settings = entry(plan, "trainings", told["training"])
-    network = NETWORKS[settings["network"]]
-    model = models.load(results / "weights" / f"{told['training']}.h5", network=network)
-    register = partial(models.register, model)
+    register = network_of(plan, told, people, results)
     if "instance" in told:
-        register = _refined(register, people.shape, settings["image_loss"], told["instance"])
-    first = people.split["train"][:2]  # compiled before anything is timed
-    register(people.image(first[0]), people.image(first[1]))
+        optimise, steps = optimiser_of(plan, told, people), told["instance"]["steps"]
+
+        def refined(moving, fixed):
+            return optimise(register(moving, fixed), moving, fixed, steps=steps)[0]
+
+        return compare.one_way(refined)
     return compare.one_way(register)
+
+
+def network_of(plan: dict, told: dict, people, results: Path):
+    """The registration by a trained network, compiled, so that its first pair can be timed."""
+    settings = entry(plan, "trainings", told["training"])
+    path = results / "weights" / f"{told['training']}.h5"
+    register = partial(models.register, models.load(path, network=NETWORKS[settings["network"]]))
+    register(*_any_two(people))
+    return register
+
+
+def optimiser_of(plan: dict, told: dict, people) -> InstanceOptimiser:
+    """The optimiser of a method, with the image loss of its training; compiled."""
+    options = {key: told["instance"][key] for key in ("learning_rate", "lam")}
+    image_loss = entry(plan, "trainings", told["training"])["image_loss"]
+    optimise = InstanceOptimiser(people.shape, image_loss=image_loss, **options)
+    optimise(warp.identity(people.shape), *_any_two(people), steps=1)
+    return optimise
 
 
 def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
@@ -146,6 +170,55 @@ def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> No
     records.write(results / part / f"{name}.json", record)
 
 
+def watch(plan: dict, name: str, results: Path, *, steps: int = 60, every: int = 5) -> None:
+    """Follow an instance optimisation on validation pairs, beyond its usual number of steps."""
+    people, told = load_people(plan), entry(plan, "methods", name)
+    register, optimise = network_of(plan, told, people, results), optimiser_of(plan, told, people)
+    names = compare.core(people.structures)
+    rows = []
+
+    for moving, fixed in compare.unordered(people.split["validation"])[:WATCHED]:
+        target, own, brain = people.labels(fixed), people.labels(moving), people.brain(fixed)
+        seen = []
+
+        def look(step, field, target=target, own=own, brain=brain, seen=seen):
+            if step % every == 0:
+                dice = metrics.mean_dice(warp.warp_labels(own, field), target, names)
+                seen.append((step, dice, metrics.folding(field, brain).percent_in_mask))
+
+        images = people.image(moving), people.image(fixed)
+        began = time.perf_counter()
+        start = register(*images)
+        passed = time.perf_counter() - began
+        _, history = optimise(start, *images, steps=steps, watch=look)
+        seconds = [0.0, *history["seconds"]]
+        rows += [
+            {"moving": moving, "fixed": fixed, "step": step, "dice": dice}
+            | {"folding_percent_brain": folds, "seconds": passed + seconds[step]}
+            for step, dice, folds in seen
+        ]
+    record = _provenance(plan, f"watch {name}", told, sum(row["seconds"] for row in rows[-1:]))
+    record["metrics"] = {"split": "validation", "rows": rows}
+    records.write(results / "instance" / f"{name}.json", record)
+
+
+def times(plan: dict, results: Path) -> None:
+    """Time every method that was measured on the same test pairs, pair by pair, by turns."""
+    people, rows = load_people(plan), []
+    measured = [name for name in plan["methods"] if (results / "test" / f"{name}.json").exists()]
+    methods = {name: method(plan, name, people, results) for name in measured}
+    for moving, fixed in compare.unordered(people.split["test"])[:TIMED]:
+        for name, both in methods.items():
+            seconds = both(people.image(moving), people.image(fixed))[2]
+            rows.append({"method": name, "moving": moving, "fixed": fixed, "seconds": seconds})
+            print(f"{name} {moving} {fixed}: {seconds:.2f} s", flush=True)
+    parameters = {name: plan["methods"][name] for name in measured}
+    record = _provenance(plan, "times", parameters, sum(row["seconds"] for row in rows))
+    record["metrics"] = {"split": "test", "rows": rows, "cores": os.cpu_count()}
+    record["baselines"] = baselines.versions()
+    records.write(results / "times.json", record)
+
+
 def pairs_of(people, part: str) -> list[tuple[str, str]]:
     """Each two people of a part once; of "repeats", each person's two scans."""
     if part == "repeats":
@@ -153,14 +226,8 @@ def pairs_of(people, part: str) -> list[tuple[str, str]]:
     return compare.unordered(people.split[part])
 
 
-def _refined(register, shape, image_loss, told):
-    options = {key: told[key] for key in ("learning_rate", "lam")}
-    optimise = InstanceOptimiser(shape, image_loss=image_loss, **options)
-
-    def refine(moving, fixed):
-        return optimise(register(moving, fixed), moving, fixed, steps=told["steps"])[0]
-
-    return refine
+def _any_two(people):
+    return [people.image(subject) for subject in people.split["train"][:2]]
 
 
 def _provenance(plan, run, settings, seconds):
@@ -178,7 +245,7 @@ def _provenance(plan, run, settings, seconds):
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["train", "measure", "all"])
+    parser.add_argument("command", choices=["train", "measure", "watch", "times", "all"])
     parser.add_argument("name", nargs="?", help="a training or a method of config/real.yaml")
     parser.add_argument("--part", default="test", choices=["validation", "test", "repeats"])
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
@@ -190,6 +257,10 @@ def main() -> None:
             train(plan, options.name, options.build, options.results)
         elif options.command == "measure":
             measure(plan, options.name, options.part, options.build, options.results)
+        elif options.command == "watch":
+            watch(plan, options.name, options.results)
+        elif options.command == "times":
+            times(plan, options.results)
         else:
             make_all(plan, options.build, options.results)
     except (ValueError, OSError) as error:
@@ -207,6 +278,11 @@ def make_all(plan: dict, folder: Path, results: Path) -> None:
                 measure(plan, name, "test", folder, results)
             except baselines.BaselineMissing as error:
                 print(f"{name}: left out: {error}", flush=True)
+    for name, told in plan["methods"].items():
+        if "instance" in (told or {}) and not (results / "instance" / f"{name}.json").exists():
+            watch(plan, name, results)
+    if not (results / "times.json").exists():
+        times(plan, results)
 
 
 if __name__ == "__main__":

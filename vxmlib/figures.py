@@ -332,7 +332,7 @@ def boxes_by_structure(before, after, *, names=("identity", "VoxelMorph")) -> Fi
     return fig
 
 
-def steps_of(curves, columns, ylabels) -> Figure:
+def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
     """Columns of several tables against their index, the step; one panel a column.
 
     Parameters
@@ -341,12 +341,18 @@ def steps_of(curves, columns, ylabels) -> Figure:
         Name to table, indexed by step.
     columns, ylabels : list of str
         What to draw, and what to call it.
+    xlabel : str
+        What the index is.
+    points : dict of str to pandas.Series, optional
+        Name to a single result: a value for each column, and its place on the axis as its name.
     """
     fig, axes = plt.subplots(1, len(columns), figsize=(7.2, 2.9), layout="constrained")
     for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
         for (name, table), style in zip(curves.items(), ("-o", "--s", ":^"), strict=False):
             ax.plot(table.index, table[column], style, ms=4, label=name)
-        ax.set(xlabel="step", ylabel=ylabel)
+        for (name, point), marker in zip((points or {}).items(), "DXP", strict=False):
+            ax.plot(point.name, point[column], marker, color="k", label=name)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     return fig

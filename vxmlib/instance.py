@@ -15,6 +15,34 @@ class NotFinite(ValueError):
     """The loss became NaN or infinite; the displacement up to then is not returned."""
 
 
+def smoothness(field):
+    """Mean squared difference of neighbours, mean over axes: ``vxm.losses.Grad("l2")``.
+
+    That one transposes the field for each axis, which takes a third of a step in 3D.
+
+    Parameters
+    ----------
+    field : (batch, *vol, nd) tensor
+
+    Returns
+    -------
+    scalar tensor
+
+    Examples
+    --------
+    >>> ramp = tf.reshape(tf.range(8.0), (1, 8, 1, 1)) * tf.ones((1, 1, 4, 2))
+    >>> float(smoothness(ramp))  # 1 along the first axis, 0 along the second
+    0.5
+    """
+    nd = field.shape.rank - 2
+    means = []
+    for axis in range(1, nd + 1):
+        after = [slice(None)] * axis + [slice(1, None)]
+        before = [slice(None)] * axis + [slice(None, -1)]
+        means.append(tf.reduce_mean(tf.square(field[tuple(after)] - field[tuple(before)])))
+    return tf.add_n(means) / nd
+
+
 class InstanceOptimiser:
     """Refines displacements on one grid; compiled once, used for many pairs.
 
@@ -66,7 +94,6 @@ class InstanceOptimiser:
             )
         self.shape, self.lam = tuple(shape), float(lam)
         self._similarity = image_loss_by_name(image_loss)
-        self._smoothness = vxm.losses.Grad("l2").loss
         self._warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
         coarse = (1, *(size // 2 for size in shape), len(shape))
         self._delta = tf.Variable(tf.zeros(coarse))
@@ -147,7 +174,7 @@ class InstanceOptimiser:
         with tf.GradientTape() as tape:
             field = self._field(start)
             image = tf.reduce_mean(self._similarity(fixed, self._warp([moving, field])))
-            smooth = tf.reduce_mean(self._smoothness(None, field))
+            smooth = smoothness(field)
             loss = image + self.lam * smooth
         self._adam.apply_gradients([(tape.gradient(loss, self._delta), self._delta)])
         return image, smooth

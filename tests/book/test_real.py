@@ -108,6 +108,23 @@ def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_pat
     assert str(again["rows"][0]["seconds"]) in first
 
 
+def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
+    results = tmp_path / "results"
+    real.train(tiny, "ncc", tmp_path / "build", results)
+    real.watch(tiny, "ncc-instance", results, steps=4, every=2)
+    rows = records.read(results / "instance" / "ncc-instance.json")["metrics"]["rows"]
+    assert [(row["moving"], row["step"]) for row in rows] == [("c", 0), ("c", 2), ("c", 4)]
+    seconds = [row["seconds"] for row in rows]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    assert rows[0]["dice"] != rows[2]["dice"]
+    for name in ("identity", "ncc"):
+        real.measure(tiny, name, "test", tmp_path / "build", results)
+    real.times(tiny, results)  # only what was measured
+    rows = records.read(results / "times.json")["metrics"]["rows"]
+    assert [row["method"] for row in rows] == ["identity", "ncc"]
+    assert all(row["seconds"] > 0 for row in rows)
+
+
 def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch, capsys):
     def missing(*_, **__):
         raise baselines.BaselineMissing("antspyx is not installed")
