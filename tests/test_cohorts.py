@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -463,6 +464,30 @@ def test_a_damaged_npz_is_refused_by_name(tmp_path, content):
         path.write_bytes(b"404: Not Found")
     with pytest.raises(ValueError, match=r"test_vol\.npz: no npz file with an array 'vol_data'"):
         vxm2018._read(path)
+
+
+def test_the_authors_atlas_becomes_one_more_person(tmp_path, monkeypatch):
+    grid = np.indices((4, 5, 6)).sum(axis=0)
+    file = tmp_path / vxm2018.ATLAS
+    file.parent.mkdir(parents=True)
+    np.savez(file, vol=(grid / 12).astype("f8"), seg=(grid % 3).astype("f4"))
+    content = file.read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git hash-object
+    monkeypatch.setattr(fetch, "registry", lambda: {vxm2018.ATLAS: blob})
+    monkeypatch.setenv("VXMLIB_MIRROR", str(tmp_path))
+    image, labels = vxm2018.Released().person("atlas")
+    assert image.dtype == np.float32 and image.max() == pytest.approx(1)
+    assert labels.dtype == np.int16 and (labels == grid % 3).all()
+    file.write_bytes(content[:-20])
+    with pytest.raises(fetch.FetchError, match=r"atlas_norm_3d\.npz has the wrong content"):
+        vxm2018.Released().person("atlas")
+
+
+@pytest.mark.mirror
+def test_the_atlas_joins_the_cohort_or_says_that_it_cannot_be_had():
+    people = cohorts.load("vxm2018")
+    with pytest.raises(fetch.FetchError, match=r"has no file .*atlas_norm_3d\.npz"):
+        vxm2018.with_atlas(people)
 
 
 @pytest.mark.mirror

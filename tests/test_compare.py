@@ -135,3 +135,12 @@ def test_seconds_of_one_way_are_those_of_one_registration(people, monkeypatch):
     times = iter([10.0, 16.0])
     monkeypatch.setattr(compare, "perf_counter", lambda: next(times))
     assert compare.one_way(still)(None, None)[2] == 3.0
+
+
+def test_a_structure_that_nobody_has_is_named_before_anything_is_registered(people, tmp_path):
+    people.structures = NAMES | {999: "Left Nothing"}
+    with pytest.raises(ValueError, match=r"found 999 \(Left Nothing\), which none of 2 people"):
+        compare.measure_all(
+            people, None, [("a", "b")], compare.one_way(still), file=tmp_path / "x.jsonl"
+        )
+    assert not list(tmp_path.iterdir())

@@ -140,7 +140,15 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
     -------
     list of dict
         One a direction, in the order of the pairs.
+
+    Raises
+    ------
+    ValueError
+        A structure to measure that none of the people has.
     """
+    check_structures(people, core(people.structures), pairs)
+    if parcels is not None:
+        check_structures(parcels, cortical(parcels.structures), pairs)
     file = Path(file)
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     rows = {(row["moving"], row["fixed"]): row for row in map(json.loads, lines)}
@@ -153,6 +161,32 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
         now = rows[first, second]
         say(f"[{number}/{len(pairs)}] {first} {second}: Dice {now['dice']:.3f}", flush=True)
     return [rows[way] for pair in pairs for way in (pair, pair[::-1])]
+
+
+def check_structures(people, structures, pairs):
+    """Refuse a list of structures with one that nobody has: its name or number must be wrong.
+
+    Parameters
+    ----------
+    people : Cohort
+    structures : dict
+        Label -> name.
+    pairs : sequence of (str, str)
+        Whose label maps are looked at.
+
+    Raises
+    ------
+    ValueError
+        Naming the structures that none of these people has.
+    """
+    ids = sorted({subject for pair in pairs for subject in pair})
+    present = set().union(*(np.unique(people.labels(subject)).tolist() for subject in ids))
+    if absent := {label: name for label, name in structures.items() if label not in present}:
+        told = ", ".join(f"{label} ({name})" for label, name in absent.items())
+        raise ValueError(
+            f"structures: found {told}, which none of {len(ids)} people has; take it out of the "
+            "list, or mend its number"
+        )
 
 
 def table(rows):
