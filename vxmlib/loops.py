@@ -1,0 +1,348 @@
+"""Training loops of one's own, with the guards that ``fit()`` users have: for lesson 12.
+
+Three ways to make the same step, from the most to the least that Keras does: ``fit()``; ``fit()``
+with a ``train_step`` of one's own (:class:`OwnStep`); a bare loop (:func:`train`). The last takes
+any objective, and stops with a message, its last good weights kept, when something breaks.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from vxmlib import models
+from vxmlib.backend import tf, vxm
+
+
+class LoopStopped(ValueError):
+    """The loop ended early; the message says at which step, why, and where good weights are."""
+
+
+class OwnStep(vxm.networks.VxmDense):
+    """VxmDense with a ``train_step`` written out; give it to ``models.build`` as ``network``.
+
+    What Keras' own step does, in five lines, so that any of them can be changed: everything
+    around it (callbacks, history, distribution) stays with ``fit()``.
+    """
+
+    def train_step(self, data):
+        """One step: outputs, loss, gradients, update; return what ``fit()`` logs."""
+        inputs, targets = data
+        with tf.GradientTape() as tape:
+            outputs = self(inputs, training=True)
+            loss = self.compute_loss(x=inputs, y=targets, y_pred=outputs)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return self.compute_metrics(inputs, targets, outputs, None)
+
+
+def compiled_terms(model):
+    """The objective of a compiled model: its losses and their weights, as ``fit()`` takes them.
+
+    Parameters
+    ----------
+    model : VxmDense
+        Of :func:`vxmlib.models.build`.
+
+    Returns
+    -------
+    callable
+        An objective for :func:`train`.
+    """
+    names, losses = list(model.output_names), list(model.loss)
+    weights = model.get_compile_config()["loss_weights"]
+
+    def objective(inputs, targets, outputs):
+        terms = {
+            f"{name}_loss": tf.reduce_mean(loss(target, output))
+            for name, loss, target, output in zip(names, losses, targets, outputs, strict=True)
+        }
+        weighted = [w * term for w, term in zip(weights, terms.values(), strict=True)]
+        return {"loss": tf.add_n(weighted), **terms}
+
+    return objective
+
+
+def train(
+    model,
+    batches,
+    objective,
+    *,
+    steps,
+    optimizer=None,
+    variables=None,
+    after=None,
+    keep=None,
+    keep_every=50,
+):
+    """Train by a loop of one's own.
+
+    Parameters
+    ----------
+    model : tf.keras.Model
+        Called as ``model(inputs, training=True)``.
+    batches : iterable of (inputs, targets)
+        At least ``steps`` of them, as of :func:`vxmlib.pairs.pair_dataset`.
+    objective : callable
+        ``objective(inputs, targets, outputs)`` gives a dict of scalar tensors; ``"loss"`` is
+        minimised, the rest is recorded. Traced once: what it shall change later, it has to read
+        from a ``tf.Variable``.
+    steps : int
+        Steps to take.
+    optimizer : optional
+        By default the one that the model was compiled with.
+    variables : list, optional
+        Those to train; by default all trainable ones of the model.
+    after : callable, optional
+        Called as ``after(step, logs, outputs)`` after each step (from 1); what it returns, a dict
+        or None, joins the row. It may raise :class:`LoopStopped` to end the loop.
+    keep : path, optional
+        File (``.h5``) for the weights, written every ``keep_every`` steps and at the end.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a step: ``step``, the objective's terms (of the weights *before* the step).
+
+    Raises
+    ------
+    LoopStopped
+        The loss, or a weight at the time of keeping, is NaN or infinite, the batches ran out, or
+        ``after`` said so; weights that were kept before stay as they were.
+    ValueError
+        Nothing to train, or no step to take.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.linspace(0, 1, 1024, dtype="float32").reshape(1, 32, 32, 1)
+    >>> batch = ((image, image), (image, np.zeros((1, 32, 32, 2), "float32")))
+    >>> model = models.build((32, 32), image_loss="mse", features="small")
+    >>> history = train(model, [batch] * 3, compiled_terms(model), steps=3)
+    >>> history.columns.tolist()
+    ['step', 'loss', 'image_loss', 'smoothness_loss']
+    """
+    optimizer = optimizer or model.optimizer
+    variables = model.trainable_variables if variables is None else list(variables)
+    if not variables or steps < 1:
+        raise ValueError(
+            f"found {len(variables)} variables and steps={steps}, expected at least one of each"
+        )
+    optimizer.build(variables)
+    keeper = _Keeper(model, keep, keep_every)
+
+    @tf.function
+    def one_step(inputs, targets):
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            terms = objective(inputs, targets, outputs)
+        gradients = tape.gradient(terms["loss"], variables)
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return terms, outputs
+
+    rows, supply = [], iter(batches)
+    for step in range(1, steps + 1):
+        try:
+            inputs, targets = next(supply)
+        except StopIteration:
+            raise keeper.stopped(step, f"the batches ran out, expected {steps}") from None
+        terms, outputs = one_step(inputs, targets)
+        logs = {name: float(value) for name, value in terms.items()}
+        if not math.isfinite(logs["loss"]):
+            raise keeper.stopped(step, f"the loss became {logs['loss']}")
+        rows.append({"step": step, **logs, **_asked(after, step, logs, outputs, keeper)})
+        if step % keep_every == 0 or step == steps:
+            keeper.keep(step)
+    return pd.DataFrame(rows)
+
+
+def _asked(after, step, logs, outputs, keeper):
+    """What the caller's function adds to the row."""
+    if after is None:
+        return {}
+    try:
+        more = after(step, logs, outputs)
+    except LoopStopped as reason:
+        raise keeper.stopped(step, str(reason)) from None
+    return dict(more) if isinstance(more, Mapping) else {}
+
+
+class _Keeper:
+    """Writes the weights now and then, and knows the last good ones."""
+
+    def __init__(self, model, path, every):
+        self.model, self.path, self.every = model, path and Path(path), every
+        self.last = None
+
+    def keep(self, step):
+        """Write the weights, if they are finite."""
+        if self.path is None:
+            return
+        if not all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self.model.weights):
+            raise self.stopped(step, "weights became NaN or infinite")
+        models.save(self.model, self.path)
+        self.last = step
+
+    def stopped(self, step, why):
+        """The error, with where to go on from."""
+        kept = "no weights were kept"
+        if self.last is not None:
+            kept = f"the weights of step {self.last} are kept in {self.path}"
+        return LoopStopped(f"step {step}: {why}; {kept}")
+
+
+class FoldingBudget:
+    """Changes λ while a model trains, so that folding stays within a budget.
+
+    After each step λ is multiplied by ``rate`` when more than ``percent`` of the voxels of the
+    field folded, on a running mean, and divided by it when fewer did.
+
+    Parameters
+    ----------
+    percent : float
+        Budget, in percent of all voxels of the field.
+    start : float
+        First λ.
+    least, most : float
+        The range; leaving it stops the training.
+    rate : float
+        Above 1.
+    memory : float
+        Share of the running mean that a step keeps, from 0 to below 1.
+
+    Raises
+    ------
+    ValueError
+        A range without its start, or another number that means nothing.
+
+    Examples
+    --------
+    >>> budget = FoldingBudget(percent=0.1, start=1.0, rate=2.0, memory=0.0)
+    >>> budget.update(0.5), budget.update(0.0)
+    (2.0, 1.0)
+    """
+
+    def __init__(self, *, percent, start, least=1e-3, most=1e3, rate=1.05, memory=0.9):
+        if not (0 < least <= start <= most and rate > 1 and 0 <= memory < 1 and percent > 0):
+            raise ValueError(
+                f"found percent={percent}, least={least}, start={start}, most={most}, rate={rate}, "
+                f"memory={memory}; expected 0 < least <= start <= most, rate above 1, percent "
+                "above 0, memory from 0 to below 1"
+            )
+        self.percent, self.least, self.most = percent, least, most
+        self.rate, self.memory = rate, memory
+        self.lam = tf.Variable(float(start), trainable=False, dtype=tf.float32)
+        self._lam, self._mean = float(start), None
+
+    def update(self, folding_percent):
+        """Take the folding of a step; return the new λ.
+
+        Raises
+        ------
+        LoopStopped
+            λ would leave its range: the budget cannot be met by λ, or the loss has another fault.
+        """
+        mean = folding_percent if self._mean is None else self._mean
+        self._mean = self.memory * mean + (1 - self.memory) * folding_percent
+        lam = self._lam * self.rate if self._mean > self.percent else self._lam / self.rate
+        if not self.least <= lam <= self.most:
+            raise LoopStopped(
+                f"λ would become {lam:.3g}, outside [{self.least:g}, {self.most:g}], with "
+                f"{self._mean:.3g} % folded and a budget of {self.percent:g} %: widen the range, "
+                "change the budget, or look for what else folds the field"
+            )
+        self._lam = lam
+        self.lam.assign(lam)
+        return lam
+
+
+def discriminator(shape, filters=(8, 16, 32)):
+    """A network that tells a well-registered pair from another.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Grid, 2D or 3D.
+    filters : tuple of int
+        Of its convolutions, each with stride 2.
+
+    Returns
+    -------
+    tf.keras.Model
+        Inputs two images ``(batch, *shape, 1)``; output a logit ``(batch, 1)``, above 0 for a
+        pair that it takes for well registered.
+
+    References
+    ----------
+    Fan et al., Adversarial similarity network, MICCAI 2018 (the idea; this network is smaller).
+
+    Examples
+    --------
+    >>> discriminator((32, 32)).output_shape
+    (None, 1)
+    """
+    layers = tf.keras.layers
+    convolution = getattr(layers, f"Conv{len(shape)}D")
+    inputs = [tf.keras.Input((*shape, 1)) for _ in range(2)]
+    x = layers.concatenate(inputs)
+    for count in filters:
+        x = layers.LeakyReLU(0.2)(convolution(count, 3, strides=2, padding="same")(x))
+    return tf.keras.Model(inputs, layers.Dense(1)(layers.Flatten()(x)))
+
+
+class AdversarialSimilarity:
+    """A discriminator in place of NCC: train it beside the registration network.
+
+    It learns to tell (blend, fixed), where ``blend`` is the fixed image with some of the moving
+    one mixed in, a pair as good as registration could make it, from (warped, fixed). The network
+    is paid for warped images that it takes for such a blend.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    lam : float
+        λ of the smoothness.
+    learning_rate : float
+        Of the discriminator's Adam.
+    blend : float
+        Share of the moving image in a good pair, from 0 to below 1.
+    patience : int
+        So many steps in a row in which it is never wrong and surely so (its loss below 0.01)
+        end the training: its gradient teaches nothing any more.
+    """
+
+    def __init__(self, shape, *, lam=1.0, learning_rate=1e-4, blend=0.1, patience=50):
+        self.network = discriminator(shape)
+        self.lam, self.blend, self.patience = float(lam), float(blend), int(patience)
+        self._adam = tf.keras.optimizers.Adam(learning_rate)
+        self._adam.build(self.network.trainable_variables)
+        self._loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
+        self._smoothness = vxm.losses.Grad("l2").loss
+        self._won = 0
+
+    def objective(self, inputs, targets, outputs):
+        """The network's objective; the discriminator takes its own step at the same time."""
+        moving, fixed = inputs
+        warped, field = outputs
+        good = (1 - self.blend) * fixed + self.blend * moving
+        with tf.GradientTape() as tape:
+            real = self.network([good, fixed], training=True)
+            fake = self.network([tf.stop_gradient(warped), fixed], training=True)
+            own = self._loss(tf.ones_like(real), real) + self._loss(tf.zeros_like(fake), fake)
+        variables = self.network.trainable_variables
+        self._adam.apply_gradients(zip(tape.gradient(own, variables), variables, strict=True))
+        fooled = self.network([warped, fixed], training=False)
+        image = self._loss(tf.ones_like(fooled), fooled)
+        smooth = tf.reduce_mean(self._smoothness(None, field))
+        terms = {"image_loss": image, "smoothness_loss": smooth, "discriminator_loss": own}
+        return {"loss": image + self.lam * smooth, **terms}
+
+    def after(self, step, logs, outputs):
+        """Stop when the discriminator has won outright."""
+        self._won = self._won + 1 if logs["discriminator_loss"] < 0.01 else 0
+        if self._won >= self.patience:
+            raise LoopStopped(
+                f"the discriminator was sure and right for {self.patience} steps in a row, so the "
+                "network learns nothing from it: lower its learning_rate, or raise blend"
+            )
