@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vxmlib import metrics, models, warp
+from vxmlib import backend, cvpr2018, metrics, models, warp
 from vxmlib.backend import tf
 from vxmlib.networks import StridedVxmDense
 
@@ -11,6 +11,7 @@ SHAPE = (32, 48)
 
 
 def build(shape=SHAPE, **options):
+    backend.set_seed(0)
     return models.build(shape, network=StridedVxmDense, features="small", **options)
 
 
@@ -45,14 +46,29 @@ def test_the_smoothed_field_is_the_displacement_or_the_velocity_at_half_the_size
     assert models.field_shape(build(int_steps=7)) == (16, 24)
 
 
-def test_no_layer_but_the_last_warp_works_at_full_size():
-    model = build((32, 32, 32))
-    full = [
-        layer.name
-        for layer in model.layers
-        if isinstance(layer, tf.keras.layers.Conv3D) and layer.output_shape[1] == 32
-    ]
-    assert full == []
+def filters_at_full_size(model):
+    convolutions = [x for x in model.layers if isinstance(x, tf.keras.layers.Conv3D)]
+    return [x.filters for x in convolutions if x.output_shape[1] == 32]
+
+
+def test_few_features_are_at_full_size_and_none_of_a_velocity():
+    assert filters_at_full_size(build((32, 32, 32))) == [8, 8, 3]
+    assert filters_at_full_size(build((32, 32, 32), int_steps=7)) == []
+
+
+@pytest.mark.parametrize(("features", "variant"), [("vxm1", "vm1"), ("vxm2", "vm2")])
+def test_without_integration_it_is_the_papers_network(features, variant):
+    shape = (16, 16, 32)
+    ours = models.build(shape, network=StridedVxmDense, features=features)
+    paper = cvpr2018.build(variant, shape)
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(0, 0.1, weight.shape) for weight in ours.get_weights()]
+    ours.set_weights(weights)
+    paper.set_weights(weights)
+    moving, fixed = images(shape)
+    field = models.register(ours, moving, fixed)
+    assert np.abs(field).mean() > 0.01
+    np.testing.assert_allclose(field, cvpr2018.register(paper, moving, fixed), rtol=1e-5, atol=1e-6)
 
 
 def test_an_integrated_field_does_not_fold_and_bidir_is_its_inverse():

@@ -11,7 +11,7 @@ import numpy as np
 from vxmlib import fetch
 from vxmlib.backend import tf
 from vxmlib.models import ModelFileError, fitting_image
-from vxmlib.networks import convolve, half_size_features
+from vxmlib.networks import HALF, full_size_features, half_size_features
 from vxmlib.vxm2018 import REPOSITORY, SHAPE
 
 #: The released files: the paper's network 1 or 2, trained with local correlation or squared error.
@@ -61,10 +61,8 @@ def build(variant="vm2", shape=SHAPE):
         raise ValueError(f"shape: found {tuple(shape)}, expected three sizes divisible by 16")
     layers = tf.keras.layers
     inputs = [layers.Input((*shape, 1), name=name) for name in ("moving", "fixed")]
-    x = half_size_features(inputs, ENCODER, DECODER[variant][:5])
-    x = layers.concatenate([layers.UpSampling3D()(x), *inputs])
-    for filters in DECODER[variant][5:]:
-        x = convolve(x, filters)
+    x = half_size_features(inputs, ENCODER, DECODER[variant][:HALF])
+    x = full_size_features(x, inputs, DECODER[variant][HALF:])
     return tf.keras.Model(inputs, layers.Conv3D(3, 3, padding="same", name="flow")(x))
 
 

@@ -1,12 +1,15 @@
-"""A lighter network than VxmDense: strided convolutions, and a field at half the size.
+"""A lighter network than VxmDense: that of the authors' papers, with strided convolutions.
 
-On a processor most of VxmDense's time goes into convolutions at full size. The network of the
-authors' MICCAI 2018 paper has none but the first, which strides: its encoder is that of the CVPR
-2018 paper (:mod:`vxmlib.cvpr2018`), its field comes at half the size and is upsampled. Here it is
-for both kinds of field, displacement and velocity.
+On a processor most of VxmDense's time goes into its many-featured convolutions at full size. The
+papers' own networks stride from the first convolution on and have few features at full size: the
+displacement's (2018 and 2019) is that of :mod:`vxmlib.cvpr2018`; the velocity's (MICCAI 2018) stays
+at half the size altogether.
 """
 
 from vxmlib.backend import ne, tf, vxm
+
+#: Decoder features up to half the size; further ones are at full size.
+HALF = 5
 
 
 class StridedVxmDense(ne.modelio.LoadableModel):
@@ -21,12 +24,13 @@ class StridedVxmDense(ne.modelio.LoadableModel):
         Grid of the images, each size divisible by 16.
     nb_unet_features : two lists of int
         Filters of the four encoder levels (1/2 to 1/16 of the size), and of the decoder: one at
-        1/16, one at 1/8, 1/4 and 1/2 each, further ones at 1/2.
+        1/16, 1/8, 1/4 and 1/2 each, one more at 1/2, and further ones at full size (of a
+        velocity: at 1/2).
     int_steps : int
-        0: the field is the displacement at half the size. Above: it is a velocity, integrated at
-        half the size by so many steps of scaling and squaring.
+        0: the field is the displacement, at full size. Above: it is a velocity at half the size,
+        integrated there by so many steps of scaling and squaring.
     int_resolution : int
-        2, the size at which the field comes; no other is built.
+        2, the size at which a velocity comes; no other is built.
     bidir : bool
         Also warp the fixed image back by the integrated negative velocity.
 
@@ -35,8 +39,9 @@ class StridedVxmDense(ne.modelio.LoadableModel):
 
     References
     ----------
-    Dalca et al., MICCAI 2018; branch ``legacy`` of voxelmorph, ``unet_core`` with
-    ``full_size=False`` (without the sampling of the velocity).
+    Balakrishnan et al., CVPR 2018 and IEEE TMI 2019 (displacement); Dalca et al., MICCAI 2018
+    (velocity, here without its sampling); branch ``legacy`` of voxelmorph, ``unet_core`` with
+    ``full_size`` true and false.
     """
 
     def __init__(self, inshape, nb_unet_features, int_steps=0, int_resolution=2, bidir=False):
@@ -46,20 +51,24 @@ class StridedVxmDense(ne.modelio.LoadableModel):
             raise ValueError("bidir: a displacement has no inverse to warp back by; set int_steps")
         ndims = len(inshape)
         inputs = [tf.keras.Input((*inshape, 1), name=name) for name in ("source", "target")]
-        field = _field(half_size_features(inputs, *nb_unet_features), ndims)
+        encoder, decoder = nb_unet_features
+        if int_steps:
+            x = half_size_features(inputs, encoder, decoder)
+        else:
+            x = half_size_features(inputs, encoder, decoder[:HALF])
+            x = full_size_features(x, inputs, decoder[HALF:])
+        field = _field(x, ndims)
 
-        def to_full_size(field, sign):
-            if int_steps:
-                field = ne.layers.Negate()(field) if sign < 0 else field
-                field = vxm.layers.VecInt(method="ss", int_steps=int_steps)(field)
-            return vxm.layers.RescaleTransform(2)(field)
+        def integrated(velocity):
+            flow = vxm.layers.VecInt(method="ss", int_steps=int_steps)(velocity)
+            return vxm.layers.RescaleTransform(2)(flow)
 
-        forward = to_full_size(field, 1)
+        forward = integrated(field) if int_steps else field
         warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
         outputs = [warp([inputs[0], forward])]
         if bidir:
-            outputs.append(warp([inputs[1], to_full_size(field, -1)]))
-        outputs.append(field if int_steps else forward)
+            outputs.append(warp([inputs[1], integrated(ne.layers.Negate()(field))]))
+        outputs.append(field)
         super().__init__(name="strided_vxm_dense", inputs=inputs, outputs=outputs)
         # Where VxmDense keeps it: vxmlib.models.register looks there.
         self.references = ne.modelio.ReferenceContainer()
@@ -106,6 +115,16 @@ def half_size_features(inputs, encoder, decoder):
         x = convolve(layers.concatenate([doubled()(x), level]), filters)
     for filters in decoder[len(coming_up) :]:
         x = convolve(x, filters)
+    return x
+
+
+def full_size_features(x, inputs, filters):
+    """Double the size, join the images themselves, and convolve once for each of ``filters``."""
+    layers = tf.keras.layers
+    doubled = getattr(layers, f"UpSampling{len(x.shape) - 2}D")
+    x = layers.concatenate([doubled()(x), *inputs])
+    for count in filters:
+        x = convolve(x, count)
     return x
 
 
