@@ -40,7 +40,7 @@ lambda: $(STAMP) ## run what is missing of a grid of λ runs (config/lambda.yaml
 	@$(PY) -m tools.book grid --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
 	  --own "$(OWN)" --grid "$(GRID)" --cores "$(CORES)"
 
-results: $(STAMP) ## tables and figures of the committed λ records: results/lambda/tables, _build
+results: $(STAMP) ## tables and figures of the committed records: results/lambda/tables, README, _build
 	@$(PY) -m tools.results tables --build "$(BUILD)"
 
 full: $(STAMP) ## train and compare anew on real people in 3D (config/real.yaml; many hours)

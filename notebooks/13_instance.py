@@ -43,6 +43,11 @@ from vxmlib import cohorts, metrics, profiles, recipe
 settings = profiles.read_parameters(globals())
 people = recipe.load_cohort(settings)
 run = recipe.run(settings)
+
+# %% [markdown]
+# One test pair to look at closely:
+
+# %%
 moving_id, fixed_id = cohorts.ordered_pairs(people.split["test"], limit=1)[0]
 moving, fixed = people.image(moving_id), people.image(fixed_id)
 
@@ -56,12 +61,13 @@ moving, fixed = people.image(moving_id), people.image(fixed_id)
 # %%
 from vxmlib.instance import InstanceOptimiser
 
-optimise = InstanceOptimiser(
-    people.shape,
-    image_loss=settings.image_loss,
-    lam=settings.lam,
-    learning_rate=0.1,
-)
+options = {"image_loss": settings.image_loss, "learning_rate": 0.1}
+optimise = InstanceOptimiser(people.shape, lam=settings.lam, **options)
+
+# %% [markdown]
+# The network's displacement, and sixty steps from there:
+
+# %%
 start = run.register(moving, fixed)
 refined, history = optimise(start, moving, fixed, steps=60)
 history.iloc[[0, 10, 30, 59]].round(4)
@@ -229,9 +235,7 @@ figures.steps_of(
 # What holds for training holds here. With λ = 0.01 the same steps buy similarity with folds:
 
 # %%
-careless = InstanceOptimiser(
-    people.shape, image_loss=settings.image_loss, lam=0.01
-)
+careless = InstanceOptimiser(people.shape, lam=0.01, **options)
 loose = watched(start, careless)
 pd.DataFrame(
     {f"λ = {settings.lam:g}": from_network.iloc[-1], "λ = 0.01": loose.iloc[-1]}

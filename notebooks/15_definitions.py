@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # 14. Compare definitions: one field, many numbers
+# # 15. Compare definitions: one field, many numbers
 #
 # | | |
 # |---|---|
@@ -43,9 +43,16 @@ from vxmlib import cohorts, metrics, profiles, recipe, warp
 settings = profiles.read_parameters(globals())
 people = recipe.load_cohort(settings)
 run = recipe.run(settings)
+
+# %% [markdown]
+# One pair, its field, and the labels that it carries over:
+
+# %%
 moving, fixed = cohorts.ordered_pairs(people.split["test"], limit=1)[0]
 field = run.register(people.image(moving), people.image(fixed))
 brain = people.brain(fixed)
+warped = warp.warp_labels(people.labels(moving), field)
+target = people.labels(fixed)
 
 # %% [markdown]
 # ## Dice: a structure that nobody has
@@ -59,8 +66,6 @@ brain = people.brain(fixed)
 import numpy as np
 import pandas as pd
 
-warped = warp.warp_labels(people.labels(moving), field)
-target = people.labels(fixed)
 present = [k for k in people.structures if (target == k).any()]
 asked = [*present, 998, 999]
 absent = {
@@ -186,8 +191,13 @@ pages.glue(
 
 # %%
 determinant = metrics.jacobian_determinant(field)
-inner = (slice(2, -2),) * people.ndim
+inner = (slice(2, -2),) * people.ndim  # they leave out the border
 shifted = np.clip(determinant + 3, 1e-9, 1e9)
+
+# %% [markdown]
+# The spread of the three logarithms in the brain:
+
+# %%
 spreads = {
     "folds left out": metrics.sd_log_jacobian(field, brain),
     "folds raised to 1e-9": metrics.sd_log_jacobian(

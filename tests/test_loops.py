@@ -78,6 +78,14 @@ def test_nan_stops_the_loop_and_the_weights_kept_before_load(tiny_cohort, batche
     assert np.isfinite(models.register(kept, image, image)).all()
 
 
+def test_a_field_beyond_any_index_stops_the_loop_too(tiny_cohort, batches):
+    model = built(tiny_cohort)
+    flow = model.get_layer("vxm_dense_flow")
+    flow.set_weights([weight + 1e30 for weight in flow.get_weights()])
+    with pytest.raises(loops.LoopStopped, match=r"step 1: the (loss became|displacement is no)"):
+        loops.train(model, batches(), loops.compiled_terms(model), steps=2)
+
+
 def test_without_a_file_the_message_says_that_nothing_was_kept(tiny_cohort, batches):
     def objective(inputs, targets, outputs):
         return {"loss": tf.reduce_mean(outputs[0]) * np.inf}
@@ -97,6 +105,36 @@ def test_nothing_to_train_is_an_error(tiny_cohort, batches, wrong):
     model = built(tiny_cohort)
     with pytest.raises(ValueError, match="expected at least one of each"):
         loops.train(model, batches(), loops.compiled_terms(model), **wrong)
+
+
+def test_lam_may_be_a_variable_that_changes(tiny_cohort, batches):
+    model, lam = built(tiny_cohort), tf.Variable(0.0)
+    inputs, targets = next(iter(batches()))
+    outputs = (targets[0] * 0.5, tf.random.stateless_normal((1, *SHAPE, 2), seed=(1, 2)))
+    objective = loops.compiled_terms(model, lam=lam)
+    first = {name: float(v) for name, v in objective(inputs, targets, outputs).items()}
+    assert first["loss"] == pytest.approx(first["image_loss"])
+    lam.assign(3.0)
+    loss = float(objective(inputs, targets, outputs)["loss"])
+    assert loss == pytest.approx(first["image_loss"] + 3 * first["smoothness_loss"])
+
+
+def test_gradient_norms_are_those_of_each_term(tiny_cohort, batches):
+    model, batch = built(tiny_cohort), next(iter(batches()))
+    found = loops.gradient_norms(model, batch)
+    with tf.GradientTape() as tape:
+        smooth = tf.reduce_mean(model.loss[-1](None, model(batch[0])[-1]))
+    gradients = [g.numpy().ravel() for g in tape.gradient(smooth, model.trainable_variables)]
+    assert found["smoothness_loss"] == pytest.approx(np.linalg.norm(np.concatenate(gradients)))
+    assert found["image_loss"] > 100 * found["smoothness_loss"]  # it moves nothing yet
+
+
+def test_a_clock_gives_the_median_of_the_steps():
+    clock = loops.Clock()
+    clock.times = [0.0, 1.0, 3.0, 4.0]
+    assert clock.seconds() == 1
+    clock.after(5, {}, None)
+    assert len(clock.times) == 5
 
 
 # --- λ by a budget --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tools import record_table
 from vxmlib import figures, files, grid, records
 from vxmlib.profiles import Settings
 
@@ -123,6 +124,7 @@ def main() -> None:
     found = tables(FOLDER)
     print(*write_tables(found, FOLDER / "tables"), sep="\n")
     print(*write_figures(found, options.build / "results"), sep="\n")
+    record_table.write_readme()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import nbformat
 import yaml
 from PIL import Image
 
+from tools import record_table
 from vxmlib import malf, records, template
 
 LARGE_IMAGE = 120_000  # bytes
@@ -57,6 +58,8 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
     site.parent.mkdir(parents=True, exist_ok=True)
     check_toc(root / "_toc.yml", lessons)
     values = {"build": build_facts(root, run), **read_records(build / "products" / run.name)}
+    if (root / "results").is_dir():
+        values["table_of_record"] = record_table.markdown(root)
     check_pages(root / "book", values)
     secrets = private_paths(root, os.environ)
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".stage-") as scratch:

@@ -381,6 +381,28 @@ def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
     return fig
 
 
+def dice_by_seconds(table) -> Figure:
+    """Dice against seconds for a pair, one labelled marker a method; the identity as a line.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        By method: ``dice`` and ``seconds``; a method without either is left out.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    if "identity" in table.index:
+        before = table.loc["identity", "dice"]
+        ax.axhline(before, ls="--", color="0.5")
+        ax.annotate("identity", (0.01, before), xycoords=("axes fraction", "data"), va="bottom")
+    found = table.drop(index="identity", errors="ignore").dropna(subset=["dice", "seconds"])
+    for (name, row), marker in zip(found.iterrows(), "osD^vPX<>", strict=False):
+        ax.plot(row["seconds"], row["dice"], marker, ms=7, label=name)
+    ax.set(xscale="log", xlabel="seconds for a pair", ylabel="Dice")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
 def dice_by_pair(before, after) -> Figure:
     """Mean Dice of each pair before against after; the diagonal is "nothing gained"."""
     fig, ax = plt.subplots(figsize=(4.2, 4.0), layout="constrained")

@@ -6,9 +6,11 @@ any objective, and stops with a message, its last good weights kept, when someth
 """
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vxmlib import models
@@ -37,13 +39,35 @@ class OwnStep(vxm.networks.VxmDense):
         return self.compute_metrics(inputs, targets, outputs, None)
 
 
-def compiled_terms(model):
+class Clock(tf.keras.callbacks.Callback):
+    """Notes when each step of ``fit()`` ended; :meth:`seconds` is what a step took."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Note the time."""
+        self.times.append(time.perf_counter())
+
+    def after(self, step, logs, outputs):
+        """The same for :func:`train`."""
+        self.on_train_batch_end(step)
+
+    def seconds(self):
+        """Median time from one step to the next."""
+        return float(np.median(np.diff(self.times)))
+
+
+def compiled_terms(model, *, lam=None):
     """The objective of a compiled model: its losses and their weights, as ``fit()`` takes them.
 
     Parameters
     ----------
     model : VxmDense
         Of :func:`vxmlib.models.build`.
+    lam : float or tf.Variable, optional
+        λ in place of the one it was compiled with; a variable may change while it trains.
 
     Returns
     -------
@@ -51,7 +75,9 @@ def compiled_terms(model):
         An objective for :func:`train`.
     """
     names, losses = list(model.output_names), list(model.loss)
-    weights = model.get_compile_config()["loss_weights"]
+    weights = list(model.get_compile_config()["loss_weights"])
+    if lam is not None:
+        weights[-1] = lam
 
     def objective(inputs, targets, outputs):
         terms = {
@@ -62,6 +88,31 @@ def compiled_terms(model):
         return {"loss": tf.add_n(weighted), **terms}
 
     return objective
+
+
+def gradient_norms(model, batch):
+    """How strongly each term of a compiled model pulls at its weights.
+
+    Parameters
+    ----------
+    model : VxmDense
+        Of :func:`vxmlib.models.build`.
+    batch : (inputs, targets)
+
+    Returns
+    -------
+    dict of str to float
+        Term (before its weight) -> norm of its gradient over all trainable weights.
+    """
+    inputs, targets = batch
+    with tf.GradientTape(persistent=True) as tape:
+        terms = compiled_terms(model)(inputs, targets, model(inputs, training=True))
+    weights = model.trainable_variables
+    return {
+        name: float(tf.linalg.global_norm(tape.gradient(term, weights)))
+        for name, term in terms.items()
+        if name != "loss"
+    }
 
 
 def train(
@@ -147,7 +198,13 @@ def train(
             inputs, targets = next(supply)
         except StopIteration:
             raise keeper.stopped(step, f"the batches ran out, expected {steps}") from None
-        terms, outputs = one_step(inputs, targets)
+        try:
+            terms, outputs = one_step(inputs, targets)
+        except tf.errors.InvalidArgumentError as error:
+            # A displacement beyond any index, or NaN, stops TensorFlow's sampling.
+            if "is not in [0, " not in str(error):
+                raise
+            raise keeper.stopped(step, "the displacement is no longer finite") from error
         logs = {name: float(value) for name, value in terms.items()}
         if not math.isfinite(logs["loss"]):
             raise keeper.stopped(step, f"the loss became {logs['loss']}")
@@ -275,7 +332,8 @@ def discriminator(shape, filters=(8, 16, 32)):
 
     References
     ----------
-    Fan et al., Adversarial similarity network, MICCAI 2018 (the idea; this network is smaller).
+    Fan et al., Adversarial learning for mono- or multi-modal registration, Medical Image Analysis
+    2019 (the idea; this network is smaller).
 
     Examples
     --------

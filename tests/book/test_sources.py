@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+from tools import record_table
 from tools.book import lessons
 from tools.lesson import notebook_text, write_notebooks
 
@@ -158,7 +159,14 @@ def test_no_result_is_typed_into_a_lesson(lesson, cells, figure_of):
 
 def test_no_result_is_typed_into_a_page(root):
     for page in [*(root / "book").glob("*.md"), root / "README.md"]:
-        assert not typed_numbers(page.read_text(encoding="utf8")), page
+        text = page.read_text(encoding="utf8").replace(record_table.markdown(root), "")
+        assert not typed_numbers(text), page
+
+
+def test_the_readme_has_the_table_of_the_committed_records(root):
+    begin, end = record_table.MARKS
+    between = (root / "README.md").read_text(encoding="utf8").split(begin)[1].split(end)[0]
+    assert between.strip() == record_table.markdown(root), "run `make results`"
 
 
 def test_the_readme_points_at_files_that_exist(root):

@@ -1,0 +1,511 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 12. Leave `fit()` only for a reason
+#
+# | | |
+# |---|---|
+# | **You will** | see what `fit()` does already, write the same step yourself twice, and use such a loop in four situations |
+# | **You will learn** | which situations need a loop, what one gives up by it, and what it gained here |
+# | **You need** | [lesson 4](04_train.ipynb) and [lesson 6](06_jacobian.ipynb) |
+# | **In → out** | the people of lesson 4 → eight trainings of one length, side by side |
+# | **Not here** | several machines; better registration: these trainings are short on purpose |
+# | **Time** | 30 minutes |
+
+# %% [markdown]
+# "I need my own training loop" is often said before `fit()` was asked. A loop of one's own can do
+# anything, and forgets everything that `fit()` does unasked: resuming, logging, stopping when the
+# loss is no number, several devices. So: ask `fit()` first.
+
+# %% tags=["parameters"]
+cohort = "mni"
+profile = "quick"
+seed = 0
+root = None
+image_loss = "ncc"
+lam = 1.0
+int_steps = 0
+
+# %%
+from functools import partial
+
+from vxmlib import backend, loops, metrics, models, pairs, profiles, recipe
+
+settings = profiles.read_parameters(globals())
+plan = settings.plan
+people = recipe.load_cohort(settings)
+steps = max(plan.steps // 4, 6)
+print(steps, "steps a training, a quarter of those of lesson 4")
+
+# %% [markdown]
+# Every training starts from the same weights and sees the same pairs in the same order:
+
+# %%
+def fresh(**options):
+    backend.set_seed(settings.seed)
+    rate = options.pop("learning_rate", plan.learning_rate)
+    options = {"image_loss": settings.image_loss, "lam": settings.lam} | options
+    return models.build(people.shape, learning_rate=rate, **options)
+
+
+def data():
+    ids = people.split["train"]
+    return pairs.pair_dataset(people, ids, batch_size=1, seed=settings.seed)
+
+
+# %% [markdown]
+# ## Ask `fit()` first
+#
+# Four wishes for which loops get written. Clipping gradients is an argument of the optimiser;
+# freezing is a property of a layer (set it, then compile); a schedule is a callback; and so is
+# watching the Jacobian of validation pairs while training.
+
+# %%
+from vxmlib import training
+from vxmlib.backend import tf, vxm
+
+model = fresh(clipnorm=1.0)  # 1: clipped
+encoder = [
+    layer for layer in model.layers if "enc_conv" in layer.name and layer.weights
+]
+for layer in encoder:  # 2: frozen
+    layer.trainable = False
+optimizer = tf.keras.optimizers.Adam(plan.learning_rate, clipnorm=1.0)
+model.compile(optimizer, loss=model.loss, loss_weights=[1.0, settings.lam])
+
+# %%
+falling = tf.keras.callbacks.LearningRateScheduler(  # 3: scheduled
+    lambda epoch, rate: rate / 2 if epoch else rate
+)
+few = recipe.validation_pairs(people)[:2]
+monitor = training.RegistrationMonitor(people, few)  # 4: watched
+
+# %% [markdown]
+# All four at once, in fifteen steps:
+
+# %%
+before = [layer.get_weights() for layer in encoder]
+history = model.fit(
+    data(), epochs=3, steps_per_epoch=5, callbacks=[falling, monitor], verbose=0
+)
+
+# %%
+import numpy as np
+import pandas as pd
+
+after = [layer.get_weights() for layer in encoder]
+same = all((a[0] == b[0]).all() for a, b in zip(before, after, strict=True))
+clipnorm = model.optimizer.clipnorm
+print("encoder unchanged:", same, "- clipped at norm", clipnorm)
+watched_columns = list(history.history)
+columns = ["lr", "loss", "val_dice", "val_folding_percent"]
+pd.DataFrame(history.history)[columns].round(4)
+
+# %% [markdown]
+# None of the four needed a loop.
+#
+# ## Write the step yourself, and get the same numbers
+#
+# Between `fit()` and a bare loop lies a third way: keep `fit()`, replace its `train_step`. It is
+# five lines (`vxmlib.loops.OwnStep`):
+#
+# ```python
+# with tf.GradientTape() as tape:
+#     outputs = self(inputs, training=True)
+#     loss = self.compute_loss(x=inputs, y=targets, y_pred=outputs)
+# gradients = tape.gradient(loss, self.trainable_variables)
+# self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+# ```
+#
+# The bare loop (`vxmlib.loops.train`) has the same five lines, its own `for`, and its own guards.
+# If all three are right, they give the same losses, step by step. Here is each for some steps:
+
+# %%
+count = min(50, 2 * steps)
+curves, clocks = {}, {}
+for name, network in {"fit": {}, "own train_step": {"network": loops.OwnStep}}.items():
+    model, clocks[name] = fresh(**network), loops.Clock()
+    told = model.fit(data(), epochs=count, steps_per_epoch=1, verbose=0)
+    curves[name] = np.array(told.history["loss"])
+    more = {"steps_per_epoch": count, "callbacks": [clocks[name]]}
+    model.fit(data(), verbose=0, **more)
+
+# %% [markdown]
+# And the bare loop:
+
+# %%
+model, clock = fresh(), loops.Clock()
+terms = loops.compiled_terms(model)
+told = loops.train(model, data(), terms, steps=count, after=clock.after)
+curves["bare loop"], clocks["bare loop"] = told["loss"].to_numpy(), clock
+
+# %%
+bridge = pd.DataFrame(
+    {
+        name: {
+            "last loss": found[-1],
+            "largest difference from fit": np.abs(found / curves["fit"] - 1).max(),
+            "ms a step": 1000 * clocks[name].seconds(),
+        }
+        for name, found in curves.items()
+    }
+).T
+bridge.round({"last loss": 6, "ms a step": 1})
+
+# %% tags=["remove-cell"]
+from vxmlib import pages
+
+pages.glue(
+    count=count,
+    apart=f"{bridge['largest difference from fit'].max():.0e}",
+    slower=100 * (bridge.loc["bare loop", "ms a step"] / bridge.loc["fit", "ms a step"] - 1),
+)
+
+# %% [markdown]
+# Over {glue:text}`count` steps the relative difference stays below {glue:text}`apart`; a test of
+# this project holds it below 1e-5. A step of the bare loop took {glue:text}`slower:+.0f` % time.
+# What left with `fit()`: resuming from a checkpoint, `tf.distribute`, mixed precision with its loss
+# scaling, callbacks, the progress log. Each would have to be written, and tested, again.
+#
+# ## The yardstick
+#
+# `fit()` for as many steps as everything below, measured on the validation people:
+
+# %%
+results = {}
+watched = recipe.pairs_of(people, "validation")
+
+
+def measured(name, register):
+    found = recipe.measure(register, people, watched)
+    keys = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
+    results[name] = {key: found[key] for key in keys}
+    return pd.Series(results[name]).round(4)
+
+
+# %%
+def attempt(name, model, objective, **options):
+    told = loops.train(model, data(), objective, steps=steps, **options)
+    measured(name, partial(models.register, model))
+    return told
+
+
+# %% [markdown]
+# Before, and with `fit()`:
+
+# %%
+model = fresh()
+model.fit(data(), steps_per_epoch=steps, verbose=0)
+measured("identity", "identity")
+measured("fit()", partial(models.register, model))
+
+# %% [markdown]
+# ## Situation 1: a strategy that `fit()` does not know
+#
+# **A curriculum**, from small deformations to large ones: start stiff, with ten times λ, and let
+# it go down to λ over the first half of the steps. An objective is traced once, so a number that
+# changes later has to be a `tf.Variable`.
+
+# %%
+stiffness = tf.Variable(10 * settings.lam)
+
+
+def loosen(step, logs, outputs):
+    left = max(0.0, 1 - 2 * step / steps)
+    stiffness.assign(settings.lam * 10**left)
+
+
+# %%
+model = fresh()
+terms = loops.compiled_terms(model, lam=stiffness)
+attempt("curriculum", model, terms, after=loosen)[["step", "loss"]].tail(1)
+
+# %% [markdown]
+# **A λ that adapts to a folding budget.** Start at a tenth of λ; after each step look at the
+# field, raise λ when more folds than the budget allows, and lower it when less does.
+
+# %%
+start = {"start": settings.lam / 10, "rate": 1.03, "memory": 0.8}
+budget = loops.FoldingBudget(percent=0.05, **start)
+
+
+def watch_folding(step, logs, outputs):
+    folds = metrics.folding(outputs[-1][0].numpy())
+    return {"lam": budget.update(folds.percent), "folding": folds.percent}
+
+
+# %%
+model = fresh()
+terms = loops.compiled_terms(model, lam=budget.lam)
+adapted = attempt("λ by a budget", model, terms, after=watch_folding)
+adapted[["step", "lam", "folding"]].tail(1)
+
+# %% mystnb={"image": {"alt": "Two panels against the step: the weight lambda, which rises while folding is above the budget and falls while it is below, and the percentage of folded voxels of each training pair."}, "figure": {"caption": "λ and the folding of each training pair while λ adapts.", "name": "fig-12-budget"}}
+from vxmlib import figures
+
+figures.steps_of(
+    {"training pair": adapted.set_index("step")},
+    ["lam", "folding"],
+    ["λ", "folding, %"],
+);
+
+# %% [markdown]
+# **A discriminator in place of NCC.** It learns to tell a warped image from a good one (the fixed
+# image with a little of the moving one mixed in), and the network is paid for deceiving it
+# {cite}`fan2019adversarial`. Two networks, two optimisers, one step: this is a loop's business.
+# Printed is the discriminator's own loss, first and last; $2 \ln 2$ is guessing.
+
+# %%
+model = fresh()
+rival = loops.AdversarialSimilarity(people.shape, lam=settings.lam)
+try:
+    told = attempt("discriminator", model, rival.objective, after=rival.after)
+    print(told["discriminator_loss"].iloc[[0, -1]].round(3).tolist())
+except loops.LoopStopped as reason:
+    print(reason)
+
+# %% [markdown]
+# ## Situation 2: gradients under control
+#
+# How strong is each term's gradient? `fit()` sees only their sum. With a tape:
+
+# %%
+batch = next(iter(data()))
+model = fresh()
+norms = {"untrained": loops.gradient_norms(model, batch)}
+model.fit(data(), steps_per_epoch=steps, verbose=0)
+norms[f"after {steps} steps"] = loops.gradient_norms(model, batch)
+pd.DataFrame(norms).T
+
+# %% [markdown]
+# An untrained network moves nothing, so the smoothness has no gradient to speak of; only when
+# there is a deformation does λ begin to matter.
+#
+# **Two stages**: everything, stiff, for half of the steps; then the encoder frozen, and only the
+# rest trained at λ. (Freezing alone, as shown above, needs no loop; changing what is trained
+# *and* the objective in one run is shorter with one.)
+
+# %%
+model = fresh()
+half = steps // 2
+stiff = loops.compiled_terms(model, lam=10 * settings.lam)
+loops.train(model, data(), stiff, steps=half)
+rest = [v for v in model.trainable_variables if "enc_conv" not in v.name]
+usual = loops.compiled_terms(model)
+loops.train(model, data(), usual, steps=steps - half, variables=rest)
+measured("two stages", partial(models.register, model))
+
+# %% [markdown]
+# ## Situation 3: data that must stay in step
+#
+# Two contrasts of each person: T1, and a second one that we simulate by inverting intensities
+# inside the head. The network sees both of both people; the loss compares the moving T1 with the
+# fixed *second* contrast, which correlation cannot, and mutual information can.
+
+# %%
+def second(image):
+    return tf.where(image > 0.02, 1.02 - image, 0.0)
+
+
+def both(inputs, targets):
+    moving, fixed = (tf.concat([x, second(x)], -1) for x in inputs)
+    return (moving, fixed), (second(inputs[1]), targets[1])
+
+
+two = partial(vxm.networks.VxmDense, src_feats=2, trg_feats=2)
+
+# %% [markdown]
+# The pair is drawn once and both contrasts are made from it, so they cannot fall out of step; with
+# files one would read both by the same index. First with NCC, then with mutual information:
+
+# %% tags=["remove-output"]
+from vxmlib import losses
+
+information = vxm.losses.MutualInformation(nb_bins=16).loss
+correlation = losses.image_loss("ncc")
+
+# %% [markdown]
+# The objective, with either of them:
+
+# %%
+def across(similarity):
+    def objective(inputs, targets, outputs):
+        image = tf.reduce_mean(similarity(targets[0], outputs[0][..., :1]))
+        smooth = tf.reduce_mean(model.loss[-1](None, outputs[1]))
+        return {"loss": image + settings.lam * smooth, "image_loss": image}
+
+    return objective
+
+
+# %% [markdown]
+# `models.register` takes one contrast, so this model is asked by hand. Both losses in turn:
+
+# %%
+def register_two(moving, fixed):
+    images = [tf.constant(x[None, ..., None]) for x in (moving, fixed)]
+    inputs = [tf.concat([x, second(x)], -1) for x in images]
+    field = tf.keras.Model(model.inputs, model.references.pos_flow)
+    return field(inputs, training=False)[0].numpy()
+
+
+# %% tags=["remove-stderr"]
+for name, loss in {"NCC": correlation, "MI": information}.items():
+    model = fresh(network=two)
+    loops.train(model, data().map(both), across(loss), steps=steps)
+    measured(f"two contrasts, {name}", register_two)
+
+# %% [markdown]
+# And could `fit()` have taken this? Yes: the network takes two channels as it is, the data set
+# does the rest, and mutual information is a loss like any other. What is said to need a loop
+# often needs a `tf.data.Dataset`.
+
+# %%
+model = fresh(network=two)
+model.compile(
+    tf.keras.optimizers.Adam(plan.learning_rate),
+    loss=[lambda y, p: information(y, p[..., :1]), model.loss[-1]],
+    loss_weights=[1.0, settings.lam],
+)
+model.fit(data().map(both), steps_per_epoch=steps, verbose=0)
+measured("two contrasts, MI, fit()", register_two)
+
+# %% [markdown]
+# ## Situation 4: look inside while it trains
+#
+# The field of one validation pair every few steps, as a film. (A callback could have taken the
+# same pictures.)
+
+# %%
+first, last = watched[0]
+moving, fixed = people.image(first), people.image(last)
+
+# %%
+frames = sorted({1, *np.linspace(1, steps, 6).astype(int).tolist()})
+film = {}
+
+
+def look(step, logs, outputs):
+    if step in frames:
+        film[step] = models.register(model, moving, fixed)
+
+
+model = fresh()
+terms = loops.compiled_terms(model)
+told = loops.train(model, data(), terms, steps=steps, after=look)
+
+# %% mystnb={"figure": {"caption": "One validation pair while the network trains: choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-12-film"}}
+from vxmlib import interactive, warp
+
+brain = people.brain(last)
+interactive.steps(
+    [
+        interactive.registration_step(
+            str(step), warp.warp_image(moving, u), fixed, u, brain, label="step"
+        )
+        for step, u in film.items()
+    ],
+    name="film",
+    label="step",
+    start=str(frames[-1]),
+)
+
+# %% [markdown]
+# ## What it gained
+#
+# All of them, {glue:text}`steps` steps each, on the validation pairs:
+
+# %%
+table = pd.DataFrame(results).T
+names = ["Dice", "folding, % of brain", "SD log det J"]
+table.set_axis(names, axis=1).round(3)
+
+# %% tags=["remove-cell"]
+fitted = table.loc["fit()", "dice_mean"]
+others = table.drop(index=["identity", "fit()"])
+pages.glue(
+    steps=steps,
+    fit_dice=fitted,
+    best=others["dice_mean"].idxmax(),
+    best_gain=others["dice_mean"].max() - fitted,
+    n_better=int((others["dice_mean"] > fitted).sum()),
+    n_others=len(others),
+)
+recipe.keep_record(
+    "12_loops",
+    recipe.make_record(
+        "12_loops",
+        settings,
+        people,
+        seconds=steps * clocks["fit"].seconds(),
+        steps=steps,
+        inside_fit={
+            "clipping": clipnorm == 1,
+            "freezing": same,
+            "monitoring": "val_folding_percent" in watched_columns,
+        },
+        bridge={name: row.to_dict() for name, row in bridge.iterrows()},
+        methods={name: row.to_dict() for name, row in table.astype(float).iterrows()},
+    ),
+)
+
+# %% [markdown]
+# `fit()` reaches {glue:text}`fit_dice:.3f`. Of the {glue:text}`n_others` others
+# {glue:text}`n_better` lie above it, the best being "{glue:text}`best`"
+# ({glue:text}`best_gain:+.3f`). These are short trainings of one seed, so a difference of a
+# hundredth is no finding; what the table does show is what each idea costs in folding.
+
+# %% [markdown]
+# ## When it breaks
+#
+# A loop without guards runs on with NaN until morning. `loops.train` stops, and says where the
+# last good weights are. A learning rate of ten thousand shows it:
+
+# %%
+import tempfile
+from pathlib import Path
+
+model = fresh(learning_rate=1e4)
+kept = Path(tempfile.mkdtemp()) / "kept.h5"
+try:
+    terms = loops.compiled_terms(model)
+    loops.train(model, data(), terms, steps=20, keep=kept, keep_every=1)
+    print("it went through")
+except loops.LoopStopped as reason:
+    print(str(reason).replace(str(kept.parent), "FOLDER"))
+
+# %% [markdown]
+# ## On your own
+#
+# **Exercise 1.** Which of the four situations did *not* need a loop here?
+
+# %% [markdown]
+# :::{admonition} Answer
+# :class: dropdown
+# Freezing, clipping, schedules and watching the Jacobian; the two contrasts; the film. A λ that
+# changes by a rule would do with a callback and a variable as well. What did need one is the
+# discriminator, and gradients taken apart by term.
+# :::
+#
+# **Exercise 2.** How often did the budget change its mind?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
+turns = np.diff(np.sign(adapted["lam"].diff().dropna())) != 0
+print(int(turns.sum()), "times; at the end λ =", round(float(budget.lam), 3))
+
+# %% [markdown]
+# ## What you take along
+#
+# - Ask `fit()` first: arguments, callbacks, `tf.data`, then `train_step`, then a loop.
+# - A loop that should equal `fit()` can be tested against it, step by step.
+# - Keep weights that were checked to be finite, and stop with a message.
+# - Compare with `fit()` at the same number of steps, by Dice and folding.
