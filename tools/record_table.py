@@ -14,7 +14,7 @@ from vxmlib import files, records
 from vxmlib.comparison import Comparison
 
 CODE = Path(__file__).resolve().parent.parent
-HEAD = ("Data", "Pairs", "Method", "Dice ± pooled SD", "Folding", "Seconds a pair", "From")
+HEAD = ("Method", "Dice", "± pooled SD", "Folding", "Seconds a pair")
 MARKS = ("<!-- table of record: `make results` writes it -->", "<!-- end of the table -->")
 #: What the methods of config/real.yaml are called in the table.
 NAMES = {
@@ -36,13 +36,15 @@ class TableError(ValueError):
 
 
 def markdown(root: Path = CODE) -> str:
-    """The table.
+    """The table, one part a data set; each part names its data, pairs and file.
 
     Folding is in percent of the brain; the papers' is by their own number of brain voxels.
     """
-    rows = [*_authors_scans(root), *_real_people(root), *_papers(root)]
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    parts = []
+    for told, rows in (_authors_scans(root), _real_people(root), _papers(root)):
+        lines = [f"**{told}**", "", _line(HEAD), "|---|---|---|---|---|", *map(_line, rows)]
+        parts += ["\n".join(lines)] if rows else []
+    return "\n\n".join(parts)
 
 
 def write_readme(root: Path = CODE) -> None:
@@ -66,47 +68,46 @@ def _authors_scans(root):
     """The two scans that the authors released, both directions."""
     file = "results/vxm2018/record.json"
     table = pd.DataFrame(records.read(root / file)["metrics"]["rows"])
-    for weights, name in _WEIGHTS.items():
-        rows = table[table["weights"] == weights]
-        means = rows[["dice_mean", "dice_sd_pooled", "folding_percent_brain", "seconds"]].mean()
-        yield _row("authors' scans, 1 mm, 30 structures", len(rows), name, *means, f"`{file}`")
+    measures = ["dice_mean", "dice_sd_pooled", "folding_percent_brain", "seconds"]
+    means = table.groupby("weights")[measures].mean()
+    pairs = table.groupby("weights").size().iloc[0]
+    told = f"The authors' two scans, 1 mm, 30 structures, {pairs} ordered pairs (`{file}`)"
+    return told, [_row(name, *means.loc[weights]) for weights, name in _WEIGHTS.items()]
 
 
 def _real_people(root):
-    """The test people of `malf` in 3D."""
+    """The test people of `malf` in 3D; a method that was not measured has an empty row."""
     folder = root / "results" / "malf"
     if not folder.is_dir():  # `make full` has not been run yet
-        return
+        return "", []
     table = Comparison(folder, root / "config" / "real.yaml").summary()
-    for method, row in table.iterrows():
-        values = row[["dice", "dice_sd_pooled", "folding_percent_brain", "seconds"]]
-        source = f"`results/malf/test/{method}.json`"
-        if pd.isna(row["dice"]):
-            source = "not measured"
-        yield _row("`malf`, 2 mm, 23 structures", row["pairs"], NAMES[method], *values, source)
+    measures = ["dice", "dice_sd_pooled", "folding_percent_brain", "seconds"]
+    told = (
+        f"Ten real people of `malf`, 2 mm, 23 structures, {table['pairs'].max():.0f} ordered pairs "
+        "(`results/malf`)"
+    )
+    return told, [_row(NAMES[name], *row) for name, row in table[measures].iterrows()]
 
 
 def _papers(root):
     """Table I of the journal paper."""
     table = pd.read_csv(root / "vxmlib" / "data" / "paper_tables.csv")
-    for row in table[table["table"] == "I"].itertuples():
-        numbers = (row.dice, row.dice_sd, row.folding_percent, float("nan"))
-        yield _row(
-            "the paper's, scan to atlas, 30 structures",
-            250,
-            row.method,
-            *numbers,
-            "TMI 2019, Table I",
-        )
+    told = "The paper's 250 scans to an atlas, 1 mm, 30 structures (TMI 2019, Table I)"
+    measures = ["dice", "dice_sd", "folding_percent"]
+    rows = table[table["table"] == "I"].set_index("method")[measures]
+    return told, [_row(name, *row, float("nan")) for name, row in rows.iterrows()]
 
 
-def _row(data, pairs, method, dice, spread, folding, seconds, source):
-    numbers = (
-        f"{dice:.3f} ± {spread:.3f}" if pd.notna(dice) else "",
-        f"{folding:.3f} %" if pd.notna(folding) else "",
-        f"{seconds:.2f}" if pd.notna(seconds) and seconds else "",
-    )
-    return (data, f"{pairs:.0f}" if pd.notna(pairs) else "", method, *numbers, source)
+def _row(method, dice, spread, folding, seconds):
+    numbers = [f"{x:.3f}" if pd.notna(x) else "" for x in (dice, spread)]
+    folds = f"{folding:.3f} %" if pd.notna(folding) else ""
+    if pd.isna(dice):
+        numbers = ["not measured", ""]
+    return (method, *numbers, folds, f"{seconds:.2f}" if pd.notna(seconds) and seconds else "")
+
+
+def _line(cells):
+    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":
