@@ -170,12 +170,12 @@ from vxmlib import pages
 
 pages.glue(
     count=count,
-    apart=f"{bridge['largest difference from fit'].max():.0e}",
+    apart=f"{bridge['largest difference from fit'].max():.0e}".replace("0e+00", "0"),
     share=100 * bridge.loc["bare loop", "ms a step"] / bridge.loc["fit", "ms a step"],
 )
 
 # %% [markdown]
-# Over {glue:text}`count` steps the relative difference stays below {glue:text}`apart`; a test of
+# Over {glue:text}`count` steps the largest relative difference is {glue:text}`apart`; a test of
 # this project holds it below 1e-5. A step of the bare loop took
 # {glue:text}`share:.0f` % of the time of one in `fit()`.
 #

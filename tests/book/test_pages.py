@@ -50,7 +50,7 @@ def test_every_lesson_runs_in_profile_smoke(smoke, lesson):
     notebook = smoke.notebook(lesson)
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in codes)
-    said = re.search(rf"\[\d/\d\] {lesson} +\d+:\d\d  ", smoke.output)
+    said = re.search(rf"\[\d+/\d+\] {lesson} +\d+:\d\d  ", smoke.output)
     assert said, "no progress was printed"
 
 

@@ -111,6 +111,7 @@ def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_pat
 def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
     results = tmp_path / "results"
     real.train(tiny, "ncc", tmp_path / "build", results)
+    tiny["methods"]["ncc-instance"]["instance"]["learning_rate"] = 1.0  # labels move at once
     real.watch(tiny, "ncc-instance", results, steps=4, every=2)
     rows = records.read(results / "instance" / "ncc-instance.json")["metrics"]["rows"]
     assert [(row["moving"], row["step"]) for row in rows] == [("c", 0), ("c", 2), ("c", 4)]
