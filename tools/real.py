@@ -197,7 +197,8 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 60, every: int =
             | {"folding_percent_brain": folds, "seconds": passed + seconds[step]}
             for step, dice, folds in seen
         ]
-    record = _provenance(plan, f"watch {name}", told, sum(row["seconds"] for row in rows[-1:]))
+    spent = sum(row["seconds"] for row in rows if row["step"] == steps)
+    record = _provenance(plan, f"watch {name}", told, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(results / "instance" / f"{name}.json", record)
 

@@ -5,7 +5,6 @@
 The front page takes the same text (`tools/stage.py`); a test compares the README with it.
 """
 
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -57,11 +56,11 @@ def write_readme(root: Path = CODE) -> None:
     """
     path = root / "README.md"
     text = path.read_text(encoding="utf-8")
-    found = re.search(rf"({re.escape(MARKS[0])}\n).*?({re.escape(MARKS[1])})", text, re.DOTALL)
-    if found is None:
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
         raise TableError(f"{path}: expected the lines {MARKS[0]} and {MARKS[1]}")
-    table = f"{MARKS[0]}\n\n{markdown(root)}\n\n{MARKS[1]}"
-    files.write_text(path, text[: found.start()] + table + text[found.end() :])
+    files.write_text(path, f"{before}{begin}\n\n{markdown(root)}\n\n{end}{after}")
 
 
 def _authors_scans(root):

@@ -290,7 +290,7 @@ class FoldingBudget:
         self.percent, self.least, self.most = percent, least, most
         self.rate, self.memory = rate, memory
         self.lam = tf.Variable(float(start), trainable=False, dtype=tf.float32)
-        self._lam, self._mean = float(start), None
+        self._mean = None
 
     def update(self, folding_percent):
         """Take the folding of a step; return the new λ.
@@ -302,14 +302,14 @@ class FoldingBudget:
         """
         mean = folding_percent if self._mean is None else self._mean
         self._mean = self.memory * mean + (1 - self.memory) * folding_percent
-        lam = self._lam * self.rate if self._mean > self.percent else self._lam / self.rate
+        lam = float(self.lam)
+        lam = lam * self.rate if self._mean > self.percent else lam / self.rate
         if not self.least <= lam <= self.most:
             raise LoopStopped(
                 f"λ would become {lam:.3g}, outside [{self.least:g}, {self.most:g}], with "
                 f"{self._mean:.3g} % folded and a budget of {self.percent:g} %: widen the range, "
                 "change the budget, or look for what else folds the field"
             )
-        self._lam = lam
         self.lam.assign(lam)
         return lam
 
