@@ -1,13 +1,16 @@
 """The committed comparison read back: tables of known records, and what a missing one does."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from vxmlib import compare, records
+from vxmlib import baselines, compare, models, records
 from vxmlib.comparison import COLUMNS, Comparison
+from vxmlib.networks import NETWORKS
 
 PLAN = """
-trainings: {ncc: {}, few-none: {augment: null}, few-flip: {}}
+trainings: {ncc: {}, ncc-none: {augment: null}, mse: {}}
 methods:
   identity: {}
   syn: {baseline: syn}
@@ -53,8 +56,8 @@ def folder(tmp_path):
     all_three = {"flip": True, "affine": 0.03, "shift": 1, "bend": 2, "width": 8}
     for name, told in {
         "ncc": (all_three, 1.0, 0.8),
-        "few-none": (None, 1.0, 0.7),
-        "few-flip": (flip, 0.5, 0.72),
+        "ncc-none": (None, 1.0, 0.7),
+        "mse": (flip, 0.5, 0.72),
     }.items():
         records.write(tmp_path / "training" / f"{name}.json", trained(*told))
     return tmp_path
@@ -68,9 +71,25 @@ def found(folder):
 def test_trainings_say_what_set_them_apart(found):
     table = found.trainings()
     assert table.loc["ncc", "augmentation"] == "flip + affine + bend"
-    assert table.loc["few-none", "augmentation"] == "none"
-    assert found.trainings("few-")["lam"].to_dict() == {"few-none": 1.0, "few-flip": 0.5}
-    assert found.trainings("few-")["dice"].idxmax() == "few-flip"
+    assert table.loc["ncc-none", "augmentation"] == "none"
+    assert found.trainings("ncc")["lam"].to_dict() == {"ncc": 1.0, "ncc-none": 1.0}
+    assert table.loc["mse", ["lam", "dice"]].tolist() == [0.5, 0.72]
+
+
+def test_the_ablation_is_over_seeds(folder):
+    assert len(Comparison(folder, folder / "real.yaml").ablation()) == 0
+    row = {"steps": 30, "loss": -0.2, "folding_percent_brain": 0.1, "seconds": 5.0}
+    rows = [
+        row | {"run": run, "seed": seed, "dice": dice + 0.02 * seed}
+        for run, dice in {"none": 0.6, "flip": 0.7}.items()
+        for seed in (0, 1)
+    ]
+    records.write(folder / "ablation.json", record({"rows": rows}))
+    table = Comparison(folder, folder / "real.yaml").ablation()
+    assert table.index.tolist() == ["none", "flip"]
+    assert table["dice"].tolist() == pytest.approx([0.61, 0.71])
+    assert table["dice_sd"].tolist() == pytest.approx([0.02 / np.sqrt(2)] * 2)
+    assert table["seeds"].tolist() == [2, 2]
 
 
 def test_a_history_has_the_epochs_that_were_looked_at(found):
@@ -114,6 +133,23 @@ def test_retest_needs_both_parts(folder):
     records.write(folder / "validation" / "ncc.json", record({"length_mm": 2.5, "dice": 0.7}))
     table = Comparison(folder, folder / "real.yaml").retest()
     assert table.loc["ncc"].tolist() == [0.5, 2.5, 0.9, 0.7]
+
+
+def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
+    people = dataclasses.replace(tiny_cohort, spacing=2.0)
+    parameters = {"network": "strided", "augment": None, "lam": 1.0}
+    (tmp_path / "real.yaml").write_text("trainings: {ncc: {}}\nmethods: {ncc: {training: ncc}}\n")
+    model = models.build(people.shape, network=NETWORKS["strided"], features="small")
+    models.save(model, tmp_path / "weights" / "ncc.h5")
+    unmoved = compare.one_way(baselines.identity)
+    recorded = compare.measure_pair(people, None, *people.split["test"][:2], unmoved)
+    told = trained(None, 1.0, 0.8) | {"parameters": parameters}
+    records.write(tmp_path / "training" / "ncc.json", told)
+    records.write(tmp_path / "test" / "ncc.json", record({"rows": recorded}))
+    again = Comparison(tmp_path, tmp_path / "real.yaml").again("ncc", pairs=1, people=people)
+    # An untrained network moves nothing.
+    assert again["difference"].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert again["recorded"].tolist() == [row["dice"] for row in recorded]
 
 
 def test_a_damaged_record_is_named(folder):

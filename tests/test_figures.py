@@ -88,6 +88,19 @@ def test_boxes_put_the_best_structure_on_top():
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["small", "big"]
 
 
+def test_methods_are_drawn_by_their_seconds():
+    dice = {"identity": 0.6, "net": 0.7, "SyN": 0.8, "not measured": None}
+    table = pd.DataFrame({"dice": dice, "seconds": {"identity": 0.0, "net": 1.0, "SyN": 50.0}})
+    ax = figures.dice_by_seconds(table).axes[0]
+    identity, *points = ax.get_lines()
+    assert set(identity.get_ydata()) == {0.6}
+    assert [(p.get_label(), *p.get_xdata(), *p.get_ydata()) for p in points] == [
+        ("SyN", 50.0, 0.8),
+        ("net", 1.0, 0.7),
+    ]
+    assert ax.get_xscale() == "log"
+
+
 def test_pairs_are_drawn_before_against_after():
     fig = figures.dice_by_pair(tidy(0.0), tidy(0.1))
     x, y = fig.axes[0].lines[1].get_data()

@@ -1,6 +1,7 @@
 """Train, choose and compare on real people in 3D, by ``config/real.yaml``: lesson 9's long runs.
 
     python -m tools.real train ncc          # goes on where it was stopped
+    python -m tools.real ablate             # the short trainings on slices
     python -m tools.real measure ncc        # on the test people, both ways; --part asks for others
     python -m tools.real watch ncc-instance # step by step, on validation people
     python -m tools.real times              # all methods by turns in one process
@@ -20,13 +21,12 @@ import yaml
 
 from vxmlib import baselines, cohorts, compare, metrics, models, recipe, records, training, warp
 from vxmlib.augment import Augmentation
-from vxmlib.backend import device_summary, set_seed, vxm
+from vxmlib.backend import device_summary, set_seed
 from vxmlib.instance import InstanceOptimiser
-from vxmlib.networks import StridedVxmDense
+from vxmlib.networks import NETWORKS
 
 CODE = Path(__file__).resolve().parent.parent
 RESULTS = CODE / "results" / "malf"
-NETWORKS = {"strided": StridedVxmDense, "vxm": vxm.networks.VxmDense}
 #: Pairs that are watched step by step, and pairs that are timed.
 WATCHED, TIMED = 6, 3
 _MODEL = ("image_loss", "lam", "int_steps", "learning_rate", "features")
@@ -45,11 +45,15 @@ def load_plan(path: Path = CODE / "config" / "real.yaml") -> dict:
         A training sets something that the common part does not have.
     """
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    common = plan.pop("training")
-    for name, own in plan["trainings"].items():
-        if unknown := set(own) - set(common):
-            raise RealError(f"{path}, training {name}: unknown {', '.join(sorted(unknown))}")
-        plan["trainings"][name] = common | own
+    common, ablation = plan.pop("training"), plan.get("ablation", {"training": {}, "runs": {}})
+    for told, base in (
+        (plan["trainings"], common),
+        (ablation["runs"], common | ablation["training"]),
+    ):
+        for name, own in told.items():
+            if unknown := set(own) - set(common):
+                raise RealError(f"{path}, training {name}: unknown {', '.join(sorted(unknown))}")
+            told[name] = base | own
     return plan
 
 
@@ -81,25 +85,8 @@ def build(settings: dict, shape):
 
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
     """Train, or go on; then write the weights and the record of the training."""
-    settings, people = entry(plan, "trainings", name), load_people(plan)
-    model = build(settings, people.shape)
-    watched = cohorts.ordered_pairs(people.split["validation"])
-    history = training.fit(
-        model,
-        people,
-        people.split["train"],
-        run_dir=folder / name,
-        epochs=settings["epochs"],
-        steps_per_epoch=settings["steps_per_epoch"],
-        batch_size=settings["batch_size"],
-        seed=settings["seed"],
-        augment=Augmentation(**settings["augment"]) if settings["augment"] else None,
-        both_ways=settings["both_ways"],
-        callbacks=[
-            training.RegistrationMonitor(people, watched, every=max(1, settings["epochs"] // 6)),
-            *recipe.callbacks(SimpleNamespace(**settings)),
-        ],
-    )
+    settings = entry(plan, "trainings", name)
+    model, history = fit(settings, load_people(plan), folder / name)
     used = any((told or {}).get("training") == name for told in plan["methods"].values())
     models.save(model, (results / "weights" if used else folder / name) / f"{name}.h5")
     record = _provenance(plan, f"train {name}", settings, float(history["seconds"].sum()))
@@ -113,6 +100,48 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
         "history": {c: history[c].round(6).tolist() for c in columns},
     }
     records.write(results / "training" / f"{name}.json", record)
+
+
+def fit(settings: dict, people, run_dir: Path, seed: int | None = None):
+    """Train a model by its settings, or go on; return it with its history."""
+    settings = settings if seed is None else settings | {"seed": seed}
+    model = build(settings, people.shape)
+    watched = cohorts.ordered_pairs(people.split["validation"])
+    history = training.fit(
+        model,
+        people,
+        people.split["train"],
+        run_dir=run_dir,
+        epochs=settings["epochs"],
+        steps_per_epoch=settings["steps_per_epoch"],
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        augment=Augmentation(**settings["augment"]) if settings["augment"] else None,
+        both_ways=settings["both_ways"],
+        callbacks=[
+            training.RegistrationMonitor(people, watched, every=max(1, settings["epochs"] // 6)),
+            *recipe.callbacks(SimpleNamespace(**settings)),
+        ],
+    )
+    return model, history
+
+
+def ablate(plan: dict, folder: Path, results: Path) -> None:
+    """Train every run of the ablation from every seed, or go on; write one record of all."""
+    told, rows = plan["ablation"], []
+    people = load_people(told)
+    for name, settings in told["runs"].items():
+        for seed in told["seeds"]:
+            _, history = fit(settings, people, folder / "ablation" / f"{name}-{seed}", seed)
+            last = history.iloc[-1]
+            row = {"run": name, "seed": seed, "steps": int(last["step"])}
+            row |= {"loss": float(last["loss"]), "dice": float(last["val_dice"])}
+            row |= {"folding_percent_brain": float(last["val_folding_percent"])}
+            rows.append(row | {"seconds": float(history["seconds"].sum())})
+    spent = sum(row["seconds"] for row in rows)
+    record = _provenance(told, "ablate", {"runs": told["runs"]}, spent)
+    record["metrics"] = {"split": "validation", "rows": rows}
+    records.write(results / "ablation.json", record)
 
 
 def method(plan: dict, name: str, people, results: Path):
@@ -246,7 +275,7 @@ def _provenance(plan, run, settings, seconds):
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["train", "measure", "watch", "times", "all"])
+    parser.add_argument("command", choices=["train", "ablate", "measure", "watch", "times", "all"])
     parser.add_argument("name", nargs="?", help="a training or a method of config/real.yaml")
     parser.add_argument("--part", default="test", choices=["validation", "test", "repeats"])
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
@@ -256,6 +285,8 @@ def main() -> None:
     try:
         if options.command == "train":
             train(plan, options.name, options.build, options.results)
+        elif options.command == "ablate":
+            ablate(plan, options.build, options.results)
         elif options.command == "measure":
             measure(plan, options.name, options.part, options.build, options.results)
         elif options.command == "watch":
@@ -273,6 +304,8 @@ def make_all(plan: dict, folder: Path, results: Path) -> None:
     for name in plan["trainings"]:
         if not (results / "training" / f"{name}.json").exists():
             train(plan, name, folder, results)
+    if "ablation" in plan and not (results / "ablation.json").exists():
+        ablate(plan, folder, results)
     for name in plan["methods"]:
         if not (results / "test" / f"{name}.json").exists():
             try:

@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 from vxmlib import compare, grid, models, records
-from vxmlib.networks import StridedVxmDense
+from vxmlib.networks import NETWORKS
 
 #: Of :meth:`Comparison.summary`.
 COLUMNS = ("pairs", "dice_sd_pairs", "dice_sd_pooled", *compare.MEASURES, "training_hours")
@@ -19,7 +19,8 @@ class Comparison:
     Parameters
     ----------
     folder : path
-        With ``training/``, ``test/``, ``validation/``, ``repeats/``, ``times.json``, ``weights/``.
+        With ``training/``, ``test/``, ``validation/``, ``repeats/``, ``weights/``,
+        ``ablation.json``, ``times.json``.
     plan : path
         ``config/real.yaml``: which methods there should be, in its order.
 
@@ -67,6 +68,23 @@ class Comparison:
             if name.startswith(prefix)
         }
         return pd.DataFrame(rows).T.infer_objects()
+
+    def ablation(self):
+        """One row a short training on slices: what it changed, mean and SD over seeds.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By name: ``seeds`` (their number), ``steps``, ``loss`` (of the training people, after
+            the last step), ``dice`` and ``folding_percent_brain`` of the validation people,
+            ``dice_sd``; empty without the record.
+        """
+        path = self.folder / "ablation.json"
+        rows = records.read(path)["metrics"]["rows"] if path.exists() else []
+        columns = ["run", "seed", "steps", "loss", "dice", "folding_percent_brain"]
+        runs = pd.DataFrame(rows, columns=columns).groupby("run", sort=False)
+        means = runs[columns[2:]].mean()
+        return means.assign(seeds=runs["seed"].nunique(), dice_sd=runs["dice"].std())
 
     def history(self, name):
         """The epochs of a training at which validation people were looked at, by step.
@@ -175,8 +193,10 @@ class Comparison:
         pandas.DataFrame
             ``moving``, ``fixed``, ``dice``, ``recorded``, ``difference``.
         """
-        path = self.folder / "weights" / f"{self.plan['methods'][name]['training']}.h5"
-        register = partial(models.register, models.load(path, network=StridedVxmDense))
+        trained = self.plan["methods"][name]["training"]
+        network = NETWORKS[self.training[trained]["parameters"]["network"]]
+        model = models.load(self.folder / "weights" / f"{trained}.h5", network=network)
+        register = partial(models.register, model)
         rows = []
         for two in compare.unordered(people.split["test"])[:pairs]:
             rows += compare.measure_pair(people, None, *two, compare.one_way(register))

@@ -7,40 +7,13 @@ import pandas as pd
 
 from vxmlib.backend import tf, vxm
 from vxmlib.losses import image_loss as image_loss_by_name
+from vxmlib.losses import smoothness
 from vxmlib.models import fitting_image
 from vxmlib.warp import check_displacement
 
 
 class NotFinite(ValueError):
     """The loss became NaN or infinite; the displacement up to then is not returned."""
-
-
-def smoothness(field):
-    """Mean squared difference of neighbours, mean over axes: ``vxm.losses.Grad("l2")``.
-
-    That one transposes the field for each axis, which takes a third of a step in 3D.
-
-    Parameters
-    ----------
-    field : (batch, *vol, nd) tensor
-
-    Returns
-    -------
-    scalar tensor
-
-    Examples
-    --------
-    >>> ramp = tf.reshape(tf.range(8.0), (1, 8, 1, 1)) * tf.ones((1, 1, 4, 2))
-    >>> float(smoothness(ramp))  # 1 along the first axis, 0 along the second
-    0.5
-    """
-    nd = field.shape.rank - 2
-    means = []
-    for axis in range(1, nd + 1):
-        after = [slice(None)] * axis + [slice(1, None)]
-        before = [slice(None)] * axis + [slice(None, -1)]
-        means.append(tf.reduce_mean(tf.square(field[tuple(after)] - field[tuple(before)])))
-    return tf.add_n(means) / nd
 
 
 class InstanceOptimiser:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vxmlib import models
+from vxmlib import losses, models, training
 from vxmlib.backend import tf, vxm
 
 
@@ -201,8 +201,7 @@ def train(
         try:
             terms, outputs = one_step(inputs, targets)
         except tf.errors.InvalidArgumentError as error:
-            # A displacement beyond any index, or NaN, stops TensorFlow's sampling.
-            if "is not in [0, " not in str(error):
+            if not training.points_nowhere(error):
                 raise
             raise keeper.stopped(step, "the displacement is no longer finite") from error
         logs = {name: float(value) for name, value in terms.items()}
@@ -236,7 +235,7 @@ class _Keeper:
         """Write the weights, if they are finite."""
         if self.path is None:
             return
-        if not all(bool(tf.reduce_all(tf.math.is_finite(w))) for w in self.model.weights):
+        if not training.finite_weights(self.model):
             raise self.stopped(step, "weights became NaN or infinite")
         models.save(self.model, self.path)
         self.last = step
@@ -376,7 +375,6 @@ class AdversarialSimilarity:
         self._adam = tf.keras.optimizers.Adam(learning_rate)
         self._adam.build(self.network.trainable_variables)
         self._loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
-        self._smoothness = vxm.losses.Grad("l2").loss
         self._won = 0
 
     def objective(self, inputs, targets, outputs):
@@ -392,7 +390,7 @@ class AdversarialSimilarity:
         self._adam.apply_gradients(zip(tape.gradient(own, variables), variables, strict=True))
         fooled = self.network([warped, fixed], training=False)
         image = self._loss(tf.ones_like(fooled), fooled)
-        smooth = tf.reduce_mean(self._smoothness(None, field))
+        smooth = losses.smoothness(field)
         terms = {"image_loss": image, "smoothness_loss": smooth, "discriminator_loss": own}
         return {"loss": image + self.lam * smooth, **terms}
 

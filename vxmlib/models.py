@@ -129,8 +129,11 @@ def _create_variables(model):
     """Make the variables of optimiser and losses now.
 
     Left to the first training step, they make Keras trace that step twice, and tracing takes as
-    long as many steps.
+    long as many steps. Under a distribution strategy it has to be left: a loss cannot be computed
+    there outside of a step.
     """
+    if tf.distribute.has_strategy():
+        return
     model.optimizer.build(model.trainable_variables)
 
     def zeros(tensors):

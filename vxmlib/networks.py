@@ -141,3 +141,7 @@ def _field(x, ndims):
     convolution = getattr(tf.keras.layers, f"Conv{ndims}D")
     start = tf.keras.initializers.RandomNormal(mean=0.0, stddev=1e-5)
     return convolution(ndims, 3, padding="same", kernel_initializer=start, name="flow")(x)
+
+
+#: By the names that ``config/real.yaml`` and its records have.
+NETWORKS = {"strided": StridedVxmDense, "vxm": vxm.networks.VxmDense}

@@ -147,12 +147,28 @@ def fit(
             verbose=verbose,
         )
     except tf.errors.InvalidArgumentError as error:
-        # On a CPU the warp looks up the voxel that a displacement of NaN points at, and fails,
-        # before any loss is computed.
-        if "is not in [0, " not in str(error):
+        if not points_nowhere(error):
             raise
         guard.stop("the displacement became NaN or infinite", error)
     return run.history()
+
+
+def points_nowhere(error):
+    """Whether TensorFlow's error says that a displacement points at no voxel: NaN, or far beyond.
+
+    On a CPU the warp looks that voxel up and fails before any loss is computed.
+
+    Examples
+    --------
+    >>> points_nowhere(tf.errors.InvalidArgumentError(None, None, "indices[0] is not in [0, 9)"))
+    True
+    """
+    return "is not in [0, " in str(error)
+
+
+def finite_weights(model):
+    """Whether no weight of a model is NaN or infinite."""
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 class RegistrationMonitor(tf.keras.callbacks.Callback):
@@ -320,7 +336,7 @@ class _StopOnNonFinite(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # The last update of an epoch may break weights that no loss has seen yet.
-        if not all(np.isfinite(weight).all() for weight in self.model.get_weights()):
+        if not finite_weights(self.model):
             self.stop("weights became NaN or infinite")
 
     def stop(self, what, cause=None):

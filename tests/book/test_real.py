@@ -39,12 +39,15 @@ def test_every_method_of_the_file_has_its_training_or_baseline(plan):
 
 
 def test_trainings_that_are_compared_differ_in_one_thing(plan):
-    full = real.entry(plan, "trainings", "few-all")
-    for name in ("few-none", "few-flip", "few-affine", "few-bend"):
-        few = real.entry(plan, "trainings", name)
-        assert {key for key in few if few[key] != full[key]} == {"augment"}
-    wide = real.entry(plan, "trainings", "few-wide")
-    assert {key for key in wide if wide[key] != full[key]} == {"features"}
+    full = real.entry(plan, "trainings", "ncc")
+    for name in ("ncc-none", "ncc-strong"):
+        other = real.entry(plan, "trainings", name)
+        assert {key for key in other if other[key] != full[key]} == {"augment"}
+    runs = plan["ablation"]["runs"]
+    for name, run in runs.items():
+        changed = {key for key in run if run[key] != runs["all"][key]}
+        assert changed <= ({"both_ways"} if name == "all, both ways" else {"augment"})
+        assert not run["both_ways"] or run["batch_size"] % 2 == 0
 
 
 def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
@@ -86,6 +89,20 @@ def tiny(monkeypatch):
     plan["trainings"]["ncc"] |= {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
     plan["methods"]["ncc-instance"]["instance"]["steps"] = 2
     return plan
+
+
+def test_the_ablation_trains_every_run_from_every_seed(tiny, tmp_path):
+    told = tiny["ablation"]
+    small = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "features": "small"}
+    told["runs"] = {name: told["runs"][name] | small for name in ("none", "all, both ways")}
+    told["seeds"] = [0, 1]
+    real.ablate(tiny, tmp_path / "build", tmp_path / "results")
+    rows = records.read(tmp_path / "results" / "ablation.json")["metrics"]["rows"]
+    assert [(row["run"], row["seed"]) for row in rows] == [
+        (run, seed) for run in ("none", "all, both ways") for seed in (0, 1)
+    ]
+    assert len({row["loss"] for row in rows}) == 4
+    assert all(row["steps"] == 1 and 0 < row["dice"] < 1 for row in rows)
 
 
 def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_path):
