@@ -1,8 +1,11 @@
 """Run one lesson: source -> notebook -> papermill -> an executed notebook, whole or not at all."""
 
+import json
 import os
 import re
+import resource
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +23,8 @@ from vxmlib import files
 
 #: Lines shown of a failing cell and its message; the failed notebook keeps them all.
 SHOWN_LINES = 25
+#: File in a lesson's own folder with its seconds and memory.
+COST = "cost.json"
 #: Seconds between two signs of life while one step lasts.
 HEARTBEAT = 60
 
@@ -121,8 +126,10 @@ def run_lesson(
     with tempfile.TemporaryDirectory(prefix="book-") as scratch:
         given, done = Path(scratch) / f"{source.stem}.ipynb", Path(scratch) / "done.ipynb"
         nbformat.write(read_source(source), given)
+        began = time.monotonic()
         with _environment(_kernel_environment(Path(scratch), products, runs, threads)):
             problem = _papermill(given, done, parameters, cwd, label)
+        _keep_cost(own / COST, time.monotonic() - began, threads)
         missing = [name for name in expected if not (own / name).exists()]
         if problem is None and missing:
             problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {own})")
@@ -137,6 +144,15 @@ def run_lesson(
             reason=problem.reason,
             notebook=failed,
         )
+
+
+def _keep_cost(path: Path, seconds: float, threads: int) -> None:
+    """Write what the lesson took: lesson 18 shows it."""
+    # Of all children that have ended, the largest: the kernel. Linux counts in KB, macOS in bytes.
+    unit = 1e9 if sys.platform == "darwin" else 1e6
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+    cost = {"seconds": round(seconds, 1), "peak_gb": round(peak, 3), "threads": threads}
+    files.write_text(path, json.dumps(cost) + "\n")
 
 
 def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str) -> Problem | None:

@@ -84,7 +84,7 @@ class LocalNCC:
         ValueError
             If the shapes differ.
         """
-        fixed, warped = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+        fixed, warped = _full_precision(y_true), _full_precision(y_pred)
         if not fixed.shape.is_compatible_with(warped.shape):
             raise ValueError(
                 "NCC needs two images of one shape (batch, *vol, channels), found "
@@ -109,6 +109,12 @@ class LocalNCC:
         """Give minus the mean score of each pair of the batch: ``(batch,)``, in [-1, 0]."""
         score = self.score(y_true, y_pred)
         return -tf.reduce_mean(score, axis=list(range(1, score.shape.rank)))
+
+
+def _full_precision(image):
+    """A tensor, of half precision (a mixed precision policy) as float32: sums need the digits."""
+    image = tf.convert_to_tensor(image)
+    return tf.cast(image, tf.float32) if image.dtype.size < 4 else image
 
 
 def _window_sums(maps, window):
@@ -154,7 +160,7 @@ def _running_sum(x, *, axis, window):
 
 def _mse(y_true, y_pred):
     """Give the mean squared difference of each pair; vxm.losses.MSE averages the batch too."""
-    squared = vxm.losses.MSE().mse(y_true, y_pred)
+    squared = vxm.losses.MSE().mse(_full_precision(y_true), _full_precision(y_pred))
     return tf.reduce_mean(squared, axis=list(range(1, squared.shape.rank)))
 
 

@@ -35,7 +35,9 @@ class StridedVxmDense(ne.modelio.LoadableModel):
         Also warp the fixed image back by the integrated negative velocity.
 
     Outputs: the warped moving image, (the fixed image warped back,) and the field that is
-    smoothed: the displacement at full size, or the velocity at half.
+    smoothed: the displacement at full size, or the velocity at half. Under a mixed precision
+    policy only the convolutions compute in half precision: a position in a volume needs more
+    digits than that has.
 
     References
     ----------
@@ -60,11 +62,11 @@ class StridedVxmDense(ne.modelio.LoadableModel):
         field = _field(x, ndims)
 
         def integrated(velocity):
-            flow = vxm.layers.VecInt(method="ss", int_steps=int_steps)(velocity)
-            return vxm.layers.RescaleTransform(2)(flow)
+            flow = vxm.layers.VecInt(method="ss", int_steps=int_steps, dtype="float32")(velocity)
+            return vxm.layers.RescaleTransform(2, dtype="float32")(flow)
 
         forward = integrated(field) if int_steps else field
-        warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
+        warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij", dtype="float32")
         outputs = [warp([inputs[0], forward])]
         if bidir:
             outputs.append(warp([inputs[1], integrated(ne.layers.Negate()(field))]))
@@ -140,7 +142,9 @@ def _field(x, ndims):
     """The field, nearly zero before training."""
     convolution = getattr(tf.keras.layers, f"Conv{ndims}D")
     start = tf.keras.initializers.RandomNormal(mean=0.0, stddev=1e-5)
-    return convolution(ndims, 3, padding="same", kernel_initializer=start, name="flow")(x)
+    return convolution(
+        ndims, 3, padding="same", kernel_initializer=start, name="flow", dtype="float32"
+    )(x)
 
 
 #: By the names that ``config/real.yaml`` and its records have.

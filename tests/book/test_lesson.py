@@ -1,10 +1,12 @@
 """Reading lesson sources, and what a running lesson tells."""
 
+import json
+
 import nbformat
 import papermill
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from tools.lesson import Progress, describe, notebook_text, read_source
+from tools.lesson import COST, Progress, describe, notebook_text, read_source, run_lesson
 
 SOURCE = """# %% [markdown]
 # # 1. Title
@@ -60,3 +62,22 @@ def test_a_failure_shows_the_lesson_s_own_lines_and_not_the_library_s():
         "ValueError: too big",
         "more",
     ]
+
+
+def test_a_lesson_leaves_what_it_cost(tmp_path):
+    source = tmp_path / "01_a.py"
+    source.write_text("# %%\nimport time\nhold = bytearray(300_000_000)\ntime.sleep(0.5)\n")
+    run_lesson(
+        source,
+        tmp_path / "out" / "01_a.ipynb",
+        parameters={},
+        products=tmp_path / "products",
+        runs=tmp_path / "runs",
+        expected=[],
+        threads=2,
+        cwd=tmp_path,
+    )
+    cost = json.loads((tmp_path / "products" / "01_a" / COST).read_text())
+    assert 0.5 < cost["seconds"] < 120
+    assert 0.3 < cost["peak_gb"] < 100  # other tests' processes may have been larger
+    assert cost["threads"] == 2

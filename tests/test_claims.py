@@ -1,0 +1,63 @@
+"""The ledger: a verdict follows from the measurement, and no claim stays without an answer."""
+
+import numpy as np
+import pytest
+
+from vxmlib import claims
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_text(
+        "name,claim,condition,lesson\na,First | one,,04_train\nb,Second,in 2D,05_dice\n"
+    )
+    return claims.Ledger(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "verdict"),
+    [
+        ("a", True, "holds"),
+        ("a", np.True_, "holds"),
+        ("b", True, "holds with a condition"),
+        ("a", False, "does not hold"),
+        ("b", np.False_, "does not hold"),
+        ("b", None, "not testable here"),
+    ],
+)
+def test_the_verdict_follows_from_the_measurement(ledger, name, holds, verdict):
+    assert ledger.add(name, "1", holds=holds) == verdict
+
+
+def test_the_table_is_in_the_order_of_the_list_with_conditions_where_they_help(ledger):
+    ledger.add("b", "2", holds=True)
+    ledger.add("a", "1", holds=False)
+    assert ledger.table()["found"].tolist() == ["1", "2; condition: in 2D"]
+    assert ledger.table().index.tolist() == [1, 2]
+    assert ledger.counts()["does not hold"] == 1 and sum(ledger.counts().values()) == 2
+    assert ledger.markdown().splitlines()[2] == (
+        "| 1 | First \\| one | 1 | **does not hold** | [4](../notebooks/04_train.ipynb) |"
+    )
+
+
+def test_a_claim_without_an_answer_is_named(ledger):
+    ledger.add("a", "1", holds=True)
+    with pytest.raises(claims.ClaimError, match="no answer for: b"):
+        ledger.table()
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "holds", "message"),
+    [
+        ("c", "1", True, "found 'c', expected one of: a, b"),
+        ("a", "1", True, "a: answered already"),
+        ("b", " ", True, "b: found is empty"),
+        ("b", "1", 0.3, r"b: holds is 0\.3, expected a truth value"),
+    ],
+)
+def test_an_answer_that_says_nothing_is_refused(ledger, name, found, holds, message):
+    ledger.add("a", "1", holds=True)
+    with pytest.raises(claims.ClaimError, match=message):
+        ledger.add(name, found, holds=holds)
+    assert list(ledger.answers) == ["a"]

@@ -1,0 +1,72 @@
+"""Half precision: what it breaks, and that losses and the strided network keep what has to stay."""
+
+import numpy as np
+import pytest
+
+from vxmlib import losses, models
+from vxmlib.backend import set_seed, tf, vxm
+from vxmlib.networks import StridedVxmDense
+
+HALVES = ("float16", "bfloat16")
+SHAPE = (32, 48)
+
+
+@pytest.fixture
+def policy():
+    yield tf.keras.mixed_precision.set_global_policy
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def images(dtype="float32"):
+    rows, columns = np.indices(SHAPE) / 48
+    both = np.sin(9 * rows) * np.cos(7 * columns), np.sin(9 * rows + 0.6) * np.cos(7 * columns)
+    return [tf.cast((x[None, ..., None] + 1) / 2, dtype) for x in both]
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_ncc_of_half_precision_is_that_of_full(half):
+    ncc = losses.image_loss("ncc")
+    wanted = float(ncc(*images())[0])
+    assert -1 < wanted < -0.5
+    assert float(ncc(*images(half))[0]) == pytest.approx(wanted, abs=0.01)
+    assert ncc(*images(half)).dtype == tf.float32
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_voxelmorphs_ncc_refuses_it(half):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="is a float tensor"):
+        vxm.losses.NCC().loss(*images(half))
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_mse_is_summed_in_full_precision(half):
+    one, other = tf.zeros((1, 512, 512, 1), half), tf.fill((1, 512, 512, 1), tf.cast(0.5, half))
+    assert losses.image_loss("mse")(one, other).numpy().tolist() == [0.25]
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("int_steps", [0, 3])
+def test_only_the_convolutions_follow_the_policy(half, int_steps, policy):
+    policy(f"mixed_{half}")
+    model = models.build(SHAPE, network=StridedVxmDense, features="small", int_steps=int_steps)
+    kept = ("spatial_transformer", "vec_int", "rescale_transform", "flow")
+    for layer in model.layers:
+        full = layer.name.startswith((*kept, "source", "target"))
+        assert layer.compute_dtype == ("float32" if full else half), layer.name
+    assert {tensor.dtype for tensor in model.outputs} == {tf.float32}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_the_strided_network_trains_alike(half, policy):
+    def history(name):
+        policy(name)
+        set_seed(0)
+        model = models.build(SHAPE, network=StridedVxmDense, features="small", learning_rate=1e-3)
+        moving, fixed = images()
+        targets = [fixed, tf.zeros((1, *SHAPE, 2))]
+        told = model.fit([moving, fixed], targets, epochs=8, verbose=0)
+        return np.array(told.history["loss"])
+
+    full = history("float32")
+    assert full[-1] < full[0]
+    assert history(f"mixed_{half}") == pytest.approx(full, abs=0.02)
