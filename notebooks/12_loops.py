@@ -86,6 +86,9 @@ for layer in encoder:  # 2: frozen
 optimizer = tf.keras.optimizers.Adam(plan.learning_rate, clipnorm=1.0)
 model.compile(optimizer, loss=model.loss, loss_weights=[1.0, settings.lam])
 
+# %% [markdown]
+# The other two are callbacks:
+
 # %%
 falling = tf.keras.callbacks.LearningRateScheduler(  # 3: scheduled
     lambda epoch, rate: rate / 2 if epoch else rate
@@ -101,6 +104,9 @@ before = [layer.get_weights() for layer in encoder]
 history = model.fit(
     data(), epochs=3, steps_per_epoch=5, callbacks=[falling, monitor], verbose=0
 )
+
+# %% [markdown]
+# Did it freeze, clip, follow the schedule and look at the field?
 
 # %%
 import numpy as np
@@ -152,6 +158,9 @@ terms = loops.compiled_terms(model)
 told = loops.train(model, data(), terms, steps=count, after=clock.after)
 curves["bare loop"], clocks["bare loop"] = told["loss"].to_numpy(), clock
 
+# %% [markdown]
+# Side by side:
+
 # %%
 bridge = pd.DataFrame(
     {
@@ -198,6 +207,9 @@ def measured(name, register):
     return pd.Series(results[name]).round(4)
 
 
+# %% [markdown]
+# Each attempt is a loop with another objective, and is measured alike:
+
 # %%
 def attempt(name, model, objective, **options):
     told = loops.train(model, data(), objective, steps=steps, **options)
@@ -230,6 +242,9 @@ def loosen(step, logs, outputs):
     stiffness.assign(settings.lam * 10**left)
 
 
+# %% [markdown]
+# The loop calls it after each step:
+
 # %%
 model = fresh()
 terms = loops.compiled_terms(model, lam=stiffness)
@@ -249,11 +264,17 @@ def watch_folding(step, logs, outputs):
     return {"lam": budget.update(folds.percent), "folding": folds.percent}
 
 
+# %% [markdown]
+# What it returns joins the history:
+
 # %%
 model = fresh()
 terms = loops.compiled_terms(model, lam=budget.lam)
 adapted = attempt("λ by a budget", model, terms, after=watch_folding)
 adapted[["step", "lam", "folding"]].tail(1)
+
+# %% [markdown]
+# Over the steps:
 
 # %% mystnb={"image": {"alt": "Two panels against the step: the weight lambda, which rises while folding is above the budget and falls while it is below, and the percentage of folded voxels of each training pair."}, "figure": {"caption": "λ and the folding of each training pair while λ adapts.", "name": "fig-12-budget"}}
 from vxmlib import figures
@@ -353,21 +374,28 @@ def across(similarity):
 
 
 # %% [markdown]
-# `models.register` takes one contrast, so this model is asked by hand. Both losses in turn:
+# `models.register` takes one contrast, so this model is asked by hand:
 
 # %%
-def register_two(moving, fixed):
-    images = [tf.constant(x[None, ..., None]) for x in (moving, fixed)]
-    inputs = [tf.concat([x, second(x)], -1) for x in images]
+def register_two(model):
     field = tf.keras.Model(model.inputs, model.references.pos_flow)
-    return field(inputs, training=False)[0].numpy()
 
+    def register(moving, fixed):
+        images = [tf.constant(x[None, ..., None]) for x in (moving, fixed)]
+        inputs = [tf.concat([x, second(x)], -1) for x in images]
+        return field(inputs, training=False)[0].numpy()
+
+    return register
+
+
+# %% [markdown]
+# Both losses in turn:
 
 # %% tags=["remove-stderr"]
 for name, loss in {"NCC": correlation, "MI": information}.items():
     model = fresh(network=two)
     loops.train(model, data().map(both), across(loss), steps=steps)
-    measured(f"two contrasts, {name}", register_two)
+    measured(f"two contrasts, {name}", register_two(model))
 
 # %% [markdown]
 # And could `fit()` have taken this? Yes: the network takes two channels as it is, the data set
@@ -382,7 +410,7 @@ model.compile(
     loss_weights=[1.0, settings.lam],
 )
 model.fit(data().map(both), steps_per_epoch=steps, verbose=0)
-measured("two contrasts, MI, fit()", register_two)
+measured("two contrasts, MI, fit()", register_two(model))
 
 # %% [markdown]
 # ## Situation 4: look inside while it trains
@@ -393,6 +421,9 @@ measured("two contrasts, MI, fit()", register_two)
 # %%
 first, last = watched[0]
 moving, fixed = people.image(first), people.image(last)
+
+# %% [markdown]
+# Six steps are kept:
 
 # %%
 frames = sorted({1, *np.linspace(1, steps, 6).astype(int).tolist()})
@@ -407,6 +438,9 @@ def look(step, logs, outputs):
 model = fresh()
 terms = loops.compiled_terms(model)
 told = loops.train(model, data(), terms, steps=steps, after=look)
+
+# %% [markdown]
+# The film:
 
 # %% mystnb={"figure": {"caption": "One validation pair while the network trains: choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-12-film"}}
 from vxmlib import interactive, warp
@@ -445,6 +479,8 @@ pages.glue(
     n_better=int((others["dice_mean"] > fitted).sum()),
     n_others=len(others),
 )
+
+# %% tags=["remove-cell"]
 recipe.keep_record(
     "12_loops",
     recipe.make_record(

@@ -110,6 +110,9 @@ def watched(start, optimise=optimise, steps=60):
 nothing = np.zeros_like(start)
 from_network, from_nothing = watched(start), watched(nothing)
 
+# %% [markdown]
+# Over the steps:
+
 # %% mystnb={"image": {"alt": "Two panels against steps. Left, Dice: the curve that starts from the network begins high and rises a little, the curve that starts from nothing begins low and climbs towards it. Right, folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding of one pair while its displacement is optimised, from the network's displacement and from zero.", "name": "fig-13-steps"}}
 from vxmlib import figures
 
@@ -174,6 +177,9 @@ for name, method in methods.items():
     except baselines.BaselineMissing as error:
         missing.append(f"{name} is missing: {error}")
 
+# %% [markdown]
+# A method that is not installed is said to be missing; the others stand:
+
 # %%
 summary = pd.DataFrame({name: metrics.summary(t) for name, t in tables.items()}).T
 shown = ["dice_mean", "folding_percent_brain", "sd_log_jacobian", "seconds"]
@@ -215,6 +221,9 @@ if "SyN" in tables:
         {"dice": result["dice_mean"], "folding": result["folding_percent_brain"]},
         name=result["seconds"],
     )
+
+# %% [markdown]
+# In seconds:
 
 # %% mystnb={"image": {"alt": "Two panels against seconds. Dice: the curve from the network's displacement starts high at zero seconds, that from nothing climbs, SyN is a single diamond further right. Folding in percent of the brain, likewise."}, "figure": {"caption": "Dice and folding of one pair against the seconds of optimising it; SyN where it was found.", "name": "fig-13-seconds"}}
 by_seconds = {

@@ -209,6 +209,9 @@ def gradient(one, other):
     return float(tf.norm(tape.gradient(loss, field)))
 
 
+# %% [markdown]
+# Its norm:
+
 # %%
 print(f"in [0, 1]     {gradient(moving, fixed):.2g}")
 print(f"tiny          {gradient(1e-4 * moving, 1e-4 * fixed):.2g}")
@@ -258,6 +261,9 @@ def gigabytes(model):
     values = sum(np.prod(layer.output.shape[1:]) for layer in model.layers[2:])
     return 4 * values / 1e9
 
+
+# %% [markdown]
+# Two networks, at the papers' size and with voxels twice as long:
 
 # %% tags=["remove-stderr"]
 from vxmlib.networks import StridedVxmDense

@@ -64,6 +64,9 @@ costs = {path.parent.name: json.loads(path.read_text()) for path in found}
 costs = pd.DataFrame(costs, index=["seconds", "peak_gb", "threads"]).T
 costs["minutes"] = costs["seconds"] / 60
 
+# %% [markdown]
+# By lesson:
+
 # %%
 shown = {"minutes": "minutes", "peak_gb": "most memory, GB", "threads": "cores"}
 costs.sort_index()[list(shown)].rename(columns=shown).round(1)
@@ -128,6 +131,9 @@ def losses_of(strategy, steps=6, **options):
     told = model.fit(data.with_options(whole), epochs=steps, steps_per_epoch=1, verbose=0)
     return np.array(told.history["loss"])
 
+
+# %% [markdown]
+# One device, then both:
 
 # %% tags=["remove-stderr"]
 one = losses_of(tf.distribute.OneDeviceStrategy("CPU:0"))
