@@ -221,6 +221,8 @@ recipe.write_record(
     loose_dice=loose_summary["dice_mean"],
     loose_folding_percent_brain=loose_summary["folding_percent_brain"],
 )
+front = figures.two_answers(moving, fixed, fields, brain, titles)
+front.savefig(recipe.output_folder() / "06_jacobian" / "front.png", dpi=110)
 
 # %% [markdown]
 # At λ = {glue:text}`lam:g` Dice is {glue:text}`dice:.3f` with {glue:text}`brain_percent:.3f` %

@@ -69,6 +69,18 @@ def test_folds_are_painted_and_counted():
     assert painted.cmap(0)[:3] == pytest.approx(to_rgb(figures.FOLD_COLOUR))
 
 
+def test_two_answers_paint_folds_and_carry_lines(image):
+    still, mirrored = (np.zeros((*image.shape, 2)) for _ in range(2))
+    mirrored[..., 0] = -2 * np.arange(image.shape[0])[:, None]  # x becomes -x: all folds
+    brain = np.ones(image.shape, bool)
+    fig = figures.two_answers(image, image, [still, mirrored], brain, ["none", "all"])
+    for ax, share in zip(fig.axes[2:], (0.0, 1.0), strict=True):
+        folds = ax.get_images()[-1].get_array()
+        assert (~np.ma.getmaskarray(folds)).mean() == share
+    lines = fig.axes[2].collections[0].get_paths()  # of the field that moves nothing: straight
+    assert all(np.ptp(path.vertices[:, 0]) == 0 for path in lines if len(path.vertices))
+
+
 def test_log_det_is_centred_at_no_change():
     fig = figures.determinant_maps([np.ones((4, 4))], [np.ones((4, 4), bool)], ["a"])
     assert fig.axes[0].images[0].norm(0.0) == pytest.approx(0.5)
@@ -95,8 +107,8 @@ def test_methods_are_drawn_by_their_seconds():
     identity, *points = ax.get_lines()
     assert set(identity.get_ydata()) == {0.6}
     assert [(p.get_label(), *p.get_xdata(), *p.get_ydata()) for p in points] == [
-        ("SyN", 50.0, 0.8),
         ("net", 1.0, 0.7),
+        ("SyN", 50.0, 0.8),
     ]
     assert ax.get_xscale() == "log"
 

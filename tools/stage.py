@@ -72,6 +72,7 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
             notebook = publishable(nbformat.read(source, as_version=4), secrets)
             nbformat.write(notebook, fresh / "notebooks" / f"{lesson}.ipynb")
         copy_pages(root, fresh)
+        copy_pictures(build / "products" / run.name, fresh / "book" / "pictures")
         config = settings(root / "_config.yml", values, repository(os.environ))
         (fresh / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
         shutil.rmtree(site, ignore_errors=True)
@@ -95,6 +96,13 @@ def copy_pages(root: Path, site: Path) -> None:
     for folder, target in (("_static", "_static"), ("_mathjax", "extra/mathjax")):
         if (root / "book" / folder).exists():
             shutil.copytree(root / "book" / folder, site / target)
+
+
+def copy_pictures(products: Path, target: Path) -> None:
+    """Copy the pictures that lessons leave for pages without code, as ``<lesson>-<name>.png``."""
+    target.mkdir(parents=True, exist_ok=True)
+    for picture in products.glob("*/*.png"):
+        shutil.copy(picture, target / f"{picture.parent.name}-{picture.name}")
 
 
 # -- numbers -------------------------------------------------------------------------------------

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from vxmlib import metrics
+from vxmlib import metrics, warp
 
 #: Folded voxels (det ≤ 0) have this one colour in every figure, and a title that counts them.
 FOLD_COLOUR = "#d7007f"
 BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
 EDGE_COLOUR = "#00b8d4"  # of the fixed image, drawn on another
+LINE_COLOUR = "#f2c14e"  # of lines on a grey image
 LOG_DET_LIMIT = 1.5  # the maps' scale ends here on both sides
 
 
@@ -450,6 +451,48 @@ def labels_on_image(image, label_maps, titles, which, *, margin=12) -> Figure:
     handles = [Line2D([], [], color=plt.cm.tab10(k % 10)) for k in range(len(kinds))]
     fig.legend(handles, kinds, loc="outside lower center", ncols=4, frameon=False)
     return fig
+
+
+def two_answers(moving, fixed, displacements, brain, titles) -> Figure:
+    """One pair and two answers: the warped image, a grid warped with it, and its folds painted.
+
+    Parameters
+    ----------
+    moving, fixed : ndarray, ``(*vol)``
+        Images in [0, 1].
+    displacements : two ndarrays, ``(*vol, nd)``
+        In voxels, pull, on the fixed grid.
+    brain : ndarray of bool, ``(*vol)``
+        The fixed image's brain: folds are painted inside it.
+    titles : two str
+        Above the answers.
+    """
+    # Two rows, so that a phone shows each panel at half its width.
+    fig, axes = plt.subplots(2, 2, figsize=(6.4, 6.9), layout="constrained")
+    _image(axes[0, 0], moving, title="moving")
+    _image(axes[0, 1], fixed, title="fixed")
+    _mark_right(axes[0, 0])
+    for ax, field, title in zip(axes[1], displacements, titles, strict=True):
+        _image(ax, warp.warp_image(moving, field), title=title)
+        _carried_lines(ax, field, every=6)
+        folded = view((metrics.jacobian_determinant(field) <= 0) & brain)
+        painted = np.ma.masked_where(~folded, np.ones(folded.shape))
+        ax.imshow(painted, cmap=ListedColormap([FOLD_COLOUR]), origin="lower", zorder=3)
+    handles = [
+        Line2D([], [], color=LINE_COLOUR, label="straight lines of the moving image"),
+        Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0"),
+    ]
+    fig.legend(handles=handles, loc="outside lower center", frameon=False, ncols=2, fontsize=9)
+    return fig
+
+
+def _carried_lines(ax, displacement, *, every) -> None:
+    """Draw what becomes of the moving image's straight lines: where x + u(x) crosses them."""
+    field = in_plane(displacement)
+    places = np.indices(field.shape[:2]).astype(float) + np.moveaxis(field, -1, 0)
+    for place, size in zip(places, field.shape[:2], strict=True):
+        levels = np.arange(0, size, every)
+        ax.contour(view(place), levels=levels, colors=LINE_COLOUR, linewidths=0.6)
 
 
 def determinant_maps(determinants, brains, titles) -> Figure:

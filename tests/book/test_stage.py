@@ -157,6 +157,16 @@ def test_a_lesson_that_was_not_executed_is_named(root, tmp_path):
     assert not (tmp_path / "site" / "mni-quick").exists()
 
 
+def test_pictures_of_lessons_reach_the_pages(tmp_path):
+    lesson = tmp_path / "products" / "06_a"
+    lesson.mkdir(parents=True)
+    (lesson / "front.png").write_bytes(b"picture")
+    (lesson / "record.json").write_text("{}")
+    stage.copy_pictures(tmp_path / "products", tmp_path / "pictures")
+    assert [p.name for p in (tmp_path / "pictures").iterdir()] == ["06_a-front.png"]
+    assert (tmp_path / "pictures" / "06_a-front.png").read_bytes() == b"picture"
+
+
 def test_records_are_read_by_number(tmp_path):
     (tmp_path / "04_train").mkdir()
     (tmp_path / "04_train" / "record.json").write_text(json.dumps({"schema": 1}))
