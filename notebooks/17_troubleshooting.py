@@ -17,7 +17,7 @@
 # |---|---|
 # | **You will** | look up a symptom, see it made on purpose, and see the remedy work |
 # | **You will learn** | what users of voxelmorph have asked for years, with answers that were run |
-# | **You need** | nothing; each entry links to its lesson |
+# | **You need** | [lesson 4](04_train.ipynb), whose training one entry reads |
 # | **In → out** | a symptom → its cause and its remedy, in a cell that was run |
 # | **Not here** | voxelmorph's PyTorch releases |
 # | **Time** | a minute an entry |
@@ -68,10 +68,10 @@ for name, version in versions().items():
 # [634](https://github.com/voxelmorph/voxelmorph/issues/634),
 # [662](https://github.com/voxelmorph/voxelmorph/issues/662).
 #
-# ### The official tutorial stops
+# ### A tutorial stops
 #
-# **Symptom.** The notebook that the README links stops at the installation, or later at a
-# function that is not there. **See it:** two of those functions. The first reads a NIfTI file:
+# **Symptom.** A notebook that once ran stops at the installation, or later at a call. **See it:**
+# two calls that tutorials make. The first reads a NIfTI file:
 
 # %%
 from vxmlib import template
@@ -82,9 +82,10 @@ print(claims.error_of(lambda: vxm.losses.JacobianDeterminant()))
 
 # %% [markdown]
 # **Cause.** `load_volfile` calls nibabel's `get_data`, which nibabel has removed; a loss named
-# `JacobianDeterminant` never was in the package, though tutorials use it. **Remedy.** Read with
-# nibabel (`vxmlib.nifti.read_image` also checks what it reads); for the Jacobian see
-# [below](#the-jacobian-looks-wrong). Threads
+# `JacobianDeterminant` never was in the package. The official tutorial is written for packages of
+# years ago in more places: `fit_generator`, a generator of lists, `lr`. **Remedy.** Read with
+# nibabel (`vxmlib.nifti.read_image` also checks what it reads); take the determinant from
+# [lesson 6](06_jacobian.ipynb) and the training from [lesson 4](04_train.ipynb). Threads
 # [634](https://github.com/voxelmorph/voxelmorph/issues/634),
 # [581](https://github.com/voxelmorph/voxelmorph/issues/581),
 # [584](https://github.com/voxelmorph/voxelmorph/issues/584).
@@ -168,7 +169,7 @@ for atlas in (None, people.image(ids[0])):
 # ### NCC is negative, NaN, or does not change
 #
 # **Symptom.** The loss is below 0, or far below −1, or stays where it is. **See it:** the loss of
-# the same pair, on four scales of intensity.
+# one pair, as it is and with its intensities changed in three ways.
 
 # %%
 from vxmlib import losses
@@ -178,7 +179,7 @@ for what, change in {
     "in [0, 1]": lambda x: x,
     "× 0.0001": lambda x: 1e-4 * x,
     "+ 1000": lambda x: x + 1000,
-    "one is NaN": lambda x: x * np.nan,
+    "× NaN": lambda x: x * np.nan,
 }.items():
     two = [tf.constant(change(x)[None, ..., None], tf.float32) for x in (fixed, moving)]
     print(f"{what:12s}{float(tf.reduce_mean(ncc(*two))):12.4g}")
@@ -234,12 +235,11 @@ print(f"the same one  {gradient(fixed, fixed):.2g}")
 from vxmlib.instance import InstanceOptimiser
 
 start, brain = warp.identity(people.shape), people.brain(people.split["train"][1])
-folded = {}
 for lam in (0.01, 1.0):
     optimise = InstanceOptimiser(people.shape, lam=lam)
-    field, _ = optimise(start, moving, fixed, steps=40)
-    folded[lam] = metrics.folding(field, brain).percent_in_mask
-    print(f"λ = {lam:<5} folds in {folded[lam]:.2f} % of the brain")
+    smooth_field, _ = optimise(start, moving, fixed, steps=40)
+    folds = metrics.folding(smooth_field, brain)
+    print(f"λ = {lam:<5} folds in {folds.percent_in_mask:.2f} % of the brain")
 
 # %% [markdown]
 # **Cause.** The weight `0.01` belongs to MSE. NCC is larger by two orders, so with it the
@@ -254,30 +254,19 @@ for lam in (0.01, 1.0):
 #
 # **Symptom.** The process is killed, or the GPU reports that memory ran out. **See it** before
 # you run: a Keras model knows the size of all its layers' outputs, and training keeps most of
-# them. No memory is needed to ask.
-
-# %%
-def gigabytes(model):
-    values = sum(np.prod(layer.output.shape[1:]) for layer in model.layers[2:])
-    return 4 * values / 1e9
-
-
-# %% [markdown]
-# Two networks, at the papers' size and with voxels twice as long:
+# them. No memory is needed to ask. Two networks, at the papers' size and with voxels twice as long:
 
 # %% tags=["remove-stderr"]
 from vxmlib.networks import StridedVxmDense
 
-size = {}
 for shape in ((160, 192, 224), (80, 96, 112)):
     for network in (vxm.networks.VxmDense, StridedVxmDense):
         model = models.build(shape, network=network, features="vxm1")
-        size[shape, network] = gigabytes(model)
-        print(shape, f"{network.__name__:16s} {size[shape, network]:5.1f} GB")
+        print(shape, f"{network.__name__:16s} {models.outputs_gb(model):5.1f} GB")
     tf.keras.backend.clear_session()
 
 # %% [markdown]
-# **Cause.** The layers at full size hold nearly all of it, times the batch size. Gradients and the
+# **Cause.** The layers at full size hold most of it, times the batch size. Gradients and the
 # loss come on top: users report about twice as much. **Remedy,** in this order: a batch of one; voxels of
 # 2 mm, which take an eighth; a network that strides from its first layer on, as the papers' own
 # do ([lesson 8](08_weights.ipynb)). Threads
@@ -296,9 +285,10 @@ print(device_summary())
 print(claims.error_of(lambda: tf.keras.utils.multi_gpu_model))
 
 # %% [markdown]
-# **Remedy.** Build and compile inside the scope of a `tf.distribute.MirroredStrategy`, and call
-# `fit()` as before; each device takes its share of the batch. A test of this book trains so on two
-# virtual devices and gets the losses of one. Threads
+# **Cause.** TensorFlow has replaced it by strategies. **Remedy.** Build and compile inside the
+# scope of a `tf.distribute.MirroredStrategy`, and call `fit()` as before; each device takes its
+# share of the batch, which has to hold at least as many pairs as there are devices.
+# [Lesson 18](18_cost.ipynb) trains so on two, and gets the losses of one. Threads
 # [9](https://github.com/voxelmorph/voxelmorph/issues/9),
 # [316](https://github.com/voxelmorph/voxelmorph/issues/316).
 #
@@ -317,8 +307,8 @@ print(f"after three quarters    {end - last:.3f}")
 print(f"after {told['steps']} steps        {end:.3f}")
 
 # %% [markdown]
-# **Remedy.** Count optimiser steps, not epochs: an epoch is only the interval between two
-# checkpoints, and pairs are drawn with replacement. Stop when the *validation* people stop
+# **Cause.** The training loss goes on falling on its own people, and an epoch is only the interval
+# between two checkpoints: pairs are drawn with replacement. **Remedy.** Count optimiser steps. Stop when the *validation* people stop
 # gaining. With few people, change them at random (`vxmlib.augment`). Threads
 # [134](https://github.com/voxelmorph/voxelmorph/issues/134),
 # [166](https://github.com/voxelmorph/voxelmorph/issues/166).
@@ -347,12 +337,13 @@ print("register:", models.register(model, moving, fixed).shape)
 # ### Warped labels have values that nobody drew
 #
 # **Symptom.** After warping, the label map has fractions, or structures that this person does not
-# have. **See it:** a label map warped as if it were an image, and as labels:
+# have. **See it:** a map of two made-up labels, 2 and 41, warped as if it were an image, and as
+# labels:
 
 # %%
-labels = people.labels(people.split["train"][0])
-as_image = np.rint(warp.warp_image(labels.astype("float32"), field))
-as_labels = warp.warp_labels(labels, field)
+labels = np.where(moving > 0.5, 41, 2) * (moving > 0)
+as_image = np.rint(warp.warp_image(labels.astype("float32"), smooth_field))
+as_labels = warp.warp_labels(labels, smooth_field)
 strangers = np.setdiff1d(as_image, labels).size
 print("new labels:", strangers, "as an image,", np.setdiff1d(as_labels, labels).size, "as labels")
 
@@ -445,9 +436,9 @@ with TemporaryDirectory() as folder:
 #
 # :::{admonition} What we would do
 # :class: dropdown
-# The direction of the field (landmarks), what `predict` returned (half the size), and the
-# interpolation of the labels: all three give a field or a map of the right shape and the wrong
-# meaning, and no error.
+# The direction of the field (landmarks), whether what `predict` returned was enlarged and taken for
+# the displacement (half the size), and the interpolation of the labels: all three give a field or
+# a map of the right shape and the wrong meaning, and no error.
 # :::
 #
 # ## What you take along

@@ -61,3 +61,10 @@ def test_an_answer_that_says_nothing_is_refused(ledger, name, found, holds, mess
     with pytest.raises(claims.ClaimError, match=message):
         ledger.add(name, found, holds=holds)
     assert list(ledger.answers) == ["a"]
+
+
+def test_the_claims_of_the_book_are_told_apart():
+    listed = claims.Ledger().claims
+    assert listed.index.is_unique and listed["claim"].is_unique
+    assert listed["claim"].str.endswith(".").all()
+    assert listed["lesson"].str.fullmatch(r"\d\d_[a-z0-9_]+").all()

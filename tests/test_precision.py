@@ -45,11 +45,12 @@ def test_mse_is_summed_in_full_precision(half):
 
 
 @pytest.mark.parametrize("half", HALVES)
-@pytest.mark.parametrize("int_steps", [0, 3])
-def test_only_the_convolutions_follow_the_policy(half, int_steps, policy):
+@pytest.mark.parametrize(("int_steps", "bidir"), [(0, False), (3, False), (3, True)])
+def test_only_the_convolutions_follow_the_policy(half, int_steps, bidir, policy):
     policy(f"mixed_{half}")
-    model = models.build(SHAPE, network=StridedVxmDense, features="small", int_steps=int_steps)
-    kept = ("spatial_transformer", "vec_int", "rescale_transform", "flow")
+    options = {"features": "small", "int_steps": int_steps, "bidir": bidir}
+    model = models.build(SHAPE, network=StridedVxmDense, **options)
+    kept = ("spatial_transformer", "vec_int", "rescale_transform", "flow", "negate")
     for layer in model.layers:
         full = layer.name.startswith((*kept, "source", "target"))
         assert layer.compute_dtype == ("float32" if full else half), layer.name
@@ -69,4 +70,6 @@ def test_the_strided_network_trains_alike(half, policy):
 
     full = history("float32")
     assert full[-1] < full[0]
-    assert history(f"mixed_{half}") == pytest.approx(full, abs=0.02)
+    found = history(f"mixed_{half}")
+    assert found[0] == pytest.approx(full[0], abs=0.01)
+    assert found[0] - found[-1] == pytest.approx(full[0] - full[-1], rel=0.2)

@@ -4,6 +4,7 @@ The classes have the order of the page; in each, one test triggers and one mends
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -35,7 +36,8 @@ def python(code, **environment):
 class TestItDoesNotImport:
     def test_symptom(self):
         found = python("import voxelmorph", VXM_BACKEND="tensorflow", NEURITE_BACKEND="tensorflow")
-        assert found.returncode and "Error" in found.stderr
+        assert found.returncode
+        assert re.search(r"cannot import name 'mean_absolute_error'|getargspec", found.stderr)
 
     def test_remedy(self):
         found = python("from vxmlib.backend import tf, vxm; print(tf.keras.Model.__module__)")
@@ -149,17 +151,16 @@ class TestTheWarpedImageIsTorn:
 
 
 class TestOutOfMemory:
-    def values(self, network, shape):
-        model = models.build(shape, network=network, features="vxm1")
-        return sum(np.prod(layer.output.shape[1:]) for layer in model.layers[2:])
+    def gigabytes(self, network, shape):
+        return models.outputs_gb(models.build(shape, network=network, features="vxm1"))
 
     def test_symptom(self):
-        assert 4 * self.values(vxm.networks.VxmDense, (160, 192, 224)) > 4e9
+        assert self.gigabytes(vxm.networks.VxmDense, (160, 192, 224)) > 4
 
     def test_remedy(self):
-        large = self.values(vxm.networks.VxmDense, (160, 192, 224))
-        assert self.values(vxm.networks.VxmDense, (80, 96, 112)) == pytest.approx(large / 8)
-        assert self.values(StridedVxmDense, (160, 192, 224)) < large / 2
+        large = self.gigabytes(vxm.networks.VxmDense, (160, 192, 224))
+        assert self.gigabytes(vxm.networks.VxmDense, (80, 96, 112)) == pytest.approx(large / 8)
+        assert self.gigabytes(StridedVxmDense, (160, 192, 224)) < large / 2
 
 
 class TestSeveralGpus:
@@ -219,8 +220,8 @@ class TestTheJacobianLooksWrong:
     def test_symptom(self):
         with pytest.raises(ValueError, match="broadcast"):
             vxm.py.utils.jacobian_determinant(self.FIELD[None])
-        half = self.FIELD[::2, ::2]  # at half the size the same map has half the displacement
-        assert vxm.py.utils.jacobian_determinant(half)[4, 4] != 2
+        half = self.FIELD[::2, ::2]  # on half the grid it should be half as long, and is not
+        assert vxm.py.utils.jacobian_determinant(half)[4, 4] == 3
 
     def test_remedy(self):
         assert vxm.py.utils.jacobian_determinant(self.FIELD)[8, 8] == 2

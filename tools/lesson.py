@@ -148,9 +148,9 @@ def run_lesson(
 
 def _keep_cost(path: Path, seconds: float, threads: int) -> None:
     """Write what the lesson took: lesson 18 shows it."""
-    # Of all children that have ended, the largest: the kernel. Linux counts in KB, macOS in bytes.
-    unit = 1e9 if sys.platform == "darwin" else 1e6
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+    # Of all children that have ended, the largest: the kernel. Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
     cost = {"seconds": round(seconds, 1), "peak_gb": round(peak, 3), "threads": threads}
     files.write_text(path, json.dumps(cost) + "\n")
 

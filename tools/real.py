@@ -132,14 +132,16 @@ def ablate(plan: dict, folder: Path, results: Path) -> None:
     people = load_people(told)
     for name, settings in told["runs"].items():
         for seed in told["seeds"]:
-            _, history = fit(settings, people, folder / "ablation" / f"{name}-{seed}", seed)
+            where = folder / "ablation" / f"{name.replace(', ', '-')}-{seed}"
+            _, history = fit(settings, people, where, seed)
             last = history.iloc[-1]
             row = {"run": name, "seed": seed, "steps": int(last["step"])}
             row |= {"loss": float(last["loss"]), "dice": float(last["val_dice"])}
             row |= {"folding_percent_brain": float(last["val_folding_percent"])}
             rows.append(row | {"seconds": float(history["seconds"].sum())})
     spent = sum(row["seconds"] for row in rows)
-    record = _provenance(told, "ablate", {"runs": told["runs"]}, spent)
+    asked = {"runs": told["runs"], "seeds": told["seeds"]}
+    record = _provenance(told, "ablate", asked, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(results / "ablation.json", record)
 

@@ -102,7 +102,8 @@ def copy_pictures(products: Path, target: Path) -> None:
     """Copy the pictures that lessons leave for pages without code, as ``<lesson>-<name>.png``."""
     target.mkdir(parents=True, exist_ok=True)
     for picture in products.glob("*/*.png"):
-        shutil.copy(picture, target / f"{picture.parent.name}-{picture.name}")
+        fewer = slim(picture.read_bytes())
+        (target / f"{picture.parent.name}-{picture.name}").write_bytes(fewer)
 
 
 # -- numbers -------------------------------------------------------------------------------------
@@ -234,24 +235,25 @@ def publishable(notebook, paths: Mapping[str, str]):
                     output[key] = _hide(output[key], paths)
             data = output.get("data", {})
             if "image/png" in data:
-                data["image/png"] = slim(data["image/png"])
+                fewer = slim(base64.b64decode(data["image/png"]))
+                data["image/png"] = base64.b64encode(fewer).decode()
             for kind in data:
                 if not kind.startswith("image/") or kind == "image/svg+xml":
                     data[kind] = _hide(data[kind], paths)
     return notebook
 
 
-def slim(png: str) -> str:
-    """Return a large figure (base64 PNG) in 256 colours, at about a third of its size."""
-    if 3 * len(png) // 4 <= LARGE_IMAGE:
+def slim(png: bytes) -> bytes:
+    """Return a large figure (PNG) in 256 colours, at about a third of its size."""
+    if len(png) <= LARGE_IMAGE:
         return png
-    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    image = Image.open(io.BytesIO(png)).convert("RGB")
     written = io.BytesIO()
     # Without the refinement (kmeans) the greys of a scan take all colours, and none is left for a
     # colour bar.
     reduced = image.quantize(256, kmeans=3, dither=Image.Dither.NONE)
     reduced.save(written, "PNG", optimize=True)
-    return base64.b64encode(written.getvalue()).decode()
+    return written.getvalue()
 
 
 def _hide(value, paths: Mapping[str, str]):

@@ -164,6 +164,30 @@ def field_shape(model):
     return tuple(model.outputs[-1].shape[1:-1])
 
 
+def outputs_gb(model):
+    """Memory that the outputs of all layers take for one pair: what training keeps for gradients.
+
+    Parameters
+    ----------
+    model : tf.keras.Model
+        Its sizes are known; nothing is allocated. Gradients and the loss are not counted.
+
+    Returns
+    -------
+    float
+        GB (1e9 bytes), in float32.
+
+    Examples
+    --------
+    >>> image = tf.keras.Input((10, 10, 1))
+    >>> features = tf.keras.layers.Conv2D(5, 3, padding="same")(image)  # 500 numbers
+    >>> round(1e9 * outputs_gb(tf.keras.Model(image, features)))
+    2000
+    """
+    made = [x for x in model.layers if not isinstance(x, tf.keras.layers.InputLayer)]
+    return sum(4e-9 * math.prod(layer.output.shape[1:]) for layer in made)
+
+
 def register(model, moving, fixed, *more):
     """Predict the displacement that carries ``moving`` onto ``fixed``.
 

@@ -69,7 +69,7 @@ class StridedVxmDense(ne.modelio.LoadableModel):
         warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij", dtype="float32")
         outputs = [warp([inputs[0], forward])]
         if bidir:
-            outputs.append(warp([inputs[1], integrated(ne.layers.Negate()(field))]))
+            outputs.append(warp([inputs[1], integrated(ne.layers.Negate(dtype="float32")(field))]))
         outputs.append(field)
         super().__init__(name="strided_vxm_dense", inputs=inputs, outputs=outputs)
         # Where VxmDense keeps it: vxmlib.models.register looks there.

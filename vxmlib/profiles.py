@@ -41,8 +41,8 @@ class Plan:
         return self.epochs * self.steps_per_epoch
 
 
-#: ``smoke`` proves that a page runs, ``quick`` is what the book shows, ``full`` is the paper's
-#: size: 3D at 1 mm and 150 000 steps of one pair (1809.05231, section V-A), for a GPU.
+#: ``smoke`` proves that a page runs, ``quick`` is what the book shows, ``full`` is 3D
+#: at 1 mm, with the paper's 150 000 steps of one pair (1809.05231, section V-A), for a GPU.
 PROFILES = {
     "smoke": Plan(2, 2.0, {"train": 5, "validation": 2, "test": 3}, 2, 3, 1, 1e-3, 3),
     "quick": Plan(2, 1.0, {"train": 40, "validation": 5, "test": 10}, 25, 40, 1, 5e-4, 30),
