@@ -149,6 +149,7 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
 
     monkeypatch.setattr(baselines, "syn_both", missing)
     tiny["trainings"] = {}
+    del tiny["ablation"]
     tiny["methods"] = {
         "syn-cc": {"baseline": "syn", "metric": "cc", "iterations": [5]},
         "identity": {},
