@@ -221,8 +221,13 @@ recipe.write_record(
     loose_dice=loose_summary["dice_mean"],
     loose_folding_percent_brain=loose_summary["folding_percent_brain"],
 )
+
+# %% tags=["remove-cell"]
+import matplotlib.pyplot as plt
+
 front = figures.two_answers(moving, fixed, fields, brain, titles)
 front.savefig(recipe.output_folder() / "06_jacobian" / "front.png", dpi=110)
+plt.close(front)  # the front page shows it
 
 # %% [markdown]
 # At λ = {glue:text}`lam:g` Dice is {glue:text}`dice:.3f` with {glue:text}`brain_percent:.3f` %
