@@ -201,7 +201,7 @@ def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> No
     records.write(results / part / f"{name}.json", record)
 
 
-def watch(plan: dict, name: str, results: Path, *, steps: int = 60, every: int = 5) -> None:
+def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int = 1) -> None:
     """Follow an instance optimisation on validation pairs, beyond its usual number of steps."""
     people, told = load_people(plan), entry(plan, "methods", name)
     register, optimise = network_of(plan, told, people, results), optimiser_of(plan, told, people)
