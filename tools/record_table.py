@@ -102,7 +102,7 @@ def _row(method, dice, spread, folding, seconds):
     folds = f"{folding:.3f} %" if pd.notna(folding) else ""
     if pd.isna(dice):
         numbers = ["not measured", ""]
-    return (method, *numbers, folds, f"{seconds:.2f}" if pd.notna(seconds) and seconds else "")
+    return (method, *numbers, folds, f"{seconds:.2f}" if seconds >= 0.005 else "")
 
 
 def _line(cells):
