@@ -75,8 +75,9 @@ def shown_grids(plan):
 
 
 def committed(folder):
-    """The records in one folder of results/: what a lesson reads besides its own runs."""
-    return sorted(str(path) for path in (ROOT / "results" / folder).rglob("*.json"))
+    """Records, tables and weights in one folder of results/: what a lesson reads besides its own."""
+    files = (ROOT / "results" / folder).rglob("*")
+    return sorted(str(path) for path in files if path.suffix in (".json", ".csv", ".h5"))
 
 
 rule book:
@@ -103,6 +104,7 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
             [made for need in plan.get("needs", []) for made in products(need)],
             [record for name in shown_grids(plan) for record in grid_records(name)],
             [record for folder in plan.get("results", []) for record in committed(folder)],
+            [str(ROOT / path) for path in plan.get("reads", [])],
         output:
             executed(lesson),
             products(lesson),

@@ -240,8 +240,8 @@ print(f"largest difference {difference} voxels")
 
 # %% [markdown]
 # `models.load` is `vxm.networks.VxmDense.load`. Keras' own `load_model` does not know
-# voxelmorph's layers, and the newer formats (`.keras`, SavedModel) save without a word and then
-# cannot be loaded.
+# voxelmorph's layers, and the newer format `.keras` saves a compiled model without a word and
+# then cannot be loaded ([lesson 16](16_claims.ipynb) tries it).
 
 # %% [markdown]
 # ## Interrupt it, if you dare

@@ -242,8 +242,8 @@ figures.steps_of(
 # ## In 3D, on real people
 #
 # The same with volumes, from a committed record: pairs of validation people of `malf` at 2 mm,
-# from the displacement of a network that was trained on fifteen others (`config/real.yaml`), followed
-# beyond the steps that we use. Means over pairs:
+# from the displacement of the network of [lesson 9](09_real.ipynb), followed beyond the steps that
+# are used there on the test people. Means over pairs:
 
 # %%
 told = recipe.committed_record("malf/instance/ncc-instance.json")

@@ -1,5 +1,7 @@
 """The ledger: a verdict follows from the measurement, and no claim stays without an answer."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,9 @@ from vxmlib import claims
 def ledger(tmp_path):
     path = tmp_path / "claims.csv"
     path.write_text(
-        "name,claim,condition,lesson\na,First | one,,04_train\nb,Second,in 2D,05_dice\n"
+        "name,claim,condition,section,lesson\n"
+        "a,First | one,,dice,04_train\n"
+        "b,Second,in 2D,loops,05_dice\n"
     )
     return claims.Ledger(path)
 
@@ -36,9 +40,13 @@ def test_the_table_is_in_the_order_of_the_list_with_conditions_where_they_help(l
     assert ledger.table()["found"].tolist() == ["1", "2; condition: in 2D"]
     assert ledger.table().index.tolist() == [1, 2]
     assert ledger.counts()["does not hold"] == 1 and sum(ledger.counts().values()) == 2
-    assert ledger.markdown().splitlines()[2] == (
-        "| 1 | First \\| one | 1 | **does not hold** | [4](../notebooks/04_train.ipynb) |"
-    )
+    assert ledger.markdown().splitlines()[-3:] == [
+        "| 1. First \\| one | **does not hold** | 1 "
+        "({ref}`tested <claims-dice>`, [lesson 4](../notebooks/04_train.ipynb)) |",
+        "| 2. Second | **holds with a condition** | 2; condition: in 2D "
+        "({ref}`tested <claims-loops>`, [lesson 5](../notebooks/05_dice.ipynb)) |",
+        "```",
+    ]
 
 
 def test_a_claim_without_an_answer_is_named(ledger):
@@ -68,3 +76,14 @@ def test_the_claims_of_the_book_are_told_apart():
     assert listed.index.is_unique and listed["claim"].is_unique
     assert listed["claim"].str.endswith(".").all()
     assert listed["lesson"].str.fullmatch(r"\d\d_[a-z0-9_]+").all()
+
+
+def test_every_claim_of_the_book_leads_to_a_lesson_and_a_section(root):
+    listed = claims.Ledger().claims
+    assert set(listed["lesson"]) <= {path.stem for path in (root / "notebooks").glob("*.py")}
+    text = (root / "notebooks" / "16_claims.py").read_text(encoding="utf-8")
+    labels = re.findall(r"^# \(claims-(\w+)\)=$", text, flags=re.MULTILINE)
+    assert set(listed["section"]) == set(labels)
+    for name, row in listed.iterrows():  # each is answered in the section that it names
+        part = text.partition(f"(claims-{row['section']})=")[2].partition("(claims-")[0]
+        assert f'answer("{name}"' in part, name

@@ -8,7 +8,8 @@ import pandas as pd
 HOLDS, CONDITION = "holds", "holds with a condition"
 FAILS, UNTESTED = "does not hold", "not testable here"
 
-#: The claims: name, the sentence as it is said, what it needs to hold, the lesson that shows why.
+#: The claims: name, the sentence as it is said, what it needs to hold, where it is tested, and the
+#: lesson that shows why.
 CLAIMS = Path(__file__).parent / "data" / "claims.csv"
 
 
@@ -38,7 +39,8 @@ class Ledger:
     Parameters
     ----------
     path : path
-        CSV with ``name``, ``claim``, ``condition`` (may be empty) and ``lesson``.
+        CSV with ``name``, ``claim``, ``condition`` (may be empty), ``section`` (of the lesson that
+        executes the claims) and ``lesson`` (the one that shows why).
 
     Examples
     --------
@@ -94,7 +96,8 @@ class Ledger:
         return verdict
 
     def table(self):
-        """The ledger, numbered: ``claim``, ``found`` (with its condition), ``verdict``, ``lesson``.
+        """The ledger, numbered: ``claim``, ``found`` (with its condition), ``verdict``, ``section``
+        and ``lesson``.
 
         Raises
         ------
@@ -107,7 +110,7 @@ class Ledger:
         with_condition = table["verdict"] == CONDITION
         table.loc[with_condition, "found"] += "; condition: " + table["condition"]
         table.index += 1
-        return table[["claim", "found", "verdict", "lesson"]]
+        return table[["claim", "found", "verdict", "section", "lesson"]]
 
     def counts(self):
         """How many claims have each verdict, all four named."""
@@ -115,10 +118,15 @@ class Ledger:
         return {v: int(found.get(v, 0)) for v in (HOLDS, CONDITION, FAILS, UNTESTED)}
 
     def markdown(self):
-        """The ledger as a Markdown table for a page of ``book/``, each row with its lesson."""
-        lines = ["| | Claim | Measured | Verdict | Lesson |", "|---|---|---|---|---|"]
+        """The ledger as a Markdown table for a page of ``book/``.
+
+        Each row leads to the section of lesson 16 that tests it and to the lesson that shows why.
+        """
+        lines = ["| Claim | Verdict | Measured |", "|---|---|---|"]
         for number, row in self.table().iterrows():
-            link = f"[{int(row['lesson'][:2])}](../notebooks/{row['lesson']}.ipynb)"
-            cells = (str(number), row["claim"], row["found"], f"**{row['verdict']}**", link)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join(lines)
+            tested = f"{{ref}}`tested <claims-{row['section']}>`"
+            link = f"[lesson {int(row['lesson'][:2])}](../notebooks/{row['lesson']}.ipynb)"
+            claim, found = (row[key].replace("|", "\\|") for key in ("claim", "found"))
+            cells = (f"{number}. {claim}", f"**{row['verdict']}**", f"{found} ({tested}, {link})")
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(["```{table}", ":class: ledger", "", *lines, "```"])

@@ -360,7 +360,7 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
 
 
 def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
-    """Dice of each structure as two dots joined by a line: for a pair or two, too few for boxes.
+    """Dice of each structure as two dots joined by a line: of few pairs, or means over many.
 
     Parameters
     ----------
@@ -378,7 +378,7 @@ def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
     ax.set(xlabel="Dice", xlim=(0, 1), ylim=(-0.8, len(both) - 0.2))
     ax.tick_params(axis="y", labelsize=8)
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(frameon=False, loc="lower right")
+    fig.legend(frameon=False, loc="outside upper center", ncols=2)
     return fig
 
 
