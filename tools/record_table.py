@@ -15,16 +15,16 @@ from vxmlib.comparison import Comparison
 CODE = Path(__file__).resolve().parent.parent
 HEAD = ("Method", "Dice", "± pooled SD", "Folding", "Seconds a pair")
 MARKS = ("<!-- table of record: `make results` writes it -->", "<!-- end of the table -->")
-#: What the methods of config/real.yaml are called in the table.
+#: What the methods of config/real.yaml are called in the table, with settings from there.
 NAMES = {
     "identity": "affine alone",
-    "syn-cc": "SyN, correlation",
-    "syn-mattes": "SyN, mutual information",
+    "syn-cc": "SyN, correlation, {iterations}",
+    "syn-mattes": "SyN, mutual information, {iterations}",
     "demons": "demons",
-    "ncc": "VoxelMorph, NCC, λ = 1",
-    "mse": "VoxelMorph, MSE, λ = 0.01",
+    "ncc": "VoxelMorph, NCC, λ = {lam:g}",
+    "mse": "VoxelMorph, MSE, λ = {lam:g}",
     "ncc-none": "VoxelMorph, NCC, not augmented",
-    "ncc-integrated": "VoxelMorph, diffeomorphic",
+    "ncc-integrated": "VoxelMorph, diffeomorphic, NCC, λ = {lam:g}",
     "ncc-instance": "VoxelMorph, NCC + instance optimisation",
 }
 _WEIGHTS = {"identity": "affine alone", "vm2_cc": "2018 weights, CC", "vm2_l2": "2018 weights, MSE"}
@@ -79,13 +79,29 @@ def _real_people(root):
     folder = root / "results" / "malf"
     if not folder.is_dir():  # `make full` has not been run yet
         return "", []
-    table = Comparison(folder, root / "config" / "real.yaml").summary()
+    results = Comparison(folder, root / "config" / "real.yaml")
+    table = results.summary()
     measures = ["dice", "dice_sd_pooled", "folding_percent_brain", "seconds"]
     told = (
         f"Ten real people of `malf`, 2 mm, 23 structures, {table['pairs'].max():.0f} ordered pairs "
         "(`results/malf`)"
     )
-    return told, [_row(NAMES[name], *row) for name, row in table[measures].iterrows()]
+    return told, [
+        _row(name_of(name, results.plan), *row) for name, row in table[measures].iterrows()
+    ]
+
+
+def name_of(method: str, plan: dict) -> str:
+    """What a method is called, with the λ or the iterations that the plan gives it.
+
+    >>> plan = {"training": {"lam": 1.0}, "trainings": {"mse": {"lam": 0.01}}}
+    >>> name_of("mse", plan | {"methods": {"mse": {"training": "mse"}}})
+    'VoxelMorph, MSE, λ = 0.01'
+    """
+    told = plan["methods"][method] or {}
+    iterations = "×".join(map(str, told.get("iterations", [])))
+    trained = plan["training"] | plan["trainings"].get(told.get("training"), {})
+    return NAMES[method].format(lam=trained["lam"], iterations=iterations)
 
 
 def _papers(root):
