@@ -33,7 +33,7 @@ SHARED += sorted(
 # What only the pages depend on.
 PAGES = sorted(str(path) for path in (ROOT / "book").rglob("*") if path.is_file())
 PAGES += [str(ROOT / name) for name in ("_config.yml", "_toc.yml", "config/book.yaml")]
-PAGES += [str(CODE / "tools" / name) for name in ("stage.py", "render.py")]
+PAGES += [str(CODE / "tools" / name) for name in ("stage.py", "render.py", "record_table.py")]
 
 
 def executed(lesson):

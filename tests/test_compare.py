@@ -77,6 +77,34 @@ def test_what_is_left_after_there_and_back_is_in_mm(people):
     assert [row["inverse_consistency_mm"] for row in rows] == pytest.approx([3.0, 3.0])
 
 
+def test_the_fixed_brain_is_the_mask_and_going_back_comes_second(people):
+    """Doubling x, then a shift: the two orders end elsewhere, and only rows outside b fold."""
+    x = np.arange(SHAPE[0], dtype=np.float32)
+    brains = {"a": np.ones(SHAPE, bool), "b": np.zeros(SHAPE, bool)}
+    brains["b"][:8] = True
+    people.brain = brains.__getitem__
+    stretch = np.zeros((*SHAPE, 3), np.float32)
+    stretch[..., 0] = 0.25 * x[:, None, None]
+    stretch[12, ..., 0] += 9  # folds outside of b's brain
+    there, _ = compare.measure_pair(
+        people, None, "a", "b", compare.both_at_once(lambda *_: (stretch, shift(-1.0)))
+    )
+    assert there["folds"] > 0
+    assert there["folding_percent"] > 0 == there["folding_percent_brain"]
+    assert there["length_mm"] == pytest.approx(2 * 0.25 * x[:8].mean())
+    # To x + x/4, then one voxel down; the other order would end at x - 1 + (x - 1) / 4.
+    left = 2 * np.abs(0.25 * x[:8] - 1).mean()
+    assert there["inverse_consistency_mm"] == pytest.approx(left, rel=1e-5)
+
+
+def test_a_structure_that_one_person_lacks_is_left_out(people):
+    labels = {"a": person(0), "b": person(0) * (person(0) != 53)}
+    people.labels = labels.__getitem__
+    for row in compare.measure_pair(people, None, "a", "b", compare.one_way(still)):
+        assert row["structures"] == {"Left Hippocampus": 1.0}
+        assert row["dice"] == 1.0
+
+
 def test_cortical_parcels_come_from_the_manual_labels(people):
     parcels = types.SimpleNamespace(
         structures={48: "Left Hippocampus", 100: "Right ACgG"},
@@ -102,10 +130,10 @@ def test_all_pairs_are_measured_once_and_a_stopped_measurement_goes_on(people, t
     file = tmp_path / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt):
         compare.measure_all(
-            people, None, compare.unordered("abc"), both, file=file, say=lambda *_, **__: None
+            people, None, compare.unordered("abc"), both, file=file, say=lambda _: None
         )
     rows = compare.measure_all(
-        people, None, compare.unordered("abc"), both, file=file, say=lambda *_, **__: None
+        people, None, compare.unordered("abc"), both, file=file, say=lambda _: None
     )
     assert len(asked) == 4  # three pairs, one of them twice
     ways = [row["moving"] + row["fixed"] for row in rows]

@@ -35,3 +35,13 @@ def test_the_name_to_write_to_is_hidden_and_keeps_the_ending(tmp_path):
 def test_text_is_utf8(tmp_path):
     files.write_text(tmp_path / "a.txt", "λ = 1")
     assert (tmp_path / "a.txt").read_bytes() == "λ = 1".encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: 1\nb: {c: 1, c: 2}\n", "near line 2: c stands there twice"), ("a: [", "not YAML")],
+)
+def test_yaml_that_means_two_things_or_nothing_is_refused(tmp_path, text, message):
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(KeyError, match=rf"plan\.yaml.*{message}"):
+        files.read_yaml(tmp_path / "plan.yaml", KeyError)

@@ -97,3 +97,14 @@ def test_a_loss_that_is_no_number_stops_with_a_reason(monkeypatch):
     monkeypatch.setattr(optimise, "_step", lambda *_: (float("nan"), 0.0))
     with pytest.raises(NotFinite, match="became nan at step 0: try a smaller learning_rate"):
         optimise(np.zeros((*SHAPE, 2)), image(0), image(1), steps=5)
+
+
+def test_a_step_that_ends_in_infinity_is_not_returned():
+    optimise = InstanceOptimiser(SHAPE, image_loss="mse", learning_rate=3e38)
+    with pytest.raises(NotFinite, match="after step 1: try a smaller learning_rate"):
+        optimise(np.zeros((*SHAPE, 2)), image(0), image(1), steps=1)
+
+
+def test_no_step_is_refused():
+    with pytest.raises(ValueError, match="steps: found 0, expected at least 1"):
+        InstanceOptimiser(SHAPE)(np.zeros((*SHAPE, 2)), image(0), image(1), steps=0)

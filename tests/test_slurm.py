@@ -70,7 +70,9 @@ def test_a_dry_run_with_the_profile_lists_each_run_with_its_resources(book):
     assert status == 0, output
     assert sorted(re.findall(r"wildcards: .*-lam([\d.]+)-", output)) == ["0.5", "1"]
     assert output.count("threads: 4") == 2
-    for line in re.findall(r"^rule lambda_run:.*?resources: (.*?)$", output, re.M | re.S):
+    asked = re.findall(r"^rule lambda_run:.*?resources: (.*?)$", output, re.M | re.S)
+    assert len(asked) == 2
+    for line in asked:
         assert {"gpu=1", "runtime=1440", "mem_mb=16000"} <= set(line.split(", "))
 
 

@@ -11,15 +11,27 @@ Records, and the weights that a method uses, go to ``results/malf``; the rest to
 """
 
 import argparse
+import hashlib
+import json
 import os
 import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import yaml
-
-from vxmlib import baselines, cohorts, compare, metrics, models, recipe, records, training, warp
+from vxmlib import (
+    baselines,
+    cohorts,
+    compare,
+    files,
+    metrics,
+    models,
+    profiles,
+    recipe,
+    records,
+    training,
+    warp,
+)
 from vxmlib.augment import Augmentation
 from vxmlib.backend import device_summary, set_seed
 from vxmlib.instance import InstanceOptimiser
@@ -30,6 +42,9 @@ RESULTS = CODE / "results" / "malf"
 #: Pairs that are watched step by step, and pairs that are timed.
 WATCHED, TIMED = 6, 3
 _MODEL = ("image_loss", "lam", "int_steps", "learning_rate", "features")
+_METHOD = {"baseline", "metric", "iterations", "training", "instance"}
+#: What one entry that cannot be made may raise, while the others go on.
+_FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
 class RealError(ValueError):
@@ -42,19 +57,44 @@ def load_plan(path: Path = CODE / "config" / "real.yaml") -> dict:
     Raises
     ------
     RealError
-        A training sets something that the common part does not have.
+        An entry that stands there twice, or sets what does not exist; it is named.
     """
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan = files.read_yaml(path, RealError)
     common, ablation = plan.pop("training"), plan.get("ablation", {"training": {}, "runs": {}})
     for told, base in (
         (plan["trainings"], common),
         (ablation["runs"], common | ablation["training"]),
     ):
         for name, own in told.items():
-            if unknown := set(own) - set(common):
+            if unknown := set(own or {}) - set(common):
                 raise RealError(f"{path}, training {name}: unknown {', '.join(sorted(unknown))}")
-            told[name] = base | own
+            told[name] = base | (own or {})
+            _one_of(f"{path}, training {name}", told[name], "schedule", profiles.SCHEDULES)
+            _one_of(f"{path}, training {name}", told[name], "network", NETWORKS)
+    _check_methods(plan, path)
     return plan
+
+
+def _check_methods(plan, path):
+    """Refuse a method that would quietly become another one."""
+    methods = plan.setdefault("methods", {})
+    for name, told in methods.items():
+        where, told = f"{path}, method {name}", told or {}
+        if unknown := set(told) - _METHOD:
+            raise RealError(f"{where}: unknown {', '.join(sorted(unknown))}")
+        if told and ("baseline" in told) == ("training" in told):
+            raise RealError(f"{where}: found {told}, expected a baseline or a training")
+        _one_of(where, told, "baseline", ("syn", "demons"))
+        _one_of(where, told, "training", plan["trainings"])
+    for name in plan.get("retest", []):
+        _one_of(f"{path}, retest", {"method": name}, "method", methods)
+
+
+def _one_of(where, told, key, allowed):
+    if key in told and told[key] not in allowed:
+        raise RealError(
+            f"{where}: found {key} {told[key]!r}, expected one of: {', '.join(allowed)}"
+        )
 
 
 def entry(plan: dict, part: str, name: str) -> dict:
@@ -85,10 +125,15 @@ def build(settings: dict, shape):
 
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
     """Train, or go on; then write the weights and the record of the training."""
-    settings = entry(plan, "trainings", name)
-    model, history = fit(settings, load_people(plan), folder / name)
+    settings, file = entry(plan, "trainings", name), results / "training" / f"{name}.json"
     used = any((told or {}).get("training") == name for told in plan["methods"].values())
-    models.save(model, (results / "weights" if used else folder / name) / f"{name}.h5")
+    weights = (results / "weights" if used else folder / name) / f"{name}.h5"
+    asked = {"people": plan["people"], **settings}
+    if file.exists() and weights.exists() and records.read(file)["parameters"] == asked:
+        print(f"{name}: trained already, see {file}", flush=True)
+        return
+    model, history = fit(settings, load_people(plan), folder / name)
+    models.save(model, weights)
     record = _provenance(plan, f"train {name}", settings, float(history["seconds"].sum()))
     columns = [c for c in history.columns if c not in ("epoch", "lr")]
     last = history.iloc[-1]
@@ -99,7 +144,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
         "validation_folding_percent": float(last["val_folding_percent"]),
         "history": {c: history[c].round(6).tolist() for c in columns},
     }
-    records.write(results / "training" / f"{name}.json", record)
+    records.write(file, record)
 
 
 def fit(settings: dict, people, run_dir: Path, seed: int | None = None):
@@ -122,28 +167,64 @@ def fit(settings: dict, people, run_dir: Path, seed: int | None = None):
             training.RegistrationMonitor(people, watched, every=max(1, settings["epochs"] // 6)),
             *recipe.callbacks(SimpleNamespace(**settings)),
         ],
+        more_settings=_course(settings),
     )
     return model, history
 
 
+def _course(settings):
+    """How the rate runs: it is in a callback, where a resumed training would not see it change."""
+    if settings["schedule"] == "constant":
+        return {"schedule": "constant"}
+    return {"schedule": settings["schedule"], "schedule_epochs": settings["epochs"]}
+
+
 def ablate(plan: dict, folder: Path, results: Path) -> None:
-    """Train every run of the ablation from every seed, or go on; write one record of all."""
-    told, rows = plan["ablation"], []
-    people = load_people(told)
+    """Train what is missing of the ablation, every run from every seed; write one record of all.
+
+    Rows of an earlier record with the same settings are kept, with the commit that made them.
+    """
+    told, file = plan["ablation"], results / "ablation.json"
+    people, rows = load_people(told), _earlier_rows(told, file)
     for name, settings in told["runs"].items():
         for seed in told["seeds"]:
-            where = folder / "ablation" / f"{name.replace(', ', '-')}-{seed}"
-            _, history = fit(settings, people, where, seed)
-            last = history.iloc[-1]
-            row = {"run": name, "seed": seed, "steps": int(last["step"])}
-            row |= {"loss": float(last["loss"]), "dice": float(last["val_dice"])}
-            row |= {"folding_percent_brain": float(last["val_folding_percent"])}
-            rows.append(row | {"seconds": float(history["seconds"].sum())})
+            if (name, seed) not in rows:
+                where = folder / "ablation" / f"{name.replace(', ', '-')}-{seed}"
+                rows[name, seed] = _last_row(name, seed, fit(settings, people, where, seed)[1])
+    rows = [rows[name, seed] for name in told["runs"] for seed in told["seeds"]]
     spent = sum(row["seconds"] for row in rows)
     asked = {"runs": told["runs"], "seeds": told["seeds"]}
     record = _provenance(told, "ablate", asked, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
-    records.write(results / "ablation.json", record)
+    records.write(file, record)
+
+
+def _earlier_rows(told, file):
+    """Rows of the record, of runs that the file still has with the same settings."""
+    if not file.exists():
+        return {}
+    record = records.read(file)
+    runs = record["parameters"]["runs"]
+    return {
+        (row["run"], row["seed"]): {"commit": record["commit"]} | row
+        for row in record["metrics"]["rows"]
+        if runs[row["run"]] == told["runs"].get(row["run"])
+        and record["parameters"]["people"] == told["people"]
+    }
+
+
+def _last_row(name, seed, history):
+    last = history.iloc[-1]
+    return {
+        "run": name,
+        "seed": seed,
+        "steps": int(last["step"]),
+        "loss": float(last["loss"]),
+        "dice": float(last["val_dice"]),
+        "folding_percent_brain": float(last["val_folding_percent"]),
+        "seconds": float(history["seconds"].sum()),
+        "commit": records.commit()[0],
+    }
 
 
 def method(plan: dict, name: str, people, results: Path):
@@ -151,12 +232,10 @@ def method(plan: dict, name: str, people, results: Path):
     told = dict(entry(plan, "methods", name))
     if "baseline" in told:
         options = {key: value for key, value in told.items() if key != "baseline"}
-        if told["baseline"] == "syn":
-            return compare.both_at_once(
-                partial(baselines.syn_both, affine=people.affine, **options)
-            )
-        return compare.one_way(partial(baselines.demons, affine=people.affine, **options))
-    if "training" not in told:
+        register = {"syn": baselines.syn_both, "demons": baselines.demons}[told["baseline"]]
+        asked = compare.both_at_once if told["baseline"] == "syn" else compare.one_way
+        return asked(partial(register, affine=people.affine, **options))
+    if not told:
         return compare.one_way(baselines.identity)
     register = network_of(plan, told, people, results)
     if "instance" in told:
@@ -190,22 +269,49 @@ def optimiser_of(plan: dict, told: dict, people) -> InstanceOptimiser:
 def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
     """Measure a method on all ordered pairs of one part of the people; write its record."""
     people, parcels = load_people(plan), load_people(plan, labels="manual")
+    told, asked = entry(plan, "methods", name), what_measures(plan, name, results)
+    # Rows of an interrupted call with another λ, or by other weights, are none of these.
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    begun = folder / f"{part}-{name}-{key}.jsonl"
     both = method(plan, name, people, results)
-    rows = compare.measure_all(
-        people, parcels, pairs_of(people, part), both, file=folder / f"{part}-{name}.jsonl"
-    )
-    told = entry(plan, "methods", name)
+    rows = compare.measure_all(people, parcels, pairs_of(people, part), both, file=begun)
     # SyN's seconds are those of one run for both directions, and stand in both rows.
     seconds = sum(row["seconds"] for row in rows) / (2 if told.get("baseline") == "syn" else 1)
-    record = _provenance(plan, f"measure {name}", told, seconds)
+    record = _provenance(plan, f"measure {name}", asked, seconds)
     record["metrics"] = {"split": part, **compare.summary(rows), "rows": rows}
     record["baselines"] = baselines.versions()
     records.write(results / part / f"{name}.json", record)
+    begun.unlink()
+
+
+def what_measures(plan: dict, name: str, results: Path) -> dict:
+    """All that a method's figures depend on: its entry, and its training's settings and weights.
+
+    Raises
+    ------
+    RealError
+        The training of the method has left no weights.
+    """
+    told = dict(entry(plan, "methods", name))
+    if "training" in told:
+        weights = results / "weights" / f"{told['training']}.h5"
+        if not weights.exists():
+            raise RealError(
+                f"{weights}: no such file; run `python -m tools.real train {told['training']}`"
+            )
+        settings = entry(plan, "trainings", told["training"])
+        told["seed"], told["training_settings"] = settings["seed"], settings
+        told["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return told
 
 
 def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int = 1) -> None:
     """Follow an instance optimisation on validation pairs, beyond its usual number of steps."""
     people, told = load_people(plan), entry(plan, "methods", name)
+    if "instance" not in told:
+        some = [key for key, each in plan["methods"].items() if "instance" in (each or {})]
+        raise RealError(f"watch: {name!r} optimises nothing, expected one of: {', '.join(some)}")
+    asked = what_measures(plan, name, results)
     register, optimise = network_of(plan, told, people, results), optimiser_of(plan, told, people)
     names = compare.core(people.structures)
     rows = []
@@ -231,7 +337,7 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
             for step, dice, folds in seen
         ]
     spent = sum(row["seconds"] for row in rows if row["step"] == steps)
-    record = _provenance(plan, f"watch {name}", told, spent)
+    record = _provenance(plan, f"watch {name}", asked, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(results / "instance" / f"{name}.json", record)
 
@@ -285,8 +391,8 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    plan = load_plan()
     try:
+        plan = load_plan()
         if options.command == "train":
             train(plan, options.name, options.build, options.results)
         elif options.command == "ablate":
@@ -299,30 +405,56 @@ def main() -> None:
             times(plan, options.results)
         else:
             make_all(plan, options.build, options.results)
-    except (ValueError, OSError) as error:
+    except _FAILURES as error:
         parser.exit(1, f"ERROR: {error}\n")
 
 
 def make_all(plan: dict, folder: Path, results: Path) -> None:
-    """Everything whose record is not there; a method that cannot run leaves the others."""
+    """Everything whose record is not there; what cannot be made leaves the others.
+
+    Raises
+    ------
+    RealError
+        At the end, naming all that could not be made.
+    """
+    failed = []
+    for what, work in _missing(plan, folder, results):
+        try:
+            work()
+        except _FAILURES as error:
+            print(f"{what}: left out: {error}", flush=True)
+            failed.append(what)
+    if not _timed(results):
+        times(plan, results)
+    if failed:
+        raise RealError(f"left out: {', '.join(failed)}; the reasons stand above")
+
+
+def _missing(plan, folder, results):
+    """What has no record yet, each with the work that makes it."""
     for name in plan["trainings"]:
         if not (results / "training" / f"{name}.json").exists():
-            train(plan, name, folder, results)
-    if "ablation" in plan and not (results / "ablation.json").exists():
-        ablate(plan, folder, results)
+            yield f"train {name}", partial(train, plan, name, folder, results)
+    if "ablation" in plan:
+        told, file = plan["ablation"], results / "ablation.json"
+        if len(_earlier_rows(told, file)) < len(told["runs"]) * len(told["seeds"]):
+            yield "ablate", partial(ablate, plan, folder, results)
     asked = [("test", name) for name in plan["methods"]]
     asked += [(part, name) for name in plan.get("retest", []) for part in ("validation", "repeats")]
     for part, name in asked:
         if not (results / part / f"{name}.json").exists():
-            try:
-                measure(plan, name, part, folder, results)
-            except baselines.BaselineMissing as error:
-                print(f"{name}: left out: {error}", flush=True)
+            yield f"measure {name}", partial(measure, plan, name, part, folder, results)
     for name, told in plan["methods"].items():
         if "instance" in (told or {}) and not (results / "instance" / f"{name}.json").exists():
-            watch(plan, name, results)
-    if not (results / "times.json").exists():
-        times(plan, results)
+            yield f"watch {name}", partial(watch, plan, name, results)
+
+
+def _timed(results):
+    """Whether every method that was measured was timed, too."""
+    file, measured = results / "times.json", {path.stem for path in (results / "test").glob("*")}
+    if not file.exists():
+        return False
+    return measured == {row["method"] for row in records.read(file)["metrics"]["rows"]}
 
 
 if __name__ == "__main__":

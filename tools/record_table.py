@@ -69,15 +69,22 @@ def _authors_scans(root):
     table = pd.DataFrame(records.read(root / file)["metrics"]["rows"])
     measures = ["dice_mean", "dice_sd_pooled", "folding_percent_brain", "seconds"]
     means = table.groupby("weights")[measures].mean()
+    means["dice_sd_pooled"] = table.groupby("weights")[measures[:2]].apply(_pooled_sd)
     pairs = table.groupby("weights").size().iloc[0]
     told = f"The authors' two scans, 1 mm, 30 structures, {pairs} ordered pairs (`{file}`)"
     return told, [_row(name, *means.loc[weights]) for weights, name in _WEIGHTS.items()]
 
 
+def _pooled_sd(rows):
+    """SD over pairs and structures, of pairs with equally many structures, each with its own."""
+    within, between = (rows["dice_sd_pooled"] ** 2).mean(), rows["dice_mean"].var(ddof=0)
+    return (within + between) ** 0.5
+
+
 def _real_people(root):
     """The test people of `malf` in 3D; a method that was not measured has an empty row."""
     folder = root / "results" / "malf"
-    if not folder.is_dir():  # `make full` has not been run yet
+    if not folder.is_dir():  # as in a small test's root
         return "", []
     results = Comparison(folder, root / "config" / "real.yaml")
     table = results.summary()
@@ -86,21 +93,20 @@ def _real_people(root):
         f"Ten real people of `malf`, 2 mm, 23 structures, {table['pairs'].max():.0f} ordered pairs "
         "(`results/malf`)"
     )
-    return told, [
-        _row(name_of(name, results.plan), *row) for name, row in table[measures].iterrows()
-    ]
+    return told, [_row(name_of(name, results), *row) for name, row in table[measures].iterrows()]
 
 
-def name_of(method: str, plan: dict) -> str:
-    """What a method is called, with the λ or the iterations that the plan gives it.
+def name_of(method: str, results: Comparison) -> str:
+    """What a method is called, with the λ or the iterations that it was measured with.
 
-    >>> plan = {"training": {"lam": 1.0}, "trainings": {"mse": {"lam": 0.01}}}
-    >>> name_of("mse", plan | {"methods": {"mse": {"training": "mse"}}})
-    'VoxelMorph, MSE, λ = 0.01'
+    Of one that was not measured they are the plan's.
     """
-    told = plan["methods"][method] or {}
-    iterations = "×".join(map(str, told.get("iterations", [])))
+    told, plan = results.plan["methods"][method] or {}, results.plan
     trained = plan["training"] | plan["trainings"].get(told.get("training"), {})
+    if method in results.test:
+        told = results.test[method]["parameters"]
+        trained = results.training.get(told.get("training"), {"parameters": trained})["parameters"]
+    iterations = "×".join(map(str, told.get("iterations", [])))
     return NAMES[method].format(lam=trained["lam"], iterations=iterations)
 
 

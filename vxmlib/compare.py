@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -122,7 +123,7 @@ def measure_pair(people, parcels, first, second, both):
     ]
 
 
-def measure_all(people, parcels, pairs, both, *, file, say=print):
+def measure_all(people, parcels, pairs, both, *, file, say=None):
     """Measure both directions of each pair; what is in ``file`` already is kept.
 
     Parameters
@@ -134,7 +135,7 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
     file : path
         One JSON object a line, one line a direction; goes on where it ended.
     say : callable
-        Told of each pair.
+        Told of each pair, a line of text; printed by default.
 
     Returns
     -------
@@ -146,6 +147,7 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
     ValueError
         A structure to measure that none of the people has.
     """
+    say = say or partial(print, flush=True)
     check_structures(people, core(people.structures), pairs)
     if parcels is not None:
         check_structures(parcels, cortical(parcels.structures), pairs)
@@ -159,7 +161,7 @@ def measure_all(people, parcels, pairs, both, *, file, say=print):
             rows[row["moving"], row["fixed"]] = row
         files.write_text(file, "".join(json.dumps(row) + "\n" for row in rows.values()))
         now = rows[first, second]
-        say(f"[{number}/{len(pairs)}] {first} {second}: Dice {now['dice']:.3f}", flush=True)
+        say(f"[{number}/{len(pairs)}] {first} {second}: Dice {now['dice']:.3f}")
     return [rows[way] for pair in pairs for way in (pair, pair[::-1])]
 
 
@@ -218,9 +220,10 @@ def summary(rows):
 def _measure(people, parcels, moving, fixed, field, reverse):
     """One direction."""
     brain = people.brain(fixed)
-    found, target = warp.warp_labels(people.labels(moving), field), people.labels(fixed)
+    own, target = people.labels(moving), people.labels(fixed)
+    found = warp.warp_labels(own, field)
     names = core(people.structures)
-    dice = metrics.dice(found, target, names)
+    dice = metrics.dice(found, target, metrics.shared_structures(own, target, names))
     folds = metrics.folding(field, mask=brain)
     return {
         "moving": moving,

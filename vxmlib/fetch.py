@@ -138,8 +138,10 @@ def _from_mirror(mirror, relative_path, expected):
 
 def _from_cache(relative_path, expected):
     path = cache_folder() / relative_path
-    if path.is_file() and _is_right(path, expected):
-        return path
+    if path.is_file():
+        if _is_right(path, expected):
+            return path
+        path.unlink(missing_ok=True)  # damaged: pooch would not notice
     _download(relative_path, expected)
     _check_hash(path, expected, mend="Delete it; the next call downloads it again.")
     return path
@@ -159,7 +161,6 @@ def _download(relative_path, expected):
             raise ValueError(f"Found hash {found}, expected {expected}.")
 
     try:
-        (folder / relative_path).unlink(missing_ok=True)  # damaged: pooch would not notice
         store.fetch(relative_path, downloader=download)
     except RequestException as error:
         raise FetchError(

@@ -1,8 +1,10 @@
-"""Write files whole: under a temporary name beside the final one, then renamed."""
+"""Write files whole, under a temporary name that is then renamed; read YAML strictly."""
 
 import contextlib
 import os
 from pathlib import Path
+
+import yaml
 
 
 @contextlib.contextmanager
@@ -53,3 +55,60 @@ def write_text(path, text):
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_yaml(path, error=ValueError):
+    """Read a YAML file; a second entry of one name is refused, not taken for the first.
+
+    Parameters
+    ----------
+    path : path
+    error : type of exception
+        What to raise.
+
+    Returns
+    -------
+    dict
+        Empty for an empty file.
+
+    Raises
+    ------
+    error
+        No such file, not YAML, or a name that stands twice in one place; the file is named.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "plan.yaml"
+    >>> _ = path.write_text("lam: 1")
+    >>> read_yaml(path)
+    {'lam': 1}
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return yaml.load(stream, Loader=_StrictLoader) or {}
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except _Twice as twice:
+        raise error(f"{path}, near line {twice.line}: {twice.names} stands there twice") from None
+    except yaml.YAMLError as fault:
+        raise error(f"{path}: not YAML: {fault}") from fault
+
+
+class _Twice(Exception):
+    """Names that stand twice in one mapping."""
+
+    def __init__(self, names, line):
+        super().__init__(names)
+        self.names, self.line = names, line
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which no second entry of one name replaces the first."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise _Twice(", ".join(sorted(twice)), node.start_mark.line + 1)
+        return super().construct_mapping(node, deep)

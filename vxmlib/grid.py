@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import bootstrap
 
-from vxmlib import records
+from vxmlib import files, records
 from vxmlib.profiles import Settings
 
 #: What tells the groups of a grid apart; λ and the seed vary within a group.
@@ -49,7 +48,7 @@ def points(path, name, *, cohort="mni", profile="quick", root=None):
         refuses, or the same run twice. The file and the entry are named.
     """
     path = Path(path)
-    given = _load(path)
+    given = files.read_yaml(path, GridError)
     grids = given.get("grids") or {}
     if name not in grids:
         raise GridError(f"{path}: no grid {name!r}; it has: {', '.join(grids) or 'none'}")
@@ -117,12 +116,19 @@ def by_pair(folder):
     pandas.DataFrame
         The parameters, ``moving``, ``fixed`` (ids), ``dice``, ``folding_percent_brain`` and
         ``sd_log_jacobian`` of the pair.
+
+    Raises
+    ------
+    GridError
+        No record in the folder.
     """
     parts = []
     for name, record in _records(folder):
         row = _row(name, record)
         part = pd.DataFrame(record["metrics"].get("by_pair") or [], columns=list(_BY_PAIR))
         parts.append(part.assign(**{key: row[key] for key in [*GROUP, "lam", "seed", "split"]}))
+    if not parts:
+        raise GridError(f"{folder}: found no record of a run")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -445,25 +451,3 @@ def _only_keys(entry, known, where):
     keys = set(entry) if isinstance(entry, dict) else set()
     if keys != set(known):
         raise GridError(f"{where}: found {sorted(keys)}, expected the keys {', '.join(known)}")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that does not let a second entry of one name replace the first in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        names = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            line = node.start_mark.line + 1
-            raise GridError(f"{self.name}, near line {line}: {', '.join(twice)} stands there twice")
-        return super().construct_mapping(node, deep)
-
-
-def _load(path):
-    try:
-        with path.open(encoding="utf-8") as stream:
-            return yaml.load(stream, Loader=_StrictLoader) or {}
-    except FileNotFoundError:
-        raise GridError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise GridError(f"{path}: not YAML: {error}") from error

@@ -3,6 +3,7 @@
 import math
 import time
 
+import numpy as np
 import pandas as pd
 
 from vxmlib.backend import tf, vxm
@@ -10,6 +11,8 @@ from vxmlib.losses import image_loss as image_loss_by_name
 from vxmlib.losses import smoothness
 from vxmlib.models import fitting_image
 from vxmlib.warp import check_displacement
+
+_MEND = "try a smaller learning_rate, or look for a displacement that leaves the image"
 
 
 class NotFinite(ValueError):
@@ -101,12 +104,14 @@ class InstanceOptimiser:
         ValueError
             An image or displacement that does not fit.
         NotFinite
-            The loss became NaN or infinite.
+            The loss, or the displacement at the end, became NaN or infinite.
         """
         images = [
             tf.constant(fitting_image(image, name=name, shape=self.shape)[None, ..., None])
             for name, image in (("moving", moving), ("fixed", fixed))
         ]
+        if steps < 1:
+            raise ValueError(f"steps: found {steps}, expected at least 1")
         start = check_displacement(displacement, shape=self.shape)
         start = tf.constant(start[None], tf.float32)
         self._forget()
@@ -119,12 +124,11 @@ class InstanceOptimiser:
             spent += time.perf_counter() - began
             loss = image + self.lam * smooth
             if not math.isfinite(loss):
-                raise NotFinite(
-                    f"the loss became {loss} at step {step}: try a smaller learning_rate, or look "
-                    "for a displacement that leaves the image"
-                )
+                raise NotFinite(f"the loss became {loss} at step {step}: {_MEND}")
             rows.append((step, loss, image, smooth, spent))
         found = self._field(start)[0].numpy()
+        if not np.isfinite(found).all():
+            raise NotFinite(f"the displacement after step {steps}: {_MEND}")
         if watch is not None:
             watch(steps, found)
         columns = ["step", "loss", "image_loss", "smoothness_loss", "seconds"]

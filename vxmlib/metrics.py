@@ -591,9 +591,32 @@ def _labels_of(cohort, moving, fixed, shape):
 
 def _overlaps(moving, fixed, structures, displacement):
     """Dice of the warped and the fixed label map for the structures that both people have."""
-    shared = _present(moving) & _present(fixed)
-    names = [label for label in structures if label in shared]
+    names = shared_structures(moving, fixed, structures)
     return dice(warp_labels(moving, displacement), fixed, names)
+
+
+def shared_structures(a, b, structures):
+    """The structures that both label maps have, in the order given: those with a Dice to measure.
+
+    One that a person lacks would score 0 by no fault of the registration.
+
+    Parameters
+    ----------
+    a, b : integer ndarray
+        Label maps, before any warp.
+    structures : iterable of int
+
+    Returns
+    -------
+    list of int
+
+    Examples
+    --------
+    >>> shared_structures(np.array([0, 17, 53]), np.array([17, 2, 2]), [53, 17, 2])
+    [17]
+    """
+    both = _present(a) & _present(b)
+    return [label for label in structures if label in both]
 
 
 def _present(labels):

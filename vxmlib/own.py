@@ -135,6 +135,11 @@ def _name(path):
 def _person(path, labels_path, shape, grid_affine, alignment):
     """Read one scan and its label map, and sample both on the grid."""
     image, affine = nifti.read_image(path)
+    if image.ndim != 3:
+        raise ValueError(
+            f"{path}: found shape {image.shape}, expected a volume of three axes; give a slice a "
+            "third axis of one voxel"
+        )
     check_scan(image, path)
     labels = None if labels_path is None else _read_labels(labels_path, image.shape, affine)
     return place(image, affine, labels, shape, grid_affine, alignment=alignment, name=path)

@@ -17,7 +17,7 @@ import pooch
 
 from vxmlib import cohorts, metrics, models, records, training
 from vxmlib.backend import device_summary, set_seed, tf
-from vxmlib.profiles import Settings
+from vxmlib.profiles import SCHEDULES, Settings
 
 #: Validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
@@ -103,7 +103,7 @@ def fingerprint(settings: Settings) -> str:
     for name in _PACKAGES:
         digest.update(metadata.version(name).encode())
     if settings.root is not None:  # by name, size and time: hashing gigabytes would take minutes
-        for file in sorted(Path(settings.root).rglob("*.nii*")):
+        for file in sorted(Path(settings.root).expanduser().rglob("*.nii*")):
             digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:8]
 
@@ -156,9 +156,17 @@ def callbacks(plan) -> list:
 
     At a constant rate a short training ends wherever its last zigzag was. A rate that falls to
     nothing ends nearer to the middle, so that runs differ by their parameters, not by luck.
+
+    Raises
+    ------
+    ValueError
+        A schedule that is neither "constant" nor "cosine".
     """
     if plan.schedule == "constant":
         return []
+    if plan.schedule != "cosine":
+        expected = ", ".join(SCHEDULES)
+        raise ValueError(f"schedule: found {plan.schedule!r}, expected one of: {expected}")
 
     def rate(epoch):
         return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / plan.epochs))

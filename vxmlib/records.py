@@ -80,7 +80,7 @@ def provenance(run, *, cohort, profile, seed, parameters, seconds, device=None):
     >>> provenance("04_training", **asked)["parameters"]
     {'lam': 1.0}
     """
-    commit, dirty = _commit()
+    made_by, dirty = commit()
     return {
         "schema": SCHEMA,
         "run": run,
@@ -91,7 +91,7 @@ def provenance(run, *, cohort, profile, seed, parameters, seconds, device=None):
         "seconds": seconds,
         "device": device or platform.machine(),
         "versions": _versions(),
-        "commit": commit,
+        "commit": made_by,
         "dirty": dirty,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -276,15 +276,21 @@ def _versions():
     return versions
 
 
-def _commit():
-    """Git commit of the project and whether tracked files differ; else the package version."""
+def commit():
+    """Git commit of the project and whether tracked files differ; else the package version.
+
+    Returns
+    -------
+    (str, bool or None)
+        See :func:`provenance`.
+    """
     here = Path(__file__).resolve()
     # A package installed inside somebody else's repository must not claim that one's commit.
     ours = _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None
-    commit = _git(here.parent, "rev-parse", "HEAD") if ours else None
-    if commit is None:
+    found = _git(here.parent, "rev-parse", "HEAD") if ours else None
+    if found is None:
         return f"vxmlib {metadata.version('vxmlib')}", None
-    return commit, bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
+    return found, bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
 
 
 def _git(folder, *arguments):

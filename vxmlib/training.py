@@ -39,6 +39,7 @@ def fit(
     both_ways=False,
     validation=None,
     callbacks=(),
+    more_settings=None,
     verbose=2,
     resume=True,
 ):
@@ -72,6 +73,9 @@ def fit(
     callbacks : sequence of tf.keras.callbacks.Callback
         Called before this module's own, so what they add to ``logs`` enters the history. Their
         inner state (the patience of EarlyStopping, say) is not kept over an interruption.
+    more_settings : mapping, optional
+        What else the course of the run depends on, such as the schedule in a callback; a later
+        call with another value is refused, like one with another seed.
     verbose : int
         0 silent, 1 progress bar, 2 one line an epoch, as Keras prints them.
     resume : bool
@@ -128,6 +132,7 @@ def fit(
         # The first images tell that they are changed, not how the next ones are.
         augment=repr(augment),
         both_ways=both_ways,
+        **(more_settings or {}),
     )
     run = _Run(model, Path(run_dir), settings, steps_per_epoch, resume=resume)
     if run.done > epochs:

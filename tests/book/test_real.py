@@ -1,5 +1,6 @@
 """The long 3-D runs: the file is sound, and a tiny plan trains, resumes, measures and records."""
 
+import shutil
 import types
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from tools import real
-from vxmlib import baselines, compare, records
+from vxmlib import baselines, compare, records, training
 from vxmlib.augment import Augmentation
 
 SHAPE = (32, 32, 32)
@@ -59,6 +60,27 @@ def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
         real.load_plan(path)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("trainings: {a: {schedule: cosin}}", "training a: found schedule 'cosin'"),
+        ("trainings: {a: {lam: 2.0}, a: {lam: 3.0}}", "a stands there twice"),
+        ("methods: {m: {basline: syn}}", "method m: unknown basline"),
+        ("methods: {m: {baseline: sym}}", "found baseline 'sym', expected one of: syn, demons"),
+        ("methods: {m: {training: b}}", "method m: found training 'b', expected one of: a"),
+        ("methods: {m: {metric: cc}}", "expected a baseline or a training"),
+        ("retest: [n]", "retest: found method 'n'"),
+    ],
+)
+def test_an_entry_that_would_become_another_one_is_refused(tmp_path, entry, message):
+    path = tmp_path / "real.yaml"
+    common = "training: {lam: 1.0, schedule: cosine, network: strided}\n"
+    trainings = "" if entry.startswith("trainings") else "trainings: {a: }\n"
+    path.write_text(common + trainings + entry)
+    with pytest.raises(real.RealError, match=message):
+        real.load_plan(path)
+
+
 def scan(seed):
     """A smooth image, and two structures in it."""
     image = ndimage.gaussian_filter(np.random.default_rng(seed).random(SHAPE), 3)
@@ -105,6 +127,14 @@ def test_the_ablation_trains_every_run_from_every_seed(tiny, tmp_path):
     ]
     assert rows[0]["loss"] != rows[1]["loss"]
     assert all(row["steps"] == 1 and 0 < row["dice"] < 1 for row in rows)
+    told["seeds"] = [0, 1, 2]  # what is there is not trained again, with or without its folder
+    shutil.rmtree(tmp_path / "build")
+    real.ablate(tiny, tmp_path / "build", tmp_path / "results")
+    again = records.read(tmp_path / "results" / "ablation.json")["metrics"]["rows"]
+    assert again[:2] == rows and len(again) == 3
+    assert len(list((tmp_path / "build" / "ablation").iterdir())) == 1
+    told["runs"]["all, both ways"]["lam"] = 2.0
+    assert real._earlier_rows(told, tmp_path / "results" / "ablation.json") == {}
 
 
 def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_path):
@@ -123,10 +153,58 @@ def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_pat
         spent = sum(row["seconds"] for row in found["metrics"]["rows"])
         assert found["seconds"] == pytest.approx(spent)
     assert found["baselines"] == baselines.versions()
-    first = (results / "test" / "ncc.json").read_text()
-    real.measure(tiny, "ncc", "test", folder, results)  # nothing is measured twice
-    again = records.read(results / "test" / "ncc.json")["metrics"]
-    assert str(again["rows"][0]["seconds"]) in first
+    assert not list(folder.glob("*.jsonl"))  # a finished measurement leaves nothing to go on with
+    told = records.read(results / "test" / "ncc.json")["parameters"]
+    assert told["training_settings"]["lam"] == 1 and len(told["weights_sha256"]) == 64
+
+
+def test_a_measurement_goes_on_but_not_with_rows_of_other_settings(tiny, tmp_path, monkeypatch):
+    results, folder = tmp_path / "results", tmp_path / "build"
+    tiny["methods"]["demons"]["metric"] = "first"
+    registered = []
+
+    def stop_later(moving, fixed, **options):
+        registered.append(options["metric"])
+        if len(registered) == 3:
+            raise KeyboardInterrupt
+        return np.zeros((*SHAPE, 3))
+
+    monkeypatch.setattr(baselines, "demons", stop_later)
+    monkeypatch.setattr(real, "pairs_of", lambda *_: [("c", "d"), ("a", "b")])
+    with pytest.raises(KeyboardInterrupt):
+        real.measure(tiny, "demons", "test", folder, results)
+    tiny["methods"]["demons"]["metric"] = "second"
+    real.measure(tiny, "demons", "test", folder, results)
+    assert registered[3:] == ["second"] * 4
+    tiny["methods"]["demons"]["metric"] = "first"
+    real.measure(tiny, "demons", "test", folder, results)
+    assert registered[7:] == ["first"] * 2  # one pair was there
+
+
+def test_a_training_that_has_its_record_is_not_touched(tiny, tmp_path, monkeypatch):
+    results, folder = tmp_path / "results", tmp_path / "build"
+    real.train(tiny, "ncc", folder, results)
+    before = (results / "training" / "ncc.json").read_bytes()
+    monkeypatch.setattr(real, "fit", None)
+    real.train(tiny, "ncc", tmp_path / "elsewhere", results)
+    assert (results / "training" / "ncc.json").read_bytes() == before
+
+
+def test_another_schedule_is_another_run(tiny, tmp_path):
+    real.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
+    tiny["trainings"]["ncc"]["schedule"] = "constant"
+    with pytest.raises(training.RunFolderError, match="schedule"):
+        real.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
+
+
+def test_weights_that_are_not_there_are_asked_for(tiny, tmp_path):
+    with pytest.raises(real.RealError, match=r"ncc\.h5: no such file; run `python -m tools.real"):
+        real.what_measures(tiny, "ncc", tmp_path)
+
+
+def test_only_an_optimisation_can_be_watched(tiny, tmp_path):
+    with pytest.raises(real.RealError, match="'ncc' optimises nothing, expected one of: ncc-inst"):
+        real.watch(tiny, "ncc", tmp_path)
 
 
 def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
@@ -142,6 +220,9 @@ def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
     for name in ("identity", "ncc"):
         real.measure(tiny, name, "test", tmp_path / "build", results)
     real.times(tiny, results)  # only what was measured
+    assert real._timed(results)
+    real.measure(tiny, "demons", "test", tmp_path / "build", results)
+    assert not real._timed(results)
     rows = records.read(results / "times.json")["metrics"]["rows"]
     assert [row["method"] for row in rows] == ["identity", "ncc"]
     assert all(row["seconds"] > 0 for row in rows)
@@ -159,8 +240,9 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
         "syn-cc": {"baseline": "syn", "metric": "cc", "iterations": [5]},
         "identity": {},
     }
-    real.make_all(tiny, tmp_path / "build", tmp_path / "results")
-    assert "syn-cc: left out: antspyx is not installed" in capsys.readouterr().out
+    with pytest.raises(real.RealError, match="left out: measure syn-cc, measure syn-cc"):
+        real.make_all(tiny, tmp_path / "build", tmp_path / "results")
+    assert "measure syn-cc: left out: antspyx is not installed" in capsys.readouterr().out
     for part in ("test", "validation", "repeats"):
         assert (tmp_path / "results" / part / "identity.json").exists()
         assert not (tmp_path / "results" / part / "syn-cc.json").exists()

@@ -1,6 +1,7 @@
 """The table of record: its numbers are those of the committed files, whatever stands around it."""
 
 import re
+import types
 
 import pandas as pd
 import pytest
@@ -42,6 +43,40 @@ def test_a_row_has_the_numbers_of_its_record(root):
         f"{means['dice_sd_pooled']:.3f}",
         f"{means['folding_percent_brain']:.3f} %",
     )
+
+
+def test_a_pooled_spread_over_pairs_holds_the_spread_between_them():
+    pairs = pd.DataFrame({"dice_mean": [0.6, 0.8], "dice_sd_pooled": [0.0, 0.0]})
+    assert record_table._pooled_sd(pairs) == pytest.approx(0.1)
+
+
+def test_a_measured_row_is_named_by_its_record_and_another_by_the_plan():
+    results = types.SimpleNamespace(
+        plan={
+            "training": {"lam": 1.0},
+            "trainings": {"mse": {"lam": 0.01}, "ncc": {}},
+            "methods": {
+                "mse": {"training": "mse"},
+                "ncc": {"training": "ncc"},
+                "syn-cc": {"iterations": [9, 9]},
+            },
+        },
+        test={
+            "ncc": {"parameters": {"training": "ncc"}},
+            "syn-cc": {"parameters": {"iterations": [4, 0]}},
+        },
+        training={"ncc": {"parameters": {"lam": 2.0}}},
+    )
+    assert record_table.name_of("mse", results) == "VoxelMorph, MSE, λ = 0.01"
+    assert record_table.name_of("ncc", results) == "VoxelMorph, NCC, λ = 2"
+    assert record_table.name_of("syn-cc", results) == "SyN, correlation, 4×0"
+
+
+def test_every_method_that_was_measured_was_timed(root):
+    table = record_table.Comparison(
+        root / "results" / "malf", root / "config" / "real.yaml"
+    ).summary()
+    assert table.dropna(subset="dice")["seconds"].notna().all()
 
 
 def test_every_method_of_the_plan_has_a_name(root):
