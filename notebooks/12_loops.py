@@ -18,7 +18,7 @@
 # | **You will** | see what `fit()` does already, write the same step yourself twice, and use such a loop in four situations |
 # | **You will learn** | which situations need a loop, what one gives up by it, and what it gained here |
 # | **You need** | [lesson 4](04_train.ipynb) and [lesson 6](06_jacobian.ipynb) |
-# | **In → out** | the people of lesson 4 → eight trainings of one length, side by side |
+# | **In → out** | the people of lesson 4 → eleven trainings of one length, side by side |
 # | **Not here** | several machines; better registration: these trainings are short on purpose |
 # | **Time** | 30 minutes |
 
@@ -34,7 +34,6 @@ seed = 0
 root = None
 image_loss = "ncc"
 lam = 1.0
-int_steps = 0
 spacing = 2.0
 learning_rate = 0.001
 
@@ -50,8 +49,10 @@ steps = max(plan.steps // 4, 6)
 print(steps, "steps a training, a quarter of those of lesson 4")
 
 # %% [markdown]
-# The grid is that of [lesson 7](07_lambda.ipynb), a quarter of the voxels, so that eight trainings
-# cost no more than two. Every training starts from the same weights and sees the same pairs in the same order:
+# They are the people of lesson 4 on the grid of [lesson 7](07_lambda.ipynb), which has a quarter of
+# the voxels: eleven trainings cost no more than three. Every training starts from the same weights
+# and sees the same pairs in the same order:
+
 
 # %%
 def fresh(**options):
@@ -77,66 +78,75 @@ def data():
 from vxmlib import training
 from vxmlib.backend import tf, vxm
 
-model = fresh(clipnorm=1.0)  # 1: clipped
-encoder = [
-    layer for layer in model.layers if "enc_conv" in layer.name and layer.weights
-]
+model = fresh()
+encoder = [layer for layer in model.layers if "enc_conv" in layer.name and layer.weights]
 for layer in encoder:  # 2: frozen
     layer.trainable = False
-optimizer = tf.keras.optimizers.Adam(plan.learning_rate, clipnorm=1.0)
+limit = 0.01
+optimizer = tf.keras.optimizers.SGD(1.0, clipnorm=limit)  # 1: clipped
 model.compile(optimizer, loss=model.loss, loss_weights=[1.0, settings.lam])
 
 # %% [markdown]
-# The other two are callbacks:
+# Plain descent at a rate of 1 takes the place of Adam here, because then a step is as long as its
+# gradient, and one can see whether it was clipped. The other two are callbacks:
 
 # %%
 falling = tf.keras.callbacks.LearningRateScheduler(  # 3: scheduled
-    lambda epoch, rate: rate / 2 if epoch else rate
+    lambda epoch, rate: rate / 2 if epoch > 1 else rate
 )
 few = recipe.validation_pairs(people)[:2]
 monitor = training.RegistrationMonitor(people, few)  # 4: watched
 
 # %% [markdown]
-# All four at once, in fifteen steps:
+# All four at once. The first epoch is a single step, and its length is kept:
 
 # %%
-before = [layer.get_weights() for layer in encoder]
-history = model.fit(
-    data(), epochs=3, steps_per_epoch=5, callbacks=[falling, monitor], verbose=0
-)
+import numpy as np
+
+start = [weight.numpy() for weight in model.weights]
+options = {"callbacks": [falling, monitor], "verbose": 0}
+model.fit(data(), steps_per_epoch=1, **options)
+now = [weight.numpy() for weight in model.weights]
+step_lengths = [np.linalg.norm(b - a) for a, b in zip(start, now, strict=True)]
+history = model.fit(data(), epochs=3, initial_epoch=1, steps_per_epoch=5, **options)
 
 # %% [markdown]
 # Did it freeze, clip, follow the schedule and look at the field?
 
 # %%
-import numpy as np
 import pandas as pd
 
-after = [layer.get_weights() for layer in encoder]
-same = all((a[0] == b[0]).all() for a, b in zip(before, after, strict=True))
-clipnorm = model.optimizer.clipnorm
-print("encoder unchanged:", same, "- clipped at norm", clipnorm)
+end = {weight.name: weight.numpy() for weight in model.weights}
+frozen = [(a == end[w.name]).all() for a, w in zip(start, model.weights, strict=True)]
+same = all(f for f, w in zip(frozen, model.weights, strict=True) if "enc_conv" in w.name)
+clipped = max(step_lengths) <= 1.001 * limit
+print(f"encoder unchanged: {same}; longest step of a weight: {max(step_lengths):.4f}")
 watched_columns = list(history.history)
 columns = ["lr", "loss", "val_dice", "val_folding_percent"]
 pd.DataFrame(history.history)[columns].round(4)
 
 # %% [markdown]
-# None of the four needed a loop.
+# None of the four needed a loop. `clipnorm` limits each weight tensor by itself, as the longest
+# step shows, `global_clipnorm` all of them together. (Adam divides a gradient by its usual size, so
+# under Adam clipping does little until a gradient is unusual.)
 #
 # ## Write the step yourself, and get the same numbers
 #
 # Between `fit()` and a bare loop lies a third way: keep `fit()`, replace its `train_step`. It is
-# five lines (`vxmlib.loops.OwnStep`):
+# four lines (`vxmlib.loops.OwnStep`):
 #
 # ```python
 # with tf.GradientTape() as tape:
 #     outputs = self(inputs, training=True)
-#     loss = self.compute_loss(x=inputs, y=targets, y_pred=outputs)
-# gradients = tape.gradient(loss, self.trainable_variables)
-# self.optimizer.apply_gradients(zip(gradients, self.trainable_variables))
+#     loss = self.compute_loss(inputs, targets, outputs)
+# self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
 # ```
 #
-# The bare loop (`vxmlib.loops.train`) has the same five lines, its own `for`, and its own guards.
+# The last line may be written as `tape.gradient` and `apply_gradients`, to change a gradient on its
+# way. Then whoever trains in 16 bits has to scale the loss and unscale the gradient, too
+# (`get_scaled_loss`, `get_unscaled_gradients`), which `minimize` does unasked.
+#
+# The bare loop (`vxmlib.loops.train`) has these lines, its own `for`, and its own guards.
 # If all three are right, they give the same losses, step by step. Here is each for some steps:
 
 # %%
@@ -210,6 +220,7 @@ def measured(name, register):
 # %% [markdown]
 # Each attempt is a loop with another objective, and is measured alike:
 
+
 # %%
 def attempt(name, model, objective, **options):
     told = loops.train(model, data(), objective, steps=steps, **options)
@@ -227,7 +238,7 @@ measured("identity", "identity")
 measured("fit()", partial(models.register, model))
 
 # %% [markdown]
-# ## Situation 1: a strategy that `fit()` does not know
+# ## Situation 1: the objective changes while it trains
 #
 # **A curriculum**, from small deformations to large ones: start stiff, with ten times λ, and let
 # it go down to λ over the first half of the steps. An objective is traced once, so a number that
@@ -238,21 +249,66 @@ stiffness = tf.Variable(10 * settings.lam)
 
 
 def loosen(step, logs, outputs):
+    used = float(stiffness)
     left = max(0.0, 1 - 2 * step / steps)
     stiffness.assign(settings.lam * 10**left)
+    lengths = tf.norm(outputs[-1], axis=-1) if outputs else [np.nan]
+    return {"lam": used, "length": float(tf.reduce_mean(lengths))}
 
 
 # %% [markdown]
-# The loop calls it after each step:
+# The loop calls it after each step, with what the model gave:
 
 # %%
 model = fresh()
 terms = loops.compiled_terms(model, lam=stiffness)
-attempt("curriculum", model, terms, after=loosen)[["step", "loss"]].tail(1)
+loosened = attempt("curriculum", model, terms, after=loosen)
 
 # %% [markdown]
+# Do deformations grow as it loosens? The mean length of each training pair's displacement:
+
+# %% mystnb={"image": {"alt": "Two panels against the step: lambda, which falls by a straight line on a logarithmic axis over the first half and then stays; and the mean length of each training pair's displacement, which rises."}, "figure": {"caption": "The curriculum: λ, and how far it lets the voxels of each training pair move.", "name": "fig-12-curriculum"}}
+from vxmlib import figures
+
+figures.steps_of(
+    {"training pair": loosened.set_index("step")},
+    ["lam", "length"],
+    ["λ", "mean length, voxels"],
+)
+# %% [markdown]
+# Did that need a loop? A loss may read the variable, and a callback may set it:
+
+# %%
+model = fresh()
+stiffness.assign(10 * settings.lam)
+image_term, smooth_term = model.loss
+model.compile(
+    tf.keras.optimizers.Adam(plan.learning_rate),
+    loss=[image_term, lambda t, u: stiffness * smooth_term(t, u)],
+)
+schedule = tf.keras.callbacks.LambdaCallback(
+    on_batch_end=lambda batch, logs: loosen(batch + 1, logs, None)
+)
+model.fit(data(), steps_per_epoch=steps, callbacks=[schedule], verbose=0)
+measured("curriculum, fit()", partial(models.register, model))
+
+# %% tags=["remove-cell"]
+pages.glue(
+    by_loop=results["curriculum"]["dice_mean"],
+    by_fit=results["curriculum, fit()"]["dice_mean"],
+    short_moves=loosened["length"].iloc[: steps // 4].mean(),
+    long_moves=loosened["length"].iloc[-steps // 4 :].mean(),
+)
+
+# %% [markdown]
+# It did not: Dice is {glue:text}`by_loop:.4f` by the loop and {glue:text}`by_fit:.4f` by `fit()`.
+# The voxels moved {glue:text}`short_moves:.2f` on average in the first quarter of the steps and
+# {glue:text}`long_moves:.2f` in the last.
+#
+# %% [markdown]
 # **A λ that adapts to a folding budget.** Start at a tenth of λ; after each step look at the
-# field, raise λ when more folds than the budget allows, and lower it when less does.
+# field, raise λ when more folds than the budget allows, and lower it when less does. (A callback
+# sees no field of the training pair, but could ask for a validation pair's every few steps.)
 
 # %%
 start = {"start": settings.lam / 10, "rate": 1.03, "memory": 0.8}
@@ -277,28 +333,48 @@ adapted[["step", "lam", "folding"]].tail(1)
 # Over the steps:
 
 # %% mystnb={"image": {"alt": "Two panels against the step: the weight lambda, which rises while folding is above the budget and falls while it is below, and the percentage of folded voxels of each training pair."}, "figure": {"caption": "λ and the folding of each training pair while λ adapts.", "name": "fig-12-budget"}}
-from vxmlib import figures
-
 figures.steps_of(
     {"training pair": adapted.set_index("step")},
     ["lam", "folding"],
     ["λ", "folding, %"],
-);
-
+)
 # %% [markdown]
 # **A discriminator in place of NCC.** It learns to tell a warped image from a good one (the fixed
-# image with a little of the moving one mixed in), and the network is paid for deceiving it
-# {cite}`fan2019adversarial`. Two networks, two optimisers, one step: this is a loop's business.
-# Printed is the discriminator's own loss, first and last; $2 \ln 2$ is guessing.
+# image with some of the moving one mixed in), patch by patch, and the network is paid for deceiving
+# it {cite}`fan2019adversarial`. Two networks with two optimisers in one step: more than a loss can
+# say, so a `train_step` at least. With a loop it is a second function, called after the update. Its
+# λ is another one, because a cross-entropy weighs otherwise than NCC.
 
 # %%
 model = fresh()
-rival = loops.AdversarialSimilarity(people.shape, lam=settings.lam)
-try:
-    told = attempt("discriminator", model, rival.objective, after=rival.after)
-    print(told["discriminator_loss"].iloc[[0, -1]].round(3).tolist())
-except loops.LoopStopped as reason:
-    print(reason)
+rival = loops.AdversarialSimilarity(people.shape)
+roles = {"second": rival.learn, "after": rival.after}
+contest = attempt("discriminator", model, rival.objective, **roles)
+
+# %% [markdown]
+# The losses of both; $2 \ln 2$ is what a discriminator loses that guesses:
+
+# %% mystnb={"image": {"alt": "Two panels against the step: the loss of the discriminator, which falls below that of guessing, and of the registration network, which rises as the discriminator learns."}, "figure": {"caption": "Two networks against each other: the discriminator's loss, and what the registration network pays for being found out.", "name": "fig-12-contest"}}
+losses_of = ["discriminator_loss", "image_loss"]
+titles = ["discriminator", "registration network"]
+figures.steps_of({"training pair": contest.set_index("step")}, losses_of, titles)
+# %% tags=["remove-cell"]
+pages.glue(
+    first_guess=contest["discriminator_loss"].iloc[0],
+    last_guess=contest["discriminator_loss"].iloc[-20:].mean(),
+    rival_dice=results["discriminator"]["dice_mean"],
+    unmoved=results["identity"]["dice_mean"],
+    by_ncc=results["fit()"]["dice_mean"],
+    rival_folds=results["discriminator"]["folding_percent_brain"],
+    folds_by_ncc=results["fit()"]["folding_percent_brain"],
+)
+
+# %% [markdown]
+# The discriminator's loss goes from {glue:text}`first_guess:.2f` to {glue:text}`last_guess:.2f`. With
+# no similarity measure at all, Dice goes from {glue:text}`unmoved:.3f` to
+# {glue:text}`rival_dice:.3f`, with {glue:text}`rival_folds:.2f` % of the brain folded; NCC reaches
+# {glue:text}`by_ncc:.3f` in as many steps, with {glue:text}`folds_by_ncc:.2f` %. What it costs is a
+# second network to train, and a contest to watch.
 
 # %% [markdown]
 # ## Situation 2: gradients under control
@@ -315,11 +391,12 @@ pd.DataFrame(norms).T
 
 # %% [markdown]
 # An untrained network moves nothing, so the smoothness has no gradient to speak of; only when
-# there is a deformation does λ begin to matter.
+# there is a deformation does λ begin to matter. This needed a tape for one batch, not a loop to
+# train by.
 #
 # **Two stages**: everything, stiff, for half of the steps; then the encoder frozen, and only the
-# rest trained at λ. (Freezing alone, as shown above, needs no loop; changing what is trained
-# *and* the objective in one run is shorter with one.)
+# rest trained at λ. (With Keras that is `compile` and `fit` twice, as freezing above; with a loop
+# the optimiser and its memory stay.)
 
 # %%
 model = fresh()
@@ -336,7 +413,10 @@ measured("two stages", partial(models.register, model))
 #
 # Two contrasts of each person: T1, and a second one that we simulate by inverting intensities
 # inside the head. The network sees both of both people; the loss compares the moving T1 with the
-# fixed *second* contrast, which correlation cannot, and mutual information can.
+# fixed *second* contrast. Our NCC counts a negative correlation as none and cannot do it; mutual
+# information can. (A correlation that is squared with its sign lost could, for contrasts that are
+# each other's negative; not for a T2.) λ stays as it is, though it was chosen for NCC.
+
 
 # %%
 def second(image):
@@ -363,11 +443,12 @@ correlation = losses.image_loss("ncc")
 # %% [markdown]
 # The objective, with either of them:
 
+
 # %%
 def across(similarity):
     def objective(inputs, targets, outputs):
         image = tf.reduce_mean(similarity(targets[0], outputs[0][..., :1]))
-        smooth = tf.reduce_mean(model.loss[-1](None, outputs[1]))
+        smooth = losses.smoothness(outputs[1])
         return {"loss": image + settings.lam * smooth, "image_loss": image}
 
     return objective
@@ -375,6 +456,7 @@ def across(similarity):
 
 # %% [markdown]
 # `models.register` takes one contrast, so this model is asked by hand:
+
 
 # %%
 def register_two(model):
@@ -394,13 +476,13 @@ def register_two(model):
 # %% tags=["remove-stderr"]
 for name, loss in {"NCC": correlation, "MI": information}.items():
     model = fresh(network=two)
-    loops.train(model, data().map(both), across(loss), steps=steps)
+    told = loops.train(model, data().map(both), across(loss), steps=steps)
     measured(f"two contrasts, {name}", register_two(model))
 
 # %% [markdown]
 # And could `fit()` have taken this? Yes: the network takes two channels as it is, the data set
 # does the rest, and mutual information is a loss like any other. What is said to need a loop
-# often needs a `tf.data.Dataset`.
+# often needs a `tf.data.Dataset`. An epoch of one step each, to compare the losses:
 
 # %%
 model = fresh(network=two)
@@ -409,8 +491,30 @@ model.compile(
     loss=[lambda y, p: information(y, p[..., :1]), model.loss[-1]],
     loss_weights=[1.0, settings.lam],
 )
-model.fit(data().map(both), steps_per_epoch=steps, verbose=0)
+history = model.fit(data().map(both), epochs=steps, steps_per_epoch=1, verbose=0).history
 measured("two contrasts, MI, fit()", register_two(model))
+
+# %% tags=["remove-cell"]
+drift = np.abs(np.array(history["loss"]) / told["loss"].to_numpy() - 1)
+pages.glue(
+    wrong_contrast=results["two contrasts, NCC"]["dice_mean"],
+    right_contrast=results["two contrasts, MI"]["dice_mean"],
+    right_by_fit=results["two contrasts, MI, fit()"]["dice_mean"],
+    early=f"{drift[:10].max():.0e}",
+    late=f"{drift.max():.0e}",
+    rounding=abs(
+        results["two contrasts, MI"]["dice_mean"] - results["two contrasts, MI, fit()"]["dice_mean"]
+    ),
+)
+
+# %% [markdown]
+# With NCC the network goes where the contrasts mislead it, to a Dice of
+# {glue:text}`wrong_contrast:.3f`, below {glue:text}`unmoved:.3f` without any registration. With mutual
+# information it is {glue:text}`right_contrast:.3f` by the loop and {glue:text}`right_by_fit:.3f` by
+# `fit()`. These two are the same training: over the first ten steps their losses differ by
+# {glue:text}`early` at most. Then rounding grows, to {glue:text}`late`, since sums are formed in
+# another order. So {glue:text}`rounding:.3f` of Dice is what *nothing* makes; read no smaller
+# difference as a finding.
 
 # %% [markdown]
 # ## Situation 4: look inside while it trains
@@ -481,6 +585,7 @@ pages.glue(
 )
 
 # %% tags=["remove-cell"]
+dices = table["dice_mean"].astype(float)
 recipe.keep_record(
     "12_loops",
     recipe.make_record(
@@ -490,12 +595,14 @@ recipe.keep_record(
         seconds=steps * clocks["fit"].seconds(),
         steps=steps,
         inside_fit={
-            "clipping": clipnorm == 1,
-            "freezing": same,
+            "clipping": bool(clipped),
+            "freezing": bool(same),
             "monitoring": "val_folding_percent" in watched_columns,
+            "λ by the step": bool(abs(dices["curriculum"] - dices["curriculum, fit()"]) < 0.005),
         },
         bridge={name: row.to_dict() for name, row in bridge.iterrows()},
         methods={name: row.to_dict() for name, row in table.astype(float).iterrows()},
+        rounding=abs(dices["two contrasts, MI"] - dices["two contrasts, MI, fit()"]),
     ),
 )
 
@@ -532,9 +639,19 @@ except loops.LoopStopped as reason:
 # %% [markdown]
 # :::{admonition} Answer
 # :class: dropdown
-# Freezing, clipping, schedules and watching the Jacobian; the two contrasts; the film. A λ that
-# changes by a rule would do with a callback and a variable as well. What did need one is the
-# discriminator, and gradients taken apart by term.
+# None of them strictly did. The least that each needs:
+#
+# | what | the least it needs |
+# |---|---|
+# | clipping, freezing | an argument of the optimiser, a property of a layer |
+# | a schedule, the Jacobian, the film | a callback |
+# | a curriculum, a λ by a rule | a loss that reads a variable, and a callback |
+# | two stages | `compile` and `fit`, twice |
+# | two contrasts | a `tf.data.Dataset` |
+# | gradients by term | a tape, for one batch |
+# | a discriminator | a `train_step` |
+#
+# A loop gains when several of these meet, or when it must stop and say why.
 # :::
 #
 # **Exercise 2.** How often did the budget change its mind?

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vxmlib import backend, loops, models, pairs
+from vxmlib import backend, loops, models, pairs, warp
 from vxmlib.backend import tf
 
 SHAPE = (32, 32)
@@ -84,6 +84,22 @@ def test_a_field_beyond_any_index_stops_the_loop_too(tiny_cohort, batches):
     flow.set_weights([weight + 1e30 for weight in flow.get_weights()])
     with pytest.raises(loops.LoopStopped, match=r"step 1: the (loss became|displacement is no)"):
         loops.train(model, batches(), loops.compiled_terms(model), steps=2)
+
+
+def test_weights_that_are_no_numbers_at_the_end_are_not_returned(tiny_cohort, batches):
+    """The last update is seen by no loss."""
+    model = built(tiny_cohort)
+    usual = loops.compiled_terms(model)
+    optimizer = tf.keras.optimizers.SGD(float("inf"))
+    with pytest.raises(loops.LoopStopped, match=r"step 1: weights became NaN or infinite"):
+        loops.train(model, batches(), usual, steps=1, optimizer=optimizer)
+
+
+def test_an_optimiser_that_scales_the_loss_is_refused(tiny_cohort, batches):
+    scaled = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.Adam())
+    model = built(tiny_cohort)
+    with pytest.raises(ValueError, match="scales the loss for 16 bits"):
+        loops.train(model, batches(), loops.compiled_terms(model), steps=1, optimizer=scaled)
 
 
 def test_without_a_file_the_message_says_that_nothing_was_kept(tiny_cohort, batches):
@@ -183,10 +199,31 @@ def test_both_networks_learn(tiny_cohort, batches):
     model, rival = built(tiny_cohort), loops.AdversarialSimilarity(tiny_cohort.shape)
     before = [w.copy() for w in rival.network.get_weights()]
     weights = model.get_weights()
-    history = loops.train(model, batches(), rival.objective, steps=3, after=rival.after)
+    history = loops.train(
+        model, batches(), rival.objective, steps=3, second=rival.learn, after=rival.after
+    )
     assert any((a != b).any() for a, b in zip(before, rival.network.get_weights(), strict=True))
     assert any((a != b).any() for a, b in zip(weights, model.get_weights(), strict=True))
     assert history["discriminator_loss"].iloc[0] == pytest.approx(2 * np.log(2), abs=0.1)
+
+
+def test_without_its_step_the_discriminator_stays_as_it_is(tiny_cohort, batches):
+    """Being found out is the network's affair: its gradient must not reach the discriminator."""
+    model, rival = built(tiny_cohort), loops.AdversarialSimilarity(tiny_cohort.shape)
+    before = [w.copy() for w in rival.network.get_weights()]
+    loops.train(model, batches(), rival.objective, steps=2)
+    assert all((a == b).all() for a, b in zip(before, rival.network.get_weights(), strict=True))
+
+
+def test_a_discriminator_in_place_of_a_similarity_registers(tiny_cohort, batches):
+    model, rival = built(tiny_cohort), loops.AdversarialSimilarity(tiny_cohort.shape)
+    loops.train(model, batches(), rival.objective, steps=150, second=rival.learn)
+    one, other = (tiny_cohort.image(name) for name in tiny_cohort.split["train"][:2])
+    gains = []
+    for moving, fixed in ((one, other), (other, one)):
+        warped = warp.warp_image(moving, models.register(model, moving, fixed))
+        gains.append(((warped - fixed) ** 2).mean() / ((moving - fixed) ** 2).mean())
+    assert np.mean(gains) < 0.8
 
 
 def test_a_discriminator_that_wins_outright_ends_the_training():
@@ -204,10 +241,7 @@ def test_a_discriminator_can_learn_to_win():
     """It sees that (blend, fixed) and (moving, fixed) are not the same thing."""
     generator = np.random.default_rng(0)
     moving, fixed = (generator.random((1, *SHAPE, 1)).astype("f4") for _ in range(2))
-    rival = loops.AdversarialSimilarity(SHAPE, learning_rate=1e-2)
+    rival = loops.AdversarialSimilarity(SHAPE)
     outputs = (tf.constant(moving), tf.zeros((1, *SHAPE, 2)))
-    losses = [
-        float(rival.objective((moving, fixed), None, outputs)["discriminator_loss"])
-        for _ in range(40)
-    ]
+    losses = [float(rival.learn((moving, fixed), outputs)["discriminator_loss"]) for _ in range(60)]
     assert losses[-1] < 0.1 * losses[0]

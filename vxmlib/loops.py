@@ -30,13 +30,13 @@ class OwnStep(vxm.networks.VxmDense):
 
     def train_step(self, data):
         """One step: outputs, loss, gradients, update; return what ``fit()`` logs."""
-        inputs, targets = data
+        inputs, targets, weight = tf.keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             outputs = self(inputs, training=True)
-            loss = self.compute_loss(x=inputs, y=targets, y_pred=outputs)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return self.compute_metrics(inputs, targets, outputs, None)
+            loss = self.compute_loss(inputs, targets, outputs, weight)
+        # Scales the loss where 16 bits ask for it; tape.gradient and apply_gradients would not.
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
+        return self.compute_metrics(inputs, targets, outputs, weight)
 
 
 class Clock(tf.keras.callbacks.Callback):
@@ -123,6 +123,7 @@ def train(
     steps,
     optimizer=None,
     variables=None,
+    second=None,
     after=None,
     keep=None,
     keep_every=50,
@@ -145,6 +146,9 @@ def train(
         By default the one that the model was compiled with.
     variables : list, optional
         Those to train; by default all trainable ones of the model.
+    second : callable, optional
+        Called as ``second(inputs, outputs)`` at the end of each step and traced with it: trains
+        variables of its own, such as a discriminator's, and returns a dict of terms to record.
     after : callable, optional
         Called as ``after(step, logs, outputs)`` after each step (from 1); what it returns, a dict
         or None, joins the row. It may raise :class:`LoopStopped` to end the loop.
@@ -159,10 +163,10 @@ def train(
     Raises
     ------
     LoopStopped
-        The loss, or a weight at the time of keeping, is NaN or infinite, the batches ran out, or
-        ``after`` said so; weights that were kept before stay as they were.
+        The loss, or a weight every ``keep_every`` steps and at the end, is NaN or infinite, the
+        batches ran out, or ``after`` said so; weights that were kept before stay as they were.
     ValueError
-        Nothing to train, or no step to take.
+        Nothing to train, no step to take, or an optimiser that scales the loss for 16 bits.
 
     Examples
     --------
@@ -180,6 +184,11 @@ def train(
         raise ValueError(
             f"found {len(variables)} variables and steps={steps}, expected at least one of each"
         )
+    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        raise ValueError(
+            "optimizer: found one that scales the loss for 16 bits, which this loop does not do; "
+            "expected a plain one: train in 32 bits, or by fit()"
+        )
     optimizer.build(variables)
     keeper = _Keeper(model, keep, keep_every)
 
@@ -190,7 +199,7 @@ def train(
             terms = objective(inputs, targets, outputs)
         gradients = tape.gradient(terms["loss"], variables)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return terms, outputs
+        return terms | second(inputs, outputs) if second else terms, outputs
 
     rows, supply = [], iter(batches)
     for step in range(1, steps + 1):
@@ -232,11 +241,11 @@ class _Keeper:
         self.last = None
 
     def keep(self, step):
-        """Write the weights, if they are finite."""
-        if self.path is None:
-            return
+        """Write the weights, if they are finite and a file was asked for."""
         if not training.finite_weights(self.model):
             raise self.stopped(step, "weights became NaN or infinite")
+        if self.path is None:
+            return
         models.save(self.model, self.path)
         self.last = step
 
@@ -313,21 +322,25 @@ class FoldingBudget:
         return lam
 
 
-def discriminator(shape, filters=(8, 16, 32)):
-    """A network that tells a well-registered pair from another.
+def discriminator(shape, filters=(16, 32, 32)):
+    """A network that tells a well-registered pair from another, patch by patch.
+
+    It sees the two images and their absolute difference: to find that out by itself would take
+    more steps than a short training has.
 
     Parameters
     ----------
     shape : tuple of int
         Grid, 2D or 3D.
     filters : tuple of int
-        Of its convolutions, each with stride 2.
+        Of its convolutions, each with stride 2, so that with three of them a logit stands for
+        8 voxels in each direction.
 
     Returns
     -------
     tf.keras.Model
-        Inputs two images ``(batch, *shape, 1)``; output a logit ``(batch, 1)``, above 0 for a
-        pair that it takes for well registered.
+        Inputs two images ``(batch, *shape, 1)``; output logits ``(batch, *patches, 1)``, above 0
+        where it takes the pair for well registered.
 
     References
     ----------
@@ -337,15 +350,15 @@ def discriminator(shape, filters=(8, 16, 32)):
     Examples
     --------
     >>> discriminator((32, 32)).output_shape
-    (None, 1)
+    (None, 4, 4, 1)
     """
     layers = tf.keras.layers
     convolution = getattr(layers, f"Conv{len(shape)}D")
     inputs = [tf.keras.Input((*shape, 1)) for _ in range(2)]
-    x = layers.concatenate(inputs)
+    x = layers.concatenate([*inputs, abs(inputs[0] - inputs[1])])
     for count in filters:
         x = layers.LeakyReLU(0.2)(convolution(count, 3, strides=2, padding="same")(x))
-    return tf.keras.Model(inputs, layers.Dense(1)(layers.Flatten()(x)))
+    return tf.keras.Model(inputs, convolution(1, 3, padding="same")(x))
 
 
 class AdversarialSimilarity:
@@ -353,13 +366,14 @@ class AdversarialSimilarity:
 
     It learns to tell (blend, fixed), where ``blend`` is the fixed image with some of the moving
     one mixed in, a pair as good as registration could make it, from (warped, fixed). The network
-    is paid for warped images that it takes for such a blend.
+    is paid for warped images that it takes for such a blend. Give :meth:`objective` to
+    :func:`train`, :meth:`learn` as its ``second`` and :meth:`after` as its ``after``.
 
     Parameters
     ----------
     shape : tuple of int
     lam : float
-        λ of the smoothness.
+        λ of the smoothness; not comparable with the λ of another image loss.
     learning_rate : float
         Of the discriminator's Adam.
     blend : float
@@ -369,7 +383,7 @@ class AdversarialSimilarity:
         end the training: its gradient teaches nothing any more.
     """
 
-    def __init__(self, shape, *, lam=1.0, learning_rate=1e-4, blend=0.1, patience=50):
+    def __init__(self, shape, *, lam=0.1, learning_rate=1e-3, blend=0.3, patience=50):
         self.network = discriminator(shape)
         self.lam, self.blend, self.patience = float(lam), float(blend), int(patience)
         self._adam = tf.keras.optimizers.Adam(learning_rate)
@@ -378,21 +392,26 @@ class AdversarialSimilarity:
         self._won = 0
 
     def objective(self, inputs, targets, outputs):
-        """The network's objective; the discriminator takes its own step at the same time."""
+        """What the registration network minimises: being found out, and roughness."""
+        fooled = self.network([outputs[0], inputs[1]], training=False)
+        image, smooth = self._loss(tf.ones_like(fooled), fooled), losses.smoothness(outputs[-1])
+        return {
+            "loss": image + self.lam * smooth,
+            "image_loss": image,
+            "smoothness_loss": smooth,
+        }
+
+    def learn(self, inputs, outputs):
+        """A step of the discriminator."""
         moving, fixed = inputs
-        warped, field = outputs
         good = (1 - self.blend) * fixed + self.blend * moving
         with tf.GradientTape() as tape:
             real = self.network([good, fixed], training=True)
-            fake = self.network([tf.stop_gradient(warped), fixed], training=True)
+            fake = self.network([outputs[0], fixed], training=True)
             own = self._loss(tf.ones_like(real), real) + self._loss(tf.zeros_like(fake), fake)
         variables = self.network.trainable_variables
         self._adam.apply_gradients(zip(tape.gradient(own, variables), variables, strict=True))
-        fooled = self.network([warped, fixed], training=False)
-        image = self._loss(tf.ones_like(fooled), fooled)
-        smooth = losses.smoothness(field)
-        terms = {"image_loss": image, "smoothness_loss": smooth, "discriminator_loss": own}
-        return {"loss": image + self.lam * smooth, **terms}
+        return {"discriminator_loss": own}
 
     def after(self, step, logs, outputs):
         """Stop when the discriminator has won outright."""
