@@ -47,6 +47,8 @@ from functools import partial
 from vxmlib import cohorts, metrics, models, profiles, recipe, warp
 
 settings = profiles.read_parameters(globals())
+if not settings.int_steps:
+    raise ValueError("int_steps: found 0, expected at least 1: this lesson integrates")
 people = recipe.load_cohort(settings)
 run = recipe.run(settings, people)
 
@@ -119,26 +121,45 @@ for name, u in readings.items():
 wrong.round(3)
 
 # %% [markdown]
-# Folds are rare here, so they are counted over all test pairs, in percent of a field's voxels:
+# Nothing folds by any of these readings: these people differ little. Where people differ more,
+# velocities are larger; so here is the same velocity, enlarged until it descends by three voxels
+# over two where it is steepest, by all of its readings. (`integrate` is explained in the next
+# section.)
 
 # %%
-folds = {"velocity": [], "displacement": []}
-for pair in pairs:
-    images = [people.image(subject) for subject in pair]
-    asked = [image[None, ..., None] for image in images]
-    second = loose.model.predict(asked, verbose=0)[1][0]
-    folds["velocity"].append(metrics.folding(second).percent)
-    there = models.register(loose.model, *images)
-    folds["displacement"].append(metrics.folding(there).percent)
-pd.DataFrame(folds).agg(["mean", "max"]).round(4)
+from vxmlib.backend import vxm
+
+
+def integrate(velocity, steps=settings.int_steps):
+    flow = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity[None])
+    return vxm.layers.RescaleTransform(2)(flow)[0].numpy()
+
+
+axes = tuple(range(people.ndim))
+steepest = min(np.gradient(half[..., axis], axis=axis).min() for axis in axes)
+bold = half * (-1.5 / steepest)
+larger = {
+    "velocity, as it comes": bold,
+    "velocity, enlarged, in voxels": 2 * upsample(bold, 2),
+    "displacement": integrate(bold),
+}
+
+# %% [markdown]
+# Folds, in percent of a field's own voxels:
+
+# %%
+folds = {name: metrics.folding(u).percent for name, u in larger.items()}
+assert folds["velocity, as it comes"] > folds["displacement"]
+pd.Series(folds, name="folding, %").to_frame().round(3)
 
 # %% tags=["remove-cell"]
 from vxmlib import pages
 
 right = wrong.loc["displacement (register)"]
 pages.glue(
-    wrong_folding=np.mean(folds["velocity"]),
-    right_folding=np.mean(folds["displacement"]),
+    enlarged=-1.5 / steepest,
+    wrong_folding=folds["velocity, as it comes"],
+    right_folding=folds["displacement"],
     wrong_sd=wrong.loc["velocity, as it comes", "SD log det J"],
     right_sd=right["SD log det J"],
     small_dice=wrong.loc["velocity, enlarged", "Dice"],
@@ -147,10 +168,10 @@ pages.glue(
 )
 
 # %% [markdown]
-# Read as a displacement, the velocity "folds" {glue:text}`wrong_folding:.4f` % of its voxels, where
-# the displacement folds {glue:text}`right_folding:.4f` %; its SD of log det J is
-# {glue:text}`wrong_sd:.3f` in place of {glue:text}`right_sd:.3f`. None of the wrong readings raises
-# an error. Enlarged, but not multiplied by 2, the field is half as long, and Dice is
+# Read as a displacement, the velocity, {glue:text}`enlarged:.1f` times as large, "folds" {glue:text}`wrong_folding:.2f` % of its voxels,
+# where the displacement folds {glue:text}`right_folding:.3f` %: whoever measures it discards a good
+# model. The SD of log det J of the velocity as it was is {glue:text}`wrong_sd:.3f` in place of
+# {glue:text}`right_sd:.3f`. None of the wrong readings raises an error. Enlarged, but not multiplied by 2, the field is half as long, and Dice is
 # {glue:text}`small_dice:.3f` in place of {glue:text}`right_dice:.3f`; in voxels, but not
 # integrated, {glue:text}`straight_dice:.3f`, close enough to go unnoticed.
 
@@ -159,17 +180,10 @@ pages.glue(
 #
 # Scaling and squaring {cite}`arsigny2006`: divide the velocity by $2^7$, so that it is a tiny
 # displacement; then compose the displacement with itself seven times, each doubling the time.
-# voxelmorph's layers do it at half the size and enlarge the result:
+# voxelmorph's layers do it at half the size and enlarge the result, as `integrate` above. Is that
+# what the model does inside?
 
 # %%
-from vxmlib.backend import vxm
-
-
-def integrate(velocity, steps=7):
-    flow = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity[None])
-    return vxm.layers.RescaleTransform(2)(flow)[0].numpy()
-
-
 print(f"{abs(integrate(half) - displacement).max():.1e} voxels from register")
 
 # %% [markdown]
@@ -202,27 +216,33 @@ pages.glue(seven=errors[7], none=errors[0], nine=errors[9])
 # %% [markdown]
 # ## Half the size
 #
-# The velocity lives on a grid of half the size because integration is paid per voxel:
+# The velocity lives on a grid of half the size because integration is paid per voxel: each
+# squaring looks up every voxel once.
 
 # %%
-grids = {
-    resolution: models.field_shape(
-        models.build(people.shape, int_steps=7, int_resolution=resolution)
-    )
-    for resolution in (1, 2, 4)
-}
-grids
+grids = {}
+for resolution in (1, 2, 4):
+    options = {"int_steps": settings.int_steps, "int_resolution": resolution}
+    shape = models.field_shape(models.build(people.shape, **options))
+    grids[resolution] = {
+        "grid": shape,
+        "look-ups": settings.int_steps * int(np.prod(shape)),
+    }
+pd.DataFrame(grids).T
 
 # %% [markdown]
-# In 3D the second grid has an eighth of the voxels of the first. A coarser velocity is also a
-# smoother displacement, so λ does not mean the same on two of these grids.
+# In 3D the second grid has an eighth of the voxels of the first. Only the integration gets cheaper:
+# the U-Net still predicts at full size, and its velocity is halved afterwards. A coarser velocity
+# is also a smoother displacement, so λ does not mean the same on two of these grids; and
+# `models.build` weighs the smoothness of a velocity at half the size twice, as voxelmorph's own
+# training does, so λ = 1 here is not the plain model's λ = 1 either.
 
 # %% [markdown]
 # ## Go back
 #
-# A flow is undone by flowing backwards: integrate *minus* the velocity. A plain displacement has
-# no such way; minus the displacement is not its inverse. How far from the start does a point end
-# that goes there and back? For comparison, the plain model of the same λ:
+# A flow is undone by flowing backwards: integrate *minus* the velocity. Minus the displacement is
+# not the inverse. How far from the start does a point end that goes there and back, and back and
+# there? For comparison, the plain model of the same λ:
 
 # %% tags=["hide-output"]
 plain = recipe.run(replace(settings, int_steps=0), people)
@@ -236,34 +256,32 @@ flow_velocity = run.model.predict(batch, verbose=0)[1][0]
 plain_there = models.register(plain.model, moving, fixed)
 
 # %% [markdown]
-# Four fields that somebody might take for the way back, and how far each misses:
+# Fields that somebody might take for the way back, and how far each misses:
 
 # %%
 ways = {
     "integrated: minus the velocity": (flow_there, integrate(-flow_velocity)),
     "integrated: minus the displacement": (flow_there, -flow_there),
+    "integrated: fixed-point inverse": (flow_there, warp.inverse(flow_there)),
     "plain: minus the displacement": (plain_there, -plain_there),
     "plain: fixed-point inverse": (plain_there, warp.inverse(plain_there)),
 }
 left = {
-    name: warp.inversion_error(*both)[brain].mean() for name, both in ways.items()
+    name: metrics.inverse_consistency(*both, brain) for name, both in ways.items()
 }
-pd.Series(left, name="voxels, mean in the brain").round(4)
+pd.Series(left, name="voxels, mean in the brain").to_frame().round(4)
 
 # %% tags=["remove-cell"]
-by_velocity, by_minus, plain_minus, fixed_point = left.values()
-pages.glue(
-    by_velocity=by_velocity,
-    by_minus=by_minus,
-    plain_minus=plain_minus,
-    fixed_point=fixed_point,
-)
+names = ("by_velocity", "by_minus", "flow_point", "plain_minus", "fixed_point")
+pages.glue(**dict(zip(names, left.values(), strict=True)))
 
 # %% [markdown]
 # The negative velocity returns to within {glue:text}`by_velocity:.3f` voxels; the negative
-# displacement misses by {glue:text}`by_minus:.2f`. For a plain field the negative misses by
-# {glue:text}`plain_minus:.2f`, and an iterative inverse (which exists where nothing folds) by
-# {glue:text}`fixed_point:.3f`.
+# displacement misses by {glue:text}`by_minus:.2f`, for a plain field by
+# {glue:text}`plain_minus:.2f`. A plain displacement can be inverted, too, by iteration: here to
+# {glue:text}`fixed_point:.4f` voxels, and an integrated one to {glue:text}`flow_point:.4f`. But that
+# iteration ends only where nothing folds and nothing bends sharply; minus the velocity always gives
+# an answer, without iterating, up to interpolation.
 
 # %% [markdown]
 # ## Train both directions at once
@@ -277,6 +295,7 @@ from vxmlib import backend, training
 rate = settings.plan.learning_rate
 backend.set_seed(settings.seed)
 options = {"lam": settings.lam, "int_steps": settings.int_steps, "bidir": True}
+options["image_loss"] = settings.image_loss
 both_ways = models.build(people.shape, learning_rate=rate, **options)
 
 # %% [markdown]
@@ -356,9 +375,16 @@ for name, each in {"plain": loose_plain, "integrated": loose}.items():
     forward[f"{name}, λ = 0.01"] = recipe.measure(each.register, people, pairs)
 
 # %% [markdown]
-# All four, beside the one that was trained both ways:
+# All four, beside the one that was trained both ways. Simulated people have one thing that real
+# ones lack, the true displacement of each pair:
 
 # %%
+if people.simulated:
+    rough = [
+        metrics.sd_log_jacobian(people.true_pair_displacement(*p), people.brain(p[1]))
+        for p in pairs
+    ]
+    forward["the truth"] = {"sd_log_jacobian": np.mean(rough)}
 columns = ["dice_mean", "folds", "folding_percent_brain", "sd_log_jacobian"]
 folding = pd.DataFrame(forward).T[columns].sort_index(ascending=False)
 folding.astype(float).round(3)
@@ -369,15 +395,22 @@ rough = folding["sd_log_jacobian"].astype(float)
 pages.glue(
     plain_loose=brain_folds["plain, λ = 0.01"],
     flow_loose=brain_folds["integrated, λ = 0.01"],
+    usual_lam=settings.lam,
     rough_loose=rough["integrated, λ = 0.01"],
     rough_usual=rough["integrated"],
+    dice_loose=float(folding.loc["integrated, λ = 0.01", "dice_mean"]),
+    dice_usual=float(folding.loc["integrated", "dice_mean"]),
+    true_rough=f"{rough['the truth']:.2f}" if people.simulated else "not known",
 )
 
 # %% [markdown]
 # At λ = 0.01 the plain field folds {glue:text}`plain_loose:.2f` % of the brain, the integrated one
-# {glue:text}`flow_loose:.3f` %. So folding cannot tell whether an integrated model is smoothed
-# enough. The SD of log det J can: {glue:text}`rough_loose:.2f` against
-# {glue:text}`rough_usual:.2f`. Print all three.
+# {glue:text}`flow_loose:.3f` %. So folding cannot tell the two integrated models apart. The SD of
+# log det J can, {glue:text}`rough_loose:.2f` against {glue:text}`rough_usual:.2f` at
+# λ = {glue:text}`usual_lam:g`, but it does not say which is right: the true displacements have
+# {glue:text}`true_rough`. Dice says {glue:text}`dice_loose:.3f` and {glue:text}`dice_usual:.3f`. With
+# integration λ has to be chosen anew, by Dice on validation people
+# ([lesson 10](10_choose.ipynb)), and it comes out smaller. Print all three.
 
 # %% [markdown]
 # ## Make it fold
@@ -408,8 +441,8 @@ recipe.write_record(
     "11_diffeomorphic",
     run,
     people,
-    wrong_folding_percent=float(np.mean(folds["velocity"])),
-    right_folding_percent=float(np.mean(folds["displacement"])),
+    wrong_folding_percent=folds["velocity, as it comes"],
+    right_folding_percent=folds["displacement"],
     wrong_sd_log_jacobian=float(wrong.loc["velocity, as it comes", "SD log det J"]),
     right_sd_log_jacobian=float(right["SD log det J"]),
     wrong_dice=float(wrong.loc["velocity, enlarged", "Dice"]),
@@ -442,19 +475,23 @@ print(f"largest difference {abs(ours - warped[0, ..., 0]).max():.1e}")
 # for log det J?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-axes = tuple(range(people.ndim))
 divergence = sum(np.gradient(half[..., axis], axis=axis) for axis in axes)
 log_det = np.log(metrics.jacobian_determinant(displacement).clip(1e-9))
 small = log_det[tuple(slice(None, None, 2) for _ in axes)]
 print(f"correlation {np.corrcoef(divergence.ravel(), small.ravel())[0, 1]:.2f}")
 
 # %% [markdown]
+# The divergence is how fast volume changes at the start of the flow. log det J is its sum along the
+# whole path of a point; so what is lost is what the point meets on its way, and the further it
+# moves, the more that is.
+#
 # ## What you take along
 #
 # - With `int_steps` above 0 the model's second output is a velocity at half the size; the
 #   displacement is what `models.register` returns.
 # - Minus the velocity integrates to the inverse; minus the displacement is none.
-# - Integration removes nearly all folds at any λ, so folding no longer tells whether λ is right.
+# - Integration removes nearly all folds at any λ, so folding no longer tells whether λ is right;
+#   choose λ anew.
 # - It can still fold, where the velocity is steeper than its grid.
 #
 # **Read on:** the model with its uncertainty {cite}`dalca2019`; the integration
