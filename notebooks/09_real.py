@@ -275,7 +275,10 @@ print("SyN:", better)
 compared[["difference", "low", "high"]].round(4)
 
 # %% tags=["remove-cell"]
-keys = ["loss", "val_dice"]
+keys = ["loss", "val_dice", "val_folding_percent"]
+course = {
+    word: told[keys].reset_index().to_dict("list") for word, told in long.items()
+}
 record = recipe.make_record(
     "09_real",
     settings,
@@ -285,7 +288,9 @@ record = recipe.make_record(
     methods={name: row.to_dict() for name, row in table.astype(float).iterrows()},
     differences=compared.to_dict("index"),
     ablation=tried.to_dict("index"),
-    last_step={word: told.iloc[-1][keys].to_dict() for word, told in long.items()},
+    course=course,
+    syn=better,
+    syn_iterations=results.plan["methods"][better]["iterations"],
 )
 recipe.keep_record("09_real", record)
 

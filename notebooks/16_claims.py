@@ -50,11 +50,13 @@ ledger = claims.Ledger()
 print(len(ledger.claims), "claims to answer")
 
 # %% [markdown]
-# What other lessons measured is in their records. Each answer is printed where it is found; where
-# a measurement is not there yet, that is the answer.
+# What other lessons measured is in their records. Each answer is printed where it is found. A
+# number that is missing stops the page, except for the long trainings that are still to be made.
 
 # %%
 import re
+
+later = {"rate", "capacity", "doubled", "mse_ncc", "ncc_folds", "diffeomorphic"}
 
 
 def measured(lesson):
@@ -64,17 +66,20 @@ def measured(lesson):
 
 def answer(name, found, *, holds):
     if re.search(r"\bnan\b", found):
+        if name not in later:
+            raise claims.ClaimError(f"{name}: found {found!r}, expected numbers")
         found, holds = "not measured yet", None
     print(f"{ledger.add(name, found, holds=holds).upper()}: {found}")
 
 
 # %% [markdown]
-# Two people to test with, as images and as the batch that a network takes:
+# Two people to test with, whom no network has seen, as images and as the batch that a network
+# takes:
 
 # %%
 import numpy as np
 
-first, second = people.split["train"][:2]
+first, second = people.split["validation"][:2]
 a, b = people.image(first), people.image(second)
 batch = [image[None, ..., None] for image in (a, b)]
 flat = np.zeros((1, *people.shape, people.ndim), "float32")
@@ -158,33 +163,46 @@ found = f"of {len(files)} people {len(moved)} as moving, {len(shown)} at all"
 answer("epoch", f"{found}: it draws at random", holds=len(moved) == len(files))
 
 # %% [markdown]
-# The papers' number of steps is arithmetic; old code calls another method:
+# Whether the profile `full` of this book trains as long; old code calls another method:
 
 # %%
 import keras
 
-answer("steps", f"{1500 * 100} steps of one pair", holds=1500 * 100 == 150_000)
+full = profiles.PROFILES["full"]
+found = f"profile full: {full.steps} steps of {full.batch_size} pair, cut into"
+found += f" {full.epochs} epochs only for the records"
+answer("steps", found, holds=full.steps * full.batch_size == 150_000)
 has = {"tf-keras": tf.keras.Model, "Keras 3": keras.Model}
 has = {name: hasattr(each, "fit_generator") for name, each in has.items()}
 found = ", ".join(f"{name}: {'yes' if it else 'no'}" for name, it in has.items())
 answer("fit_generator", found, holds=all(has.values()))
 
 # %% [markdown]
-# The same generator in `fit()`, with voxelmorph's default of seven integration steps; then a
-# `tf.data.Dataset` of static shapes:
+# The same generator in `fit()`, for voxelmorph's own model and losses: with the default of seven
+# integration steps, with none, and with seven from a `tf.data.Dataset` of static shapes:
 
 # %%
-integrated = models.build(people.shape, int_steps=7)
-last_shape = models.field_shape(integrated)
-half = np.zeros((1, *last_shape, people.ndim))
+def takes(int_steps, batches):
+    plain = vxm.networks.VxmDense(people.shape, int_steps=int_steps)
+    own = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
+    plain.compile("adam", loss=own, loss_weights=[1, 1])
+    return claims.error_of(lambda: plain.fit(batches, steps_per_epoch=1, verbose=0))
+
+
+# %% [markdown]
+# By error:
+
+# %%
+last_shape = models.field_shape(models.build(people.shape, int_steps=7))
+half = np.zeros((1, *last_shape, people.ndim), "float32")
 halves = ((x, [y[0], half]) for x, y in generator)
-error, control = (
-    claims.error_of(lambda it=it: integrated.fit(it, steps_per_epoch=1, verbose=0))
-    for it in (halves, data)
-)
-found = f"generator: {error.split(':')[0] or 'it trained'}"
-found += f"; static shapes: {control.split(':')[0] or 'it trained'}"
-answer("plain_generator", found, holds=not error)
+static = data.map(lambda x, y: (x, (y[0], tf.constant(half))))
+tried = {"seven steps": (7, halves), "none": (0, generator)}
+tried["seven, static shapes"] = (7, static)
+errors = {name: takes(*told) for name, told in tried.items()}
+found = "; ".join(f"{k}: {v.split(':')[0] or 'it trained'}" for k, v in errors.items())
+answer("plain_generator", found, holds=not errors["seven steps"])
+print(errors["seven steps"][:150])
 
 # %% [markdown]
 # (claims-losses)=
@@ -200,7 +218,11 @@ grad = vxm.losses.Grad("l2").loss
 field = tf.random.stateless_normal(flat.shape, seed=(0, 0))
 full, tiny = (float(grad(t, field)[0]) for t in (flat, flat[:, :1, :1, :1]))
 found = f"Grad is {full:.4f} with it and {tiny:.4f} with another target"
-answer("zero_target", found, holds=full != tiny)
+shaped = claims.error_of(
+    lambda: model.train_on_batch(batch, [batch[1], np.full((1, 1, 1, 2), 9.0)])
+)
+found += f"; a batch with another target: {shaped.split(':')[0] or 'Keras trains'}"
+answer("zero_target", found, holds=full != tiny or bool(shaped))
 
 # %% [markdown]
 # And the expression that is often printed for it:
@@ -228,14 +250,19 @@ found += f" {', '.join(f'{x:.2f}' for x in within)}"
 answer("ncc", found, holds=bool(np.all(np.diff(within) < 0)))
 
 # %% [markdown]
-# Of the inverted image, voxelmorph's loss says what no alignment can mend:
+# In the brain, of an image with its own negative; and of the pair with other intensities:
 
 # %%
+value = metrics.local_ncc(a.max() - a, a, mask=brain)
+answer("contrast", f"an image with its negative: {value:.2f}", holds=value > 0.9)
 ncc = vxm.losses.NCC().loss
-values = [float(np.mean(ncc(*(tf.constant(x) for x in two)))) for two in (
-    (batch[0], batch[0]), (batch[0], batch[0].max() - batch[0]))]
-found = f"an image with itself {values[0]:.2f}, with its negative {values[1]:.2f}"
-answer("contrast", found, holds=values[1] < values[0] / 2)
+values = [
+    float(np.mean(ncc(*(tf.constant(change(x)) for x in batch))))
+    for change in (lambda x: x, lambda x: 1e-4 * x, lambda x: x + 1000)
+]
+found = f"the loss of a pair {values[0]:.3f}; times 0.0001 {values[1]:.3f}"
+found += f"; plus 1000 {values[2]:.3g}"
+answer("scale", found, holds=bool(np.allclose(values, values[0], atol=0.01)))
 
 # %% [markdown]
 # Grad of a field with one slope of 1:
@@ -259,8 +286,9 @@ import pandas as pd
 tables = recipe.results_folder() / "lambda" / "tables"
 
 
-def grid_of(image_loss):
-    asked = f"cohort == 'malf' and image_loss == '{image_loss}' and int_steps == 0"
+def grid_of(image_loss, int_steps=0):
+    asked = f"cohort == 'malf' and image_loss == '{image_loss}'"
+    asked += f" and int_steps == {int_steps}"
     return [
         pd.read_csv(tables / f"{name}.csv").query(asked).set_index("lam")["mean"]
         for name in ("folding", "dice")
@@ -278,8 +306,8 @@ found = f"{folds[0.01]:.1f} % of the brain fold at 0.01, {folds[1]:.2f} % at 1"
 found += f"; Dice {overlap[0.01]:.3f} and {overlap[1]:.3f}"
 answer("key", found, holds=folds[0.01] < 1 and overlap[0.01] >= overlap[1])
 calm = folds.index[folds < 1].min()
-found = f"{folds[0.01]:.1f} % at 0.01, {folds[0.1]:.1f} % at 0.1"
-found += f"; below 1 % from {calm:g} on"
+found = f"{folds[0.01]:.1f} % at 0.01, {folds[0.1]:.1f} % at 0.1: below 5 %"
+found += f", but below 1 % only from {calm:g} on"
 answer("remedy", found, holds=folds[0.1] < 1)
 
 # %% [markdown]
@@ -293,24 +321,57 @@ answer("fewer", found, holds=overlap[fewest] >= overlap.max())
 best = overlap.idxmax()
 found = f"best of the grid at {best:g}: {overlap[best]:.4f}; at 1 {overlap[1]:.4f}"
 answer("fig7", found, holds=0.5 <= best <= 2)
-found = f"at 0 {overlap[0]:.3f}, at 1 {overlap[1]:.3f}"
-answer("fig7_zero", found, holds=overlap[0] < overlap[1])
 _, with_mse = grid_of("mse")
 best = with_mse.idxmax()
 found = f"best of the grid at {best:g}: {with_mse[best]:.4f}"
 answer("fig7_mse", found, holds=0.01 <= best <= 0.05)
 
 # %% [markdown]
-# An integrated model folds next to nothing at any λ ([lesson 11](11_diffeomorphic.ipynb)):
+# λ = 0 against λ = 1 differ by an interval over people, of the pairs of the grid:
 
 # %%
-lesson11 = measured("11_diffeomorphic")
-names = ("integrated, λ = 0.01", "integrated")
-rough, smooth = (lesson11["sd_log_jacobian"][name] for name in names)
-share = lesson11["folding"][names[0]]
-found = f"integrated, λ = 0.01: {share:.3f} % folded, SD of log det J {rough:.2f}"
-found += f" against {smooth:.2f} at λ = {settings.lam:g}"
-answer("smooth", found, holds=not (share < 0.1 and rough > 1.2 * smooth))
+def sided(difference):
+    """Whether it is above 0; None when its interval holds 0, which is no verdict."""
+    low, high = difference["low"], difference["high"]
+    return bool(low > 0) if low > 0 or high < 0 else None
+
+
+def told(difference):
+    text = f"{difference['difference']:+.3f} ({difference['low']:+.3f} to"
+    text += f" {difference['high']:+.3f})"
+    undecided = sided(difference) is None
+    return text + (": 0 is in it, so undecided" if undecided else "")
+
+
+# %% [markdown]
+# Means over seeds of each pair:
+
+# %%
+from vxmlib import grid
+
+runs = grid.by_pair(recipe.results_folder() / "lambda" / "malf")
+ncc_runs = runs.query("image_loss == 'ncc' and int_steps == 0 and split == 'validation'")
+by_lam = {
+    lam: ncc_runs[ncc_runs["lam"] == lam]
+    .groupby(["moving", "fixed"], as_index=False)["dice"]
+    .mean()
+    for lam in (0, 1)
+}
+gap = grid.paired_difference(by_lam[1], by_lam[0], "dice")
+found = f"at 0 {overlap[0]:.3f}, at 1 {overlap[1]:.3f}: {told(gap)}"
+answer("fig7_zero", found, holds=sided(gap))
+
+# %% [markdown]
+# An integrated model folds next to nothing at any λ ([lesson 11](11_diffeomorphic.ipynb)). Are
+# they all smooth enough, then?
+
+# %%
+flow_folds, flow_dice = grid_of("ncc", int_steps=7)
+few = flow_folds.index[flow_folds < 0.1]
+found = f"integrated, λ from {few.min():g} to {few.max():g}: at most"
+found += f" {flow_folds[few].max():.3f} % folded, Dice {flow_dice[few].min():.3f}"
+found += f" to {flow_dice[few].max():.3f}"
+answer("smooth", found, holds=bool(np.ptp(flow_dice[few]) < 0.01))
 
 # %% [markdown]
 # (claims-trainings)=
@@ -325,42 +386,42 @@ trained = pd.DataFrame(lesson9["ablation"]).astype(float)
 rates = ["all, a third of the rate", "all", "all, three times the rate"]
 sizes = ["all, the smallest network", "all", "all, twice the filters"]
 tried = trained.reindex(columns=[*rates, sizes[0], sizes[2]])
-tried.loc[["dice", "dice_sd", "folding_percent_brain"]].T.round(3)
+tried.loc[["dice", "dice_sd", "folding_percent_brain", "folding_sd"]].T.round(3)
 
 # %% [markdown]
-# By rate, and by size:
+# By rate, and by size; a difference counts that is larger than the SDs over seeds:
 
 # %%
+noise = tried.loc["folding_sd"].max()
 slow, usual, fast = tried.loc["folding_percent_brain", rates]
 found = f"{slow:.2f}, {usual:.2f}, {fast:.2f} % of the brain"
-found += " at a third, once, three times the rate"
-answer("rate", found, holds=slow < usual < fast)
+found += f" at a third, once, three times the rate, SD {noise:.2f}"
+answer("rate", found, holds=bool(usual - slow > noise and fast - usual > noise))
 little, usual, much = tried.loc["folding_percent_brain", sizes]
 found = f"{little:.2f}, {usual:.2f}, {much:.2f} % of the brain"
-found += " with the smallest, the usual, twice the filters"
-answer("capacity", found, holds=little > usual > much)
+found += f" with the smallest, the usual, twice the filters, SD {noise:.2f}"
+answer("capacity", found, holds=bool(little - usual > noise and usual - much > noise))
 _, usual, much = tried.loc["dice", sizes]
 spread = tried.loc["dice_sd", "all"]
 found = f"Dice {usual:.3f} to {much:.3f}, SD over seeds {spread:.3f}"
 answer("doubled", found, holds=much - usual > spread)
 
 # %% [markdown]
-# Two long trainings, by their loss and by what the validation people say:
+# One long training in 3D, by its loss and by what the validation people say:
 
 # %%
-last = pd.DataFrame(lesson9["last_step"])
-found = "; ".join(
-    f"{name}: loss {told['loss']:.3f}, Dice {told['val_dice']:.4f}"
-    for name, told in last.items()
-)
-same_order = last.loc["loss"].idxmin() == last.loc["val_dice"].idxmax()
-answer("loss", found, holds=same_order)
+course = pd.DataFrame(lesson9["course"]["augmented"]).set_index("step")
+loss, fold = course["loss"], course["val_folding_percent"]
+found = f"from step {course.index[0]} to {course.index[-1]} it falls from {loss.iloc[0]:.3f}"
+found += f" to {loss.iloc[-1]:.3f}, while folding goes from {fold.iloc[0]:.2f}"
+found += f" to {fold.iloc[-1]:.2f} % of the brain"
+answer("loss", found, holds=bool(fold.iloc[-1] < 1.5 * fold.iloc[0]))
 
 # %% [markdown]
 # (claims-dice)=
 # ## Dice and labels
 #
-# One registration to test with: the two people, by a network of the usual λ.
+# One registration to test with: the two people, by a network of the usual λ that did not see them.
 
 # %% tags=["hide-output"]
 from vxmlib import warp
@@ -393,7 +454,7 @@ soft = numbers[np.argmax(soft, axis=0)]
 scores = [metrics.mean_dice(x, target, people.structures) for x in (nearest, soft)]
 found = f"Dice {scores[1]:.4f} with one-hot maps warped linearly"
 found += f", {scores[0]:.4f} with nearest labels"
-answer("mandatory", found, holds=scores[1] < scores[0])
+answer("mandatory", found, holds=scores[1] < scores[0] - 0.005)
 
 # %% [markdown]
 # What counts, and what the ± is over:
@@ -430,11 +491,13 @@ answer("same_result", found, holds=abs(score - scores[0]) < 0.01)
 # %%
 mirrored = -2 * ramp[0]  # x becomes -x
 inverted = metrics.folding(mirrored).percent
+flattened = metrics.folding(-ramp[0]).percent  # x becomes 0
 lesson6 = measured("06_jacobian")
-found = f"a mirrored grid folds {inverted:.0f} %; lesson 6 has"
+found = f"a mirrored grid folds {inverted:.0f} %, a flattened one (det J = 0)"
+found += f" {flattened:.0f} %; lesson 6 has"
 found += f" {lesson6['folding_percent']:.3f} % of all voxels,"
 found += f" {lesson6['folding_percent_brain']:.3f} % of the brain"
-answer("folding", found, holds=inverted == 100)
+answer("folding", found, holds=inverted == flattened == 100)
 
 # %% [markdown]
 # An evaluator that adds 3 to the determinant before it counts
@@ -458,15 +521,18 @@ before, after = (
 back = metrics.inverse_consistency(u, run.register(b, a), inside)
 found = f"also: NCC in the brain {before:.2f} to {after:.2f}"
 found += f", there and back {back:.2f} voxels"
-answer("unlabelled", found, holds=not np.isfinite([before, after, back]).all())
+answer("unlabelled", found, holds=not (after > before + 0.05 and back > 0))
 
 # %% [markdown]
 # What the second output of a model that integrates is, and what a colour map says:
 
 # %%
+lesson11 = measured("11_diffeomorphic")
 found = f"the second has shape {last_shape}, a velocity; enlarged it gives"
 found += f" Dice {lesson11['wrong_dice']:.3f}"
-found += f", the displacement {lesson11['right_dice']:.3f}"
+found += f", the displacement {lesson11['right_dice']:.3f}; a larger one 'folds'"
+found += f" {lesson11['wrong_folding_percent']:.2f} % in place of"
+found += f" {lesson11['right_folding_percent']:.2f} %"
 answer("predict", found, holds=last_shape == people.shape)
 
 import matplotlib.pyplot as plt
@@ -480,12 +546,12 @@ answer("colours", found, holds=bool(blue > red))
 # (claims-files)=
 # ## Files and arguments
 #
-# A model in the old format, read again:
+# A compiled and trained model in the old format, read again:
 
 # %%
-raw.save(folder / "vxm.h5")
+model.save(folder / "vxm.h5")
 again = vxm.networks.VxmDense.load(folder / "vxm.h5").get_weights()
-equal = all((x == y).all() for x, y in zip(raw.get_weights(), again, strict=True))
+equal = all((x == y).all() for x, y in zip(model.get_weights(), again, strict=True))
 error = claims.error_of(lambda: tf.keras.models.load_model(folder / "vxm.h5"))
 found = f"VxmDense.load: {'equal' if equal else 'other'} weights"
 found += f"; Keras' load_model: {error.split(':')[0] or 'reads it'}"
@@ -504,6 +570,17 @@ errors = [
 found = f"load_model: {errors[0].split(':')[0] or 'it reads'}"
 found += f"; with compile=False: {errors[1].split(':')[0] or 'it reads'}"
 answer("keras_format", found, holds=not errors[0])
+
+# %% [markdown]
+# As TensorFlow's SavedModel, and the call for several GPUs that the README still names:
+
+# %% tags=["remove-stderr"]
+error = claims.error_of(lambda: model.save(folder / "saved", save_format="tf"))
+error = error or claims.error_of(lambda: load(folder / "saved"))
+answer("saved_model", f"{error.split(':')[0] or 'it reads'}", holds=not error)
+error = claims.error_of(lambda: tf.keras.utils.multi_gpu_model)
+found = f"{error.split(':')[0] or 'it is there'}; lesson 18 trains by MirroredStrategy"
+answer("multi_gpu", found, holds=not error)
 
 # %% [markdown]
 # Reading a scan, and an argument:
@@ -556,43 +633,81 @@ theirs = table1[["VoxelMorph (CC)", "VoxelMorph (MSE)"]]
 found = f"CC {ours.iloc[0]:.3f} against {theirs.iloc[0]:.3f}"
 found += f", MSE {ours.iloc[1]:.3f} against {theirs.iloc[1]:.3f}"
 gap = np.abs(ours.to_numpy() - theirs.to_numpy()).max()
-answer("weights", found, holds=bool(gap < 0.02))
-of_lpba = paper["data"].str.contains("LPBA")
-found = f"of {len(paper)} rows of its Tables I to III {of_lpba.sum()} are of LPBA40"
-answer("lpba40", found, holds=bool(of_lpba.any()))
+answer("weights", found + " (of scans to an atlas)", holds=bool(gap < 0.02))
+
+# %% [markdown]
+# Their gain over the affine alignment, and the number of voxels that percentages are of:
+
+# %%
+before = rows.loc[rows["weights"] == "identity", "dice_mean"].mean()
+gains, their_gains = ours - before, theirs - table1["affine"]
+found = f"CC {gains.iloc[0]:+.3f} against {their_gains.iloc[0]:+.3f}"
+found += f", MSE {gains.iloc[1]:+.3f} against {their_gains.iloc[1]:+.3f}"
+enough = gains.to_numpy() > their_gains.to_numpy() - 0.02
+answer("weights_gain", found, holds=bool(enough.all()))
+voxels = recipe.committed_record("vxm2018/record.json")["metrics"]["voxels"]
+found = f"a brain of the authors' own has {voxels['brain'] / 1e6:.1f} million, the grid"
+found += f" {voxels['all'] / 1e6:.1f}; the table's percentages are of 5.2"
+answer("denominator", found, holds=bool(abs(voxels["brain"] / 5.2e6 - 1) < 0.2))
+
+# %% [markdown]
+# The journal paper's data sets, as its section V-A lists them {cite}`balakrishnan2019tmi`, and
+# the figures of its Table I:
+
+# %%
+sets = "OASIS, ABIDE, ADHD200, MCIC, PPMI, HABS, Harvard GSP, ADNI, Buckner40".split(", ")
+found = f"its scans are of {', '.join(sets)}; Table I has Dice"
+found += f" {theirs.min():.3f} to {theirs.max():.3f} on those"
+answer("lpba40", found, holds="LPBA40" in sets)
 
 # %% [markdown]
 # VoxelMorph and SyN on the same pairs of real people ([lesson 9](09_real.ipynb)): the difference in
-# Dice to the better of the settings of SyN, with its interval over people.
+# Dice to the better of the settings of SyN, with its interval over people, and what folds.
 
 # %%
 compared = pd.DataFrame(lesson9["differences"]).astype(float)
-
-
-def interval(name):
-    one = compared[name]
-    return f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
-
-
-plain, refined = "NCC minus SyN", "instance minus SyN"
-answer("order", interval(plain), holds=bool(compared.loc["high", plain] < 0))
-answer("above", interval(plain), holds=bool(compared.loc["low", plain] > 0))
-answer("instance", interval(refined), holds=bool(compared.loc["low", refined] > 0))
+real = pd.DataFrame(lesson9["methods"]).astype(float)
+folded, of_syn = real.loc["folding_percent_brain"], lesson9["syn"]
+plain, refined = compared["NCC minus SyN"], compared["instance minus SyN"]
+search = "×".join(map(str, lesson9["syn_iterations"]))
+syn = f"Dice against {of_syn} ({search} iterations, {folded[of_syn]:.2f} % folded)"
+above = sided(plain)
+below = None if above is None else not above
+for name, holds in {"order": below, "above": above}.items():
+    answer(name, f"{syn}: {told(plain)}; {folded['ncc']:.2f} % folded", holds=holds)
+found = f"{syn}: {told(refined)}; {folded['ncc-instance']:.2f} % folded"
+answer("instance", found, holds=sided(refined))
 
 # %% [markdown]
-# The same, of the other trainings:
+# How large are the gains, and does a fold mean failure?
 
 # %%
-real = pd.DataFrame(lesson9["methods"]).astype(float)
-folded = real.loc["folding_percent_brain"]
-losses, whole = "NCC minus MSE", "integrated minus NCC"
-near = abs(compared.loc["difference", losses]) < 0.01
-answer("mse_ncc", interval(losses), holds=bool(near))
+dice, surface = real.loc["dice"], real.loc["surface_mm"]
+found = f"{dice['ncc'] - dice['identity']:+.3f}, and by the usual λ and 2 mm"
+found += f" {folded['ncc']:.2f} % folded"
+answer("gain", found, holds=bool(dice["ncc"] - dice["identity"] > 0.15))
+found = f"Dice {dice['ncc']:.3f}, {folded['ncc']:.2f} % folded, 23 structures at 2 mm"
+answer("aim", found, holds=bool(dice["ncc"] > 0.74 and folded["ncc"] < 1))
+extra = compared["instance minus NCC"]
+found = f"{told(extra)}, by a few large steps"
+answer("instance_gain", found, holds=bool(extra["low"] < 0.012 < extra["high"]))
+top = dice.idxmax()
+found = f"{top} has the highest Dice, {dice[top]:.3f}, and surfaces within"
+found += f" {surface[top]:.1f} mm ({surface.min():.1f} at best), with {folded[top]:.2f} % folded"
+answer("any_fold", found, holds=bool(folded[top] == 0))
+
+# %% [markdown]
+# The other trainings:
+
+# %%
+losses, whole = compared["NCC minus MSE"], compared["integrated minus NCC"]
+near = losses["low"] > -0.01 and losses["high"] < 0.01
+answer("mse_ncc", told(losses), holds=bool(near))
 found = f"NCC {folded['ncc']:.2f} %, MSE {folded['mse']:.2f} % of the brain"
 answer("ncc_folds", found, holds=bool(folded["ncc"] > folded["mse"]))
-found = f"Dice {interval(whole)}, folding {folded['ncc-integrated']:.4f} %"
-kept = compared.loc["difference", whole] > -0.01
-answer("diffeomorphic", found, holds=bool(kept and folded["ncc-integrated"] < 0.01))
+found = f"Dice {told(whole)}, folding {folded['ncc-integrated']:.4f} %"
+kept = whole["difference"] > -0.01 and folded["ncc-integrated"] < 0.01
+answer("diffeomorphic", found, holds=bool(kept))
 
 # %% [markdown]
 # Time, one network for all λ, and what fifteen people cannot tell:
@@ -600,7 +715,7 @@ answer("diffeomorphic", found, holds=bool(kept and folded["ncc-integrated"] < 0.
 # %%
 seconds = real.loc["seconds", ["syn-cc", "ncc"]].tolist()
 found = f"{seconds[1]:.2f} s a registration, SyN {seconds[0]:.0f} s"
-found += ", on one processor"
+found += " for both directions, on two cores"
 answer("fast", found, holds=seconds[0] > 10 * seconds[1])
 hyper = pd.read_csv(tables / "hyper.csv").query("cohort == 'malf'")
 one = hyper.dropna(subset="as_long_dice").iloc[0]
@@ -621,38 +736,57 @@ apart = max(row["largest difference from fit"] for row in lesson12["bridge"].val
 answer("same_step", f"largest relative difference {apart:.0e}", holds=apart < 1e-5)
 ran = [name for name, it in lesson12["inside_fit"].items() if it]
 answer("needs_loop", f"inside fit() ran: {', '.join(ran)}", holds=len(ran) < 3)
+dices = {name: row["dice_mean"] for name, row in lesson12["methods"].items()}
+by_loop, by_fit = (dices[f"curriculum{way}"] for way in ("", ", fit()"))
+found = f"a curriculum: Dice {by_loop:.4f} by a loop, {by_fit:.4f} by fit()"
+answer("lam_in_fit", found, holds=abs(by_loop - by_fit) > 0.005)
 
 # %% [markdown]
 # Two contrasts of each person in step, through a `tf.data.Dataset` into `fit()`:
 
 # %%
-dices = {name: row["dice_mean"] for name, row in lesson12["methods"].items()}
 own, fitted = (dices[f"two contrasts, MI{way}"] for way in ("", ", fit()"))
 found = f"fit() took it: Dice {fitted:.3f}; by a loop {own:.3f}"
-answer("modalities", found, holds=not np.isfinite(fitted))
+found += f"; rounding alone makes {lesson12['rounding']:.3f}"
+equal = fitted > dices["identity"] and abs(fitted - own) < 0.03
+answer("modalities", found, holds=not equal)
 
 # %% [markdown]
-# What the bare loop takes in place of the arguments of `fit()`:
+# What the bare loop says to a callback, and to an optimiser that scales the loss for 16 bits:
 
 # %%
-import inspect
-
 from vxmlib import loops
 
-ours, theirs = (
-    set(inspect.signature(call).parameters)
-    for call in (loops.train, tf.keras.Model.fit)
-)
-lost = sorted({"callbacks", "initial_epoch", "validation_data"} & theirs - ours)
-answer("given_up", f"our loop has no {', '.join(lost)}", holds=len(lost) == 3)
+terms = loops.compiled_terms(model)
+scaled = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.Adam())
+lost = {
+    what: claims.error_of(lambda more=more: loops.train(model, data, terms, steps=1, **more))
+    for what, more in {
+        "a callback": {"callbacks": []},
+        "a scaled loss": {"optimizer": scaled},
+    }.items()
+}
+found = "; ".join(f"{k}: {v.split(':')[0] or 'taken'}" for k, v in lost.items())
+answer("given_up", found, holds=all(lost.values()))
 
 # %% [markdown]
-# And did any of those loops pay, at equal steps?
+# And did the other objectives pay, at equal steps? A gain counts that is well above rounding and
+# folds no more:
 
 # %%
-tried = [name for name in dices if not name.startswith(("identity", "fit", "two con"))]
-better = [name for name in tried if dices[name] > dices["fit()"] + 0.01]
-found = f"of {len(tried)}, better by 0.01: {', '.join(better) or 'none'}"
+fitted = lesson12["methods"]["fit()"]
+tried = ["curriculum", "λ by a budget", "discriminator"]
+rows = {name: lesson12["methods"][name] for name in tried}
+better = [
+    name
+    for name, row in rows.items()
+    if row["dice_mean"] > fitted["dice_mean"] + 0.02
+    and row["folding_percent_brain"] <= fitted["folding_percent_brain"] + 0.01
+]
+found = f"fit() {fitted['dice_mean']:.3f}; " + ", ".join(
+    f"{name} {row['dice_mean']:.3f} ({row['folding_percent_brain']:.2f} % folded)"
+    for name, row in rows.items()
+)
 answer("gains", found, holds=bool(better))
 
 # %% [markdown]

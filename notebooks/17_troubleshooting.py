@@ -34,7 +34,10 @@ seed = 0
 root = None
 
 # %%
+from functools import partial
+
 import numpy as np
+from scipy import ndimage
 
 from vxmlib import claims, metrics, models, preprocess, profiles, recipe, warp
 from vxmlib.backend import tf, versions, vxm
@@ -83,7 +86,7 @@ print(claims.error_of(lambda: vxm.losses.JacobianDeterminant()))
 # %% [markdown]
 # **Cause.** `load_volfile` calls nibabel's `get_data`, which nibabel has removed; a loss named
 # `JacobianDeterminant` never was in the package. The official tutorial is written for packages of
-# years ago in more places: `fit_generator`, a generator of lists, `lr`. **Remedy.** Read with
+# years ago throughout. **Remedy.** Read with
 # nibabel (`vxmlib.nifti.read_image` also checks what it reads); take the determinant from
 # [lesson 6](06_jacobian.ipynb) and the training from [lesson 4](04_train.ipynb). Threads
 # [634](https://github.com/voxelmorph/voxelmorph/issues/634),
@@ -112,20 +115,19 @@ print(padded.shape, "offset", offset)
 # [382](https://github.com/voxelmorph/voxelmorph/issues/382),
 # [487](https://github.com/voxelmorph/voxelmorph/issues/487).
 #
-# ### Which intensities, and is affine alignment needed?
+# ### Which intensities?
 #
-# **Symptom.** The loss is huge or does not move; results are poor on one's own scans. **See it:**
-# ask whether the network can take the pair:
+# **Symptom.** The loss is huge or does not move. **See it:** ask whether the network can take the
+# pair:
 
 # %%
 scan = 1000 * moving
-print(claims.error_of(lambda: preprocess.check_pair(scan, fixed)))
+for wrong in (scan, 1e-4 * moving):
+    print(claims.error_of(partial(preprocess.check_pair, wrong, fixed)))
 
 # %% [markdown]
-# **Cause.** Network and losses expect intensities in $[0, 1]$, background 0, one grid, and heads
-# that lie affinely on top of each other: the network is trained to find what is left after that.
-# **Remedy.** `preprocess.normalise`, and an affine alignment to the template; `cohort="own"`
-# does both for a folder of NIfTI files.
+# **Cause.** Network and losses expect intensities that span $[0, 1]$, background 0, and one grid.
+# **Remedy.** `preprocess.normalise`; `cohort="own"` does it for a folder of NIfTI files.
 
 # %%
 ready = preprocess.normalise(scan)
@@ -136,8 +138,40 @@ print("from", ready.min(), "to", ready.max())
 # [Lesson 2](02_data.ipynb). Threads
 # [28](https://github.com/voxelmorph/voxelmorph/issues/28),
 # [62](https://github.com/voxelmorph/voxelmorph/issues/62),
-# [96](https://github.com/voxelmorph/voxelmorph/issues/96),
-# [147](https://github.com/voxelmorph/voxelmorph/issues/147).
+# [96](https://github.com/voxelmorph/voxelmorph/issues/96).
+#
+# ### Is affine alignment needed?
+#
+# **Symptom.** Results are poor on one's own scans, where heads lie otherwise than in training.
+# **See it:** one pair registered as it is, and with the moving image tilted by a quarter of a right
+# angle; how well do the images correlate in the brain, before and after?
+
+# %%
+from vxmlib.instance import InstanceOptimiser
+
+optimise = InstanceOptimiser(people.shape)
+inside = people.brain(people.split["train"][1])
+angle = 22.5  # degrees
+tilted = ndimage.rotate(moving, angle, reshape=False, order=1)
+for name, image in {"upright": moving, "tilted": tilted}.items():
+    u, _ = optimise(warp.identity(people.shape), image, fixed, steps=40)
+    found = [metrics.local_ncc(x, fixed, mask=inside) for x in (image, warp.warp_image(image, u))]
+    print(f"{name:8s} {found[0]:.2f} before, {found[1]:.2f} after")
+
+# %% [markdown]
+# **Cause.** A deformation is found by small steps from where the images are; what lies far off
+# corresponds to something else on the way. A network is trained to find what an affine alignment
+# leaves, and has never seen more. **Remedy.** Align affinely first, with a tool made for it:
+# `align.affine_to_template` asks ANTs. Here the tilt is known, and taken back:
+
+# %%
+upright = ndimage.rotate(tilted, -angle, reshape=False, order=1)
+u, _ = optimise(warp.identity(people.shape), upright, fixed, steps=40)
+after = metrics.local_ncc(warp.warp_image(upright, u), fixed, mask=inside)
+print(f"aligned  {after:.2f} after")
+
+# %% [markdown]
+# [Lesson 2](02_data.ipynb). Thread [147](https://github.com/voxelmorph/voxelmorph/issues/147).
 #
 # ### My own scans; pairs or an atlas?
 #
@@ -221,8 +255,14 @@ print(f"the same one  {gradient(fixed, fixed):.2g}")
 # %% [markdown]
 # **Cause.** No gradient, no learning: look there before you look at the network. Often the images
 # are of another scale, or moving and fixed are the same. **Remedy.** `preprocess.check_pair` on a
-# batch; then one pair alone, which any setup must be able to fit
-# ([lesson 13](13_instance.ipynb)). Threads
+# batch, which refuses both:
+
+# %%
+for two in ((1e-4 * moving, 1e-4 * fixed), (fixed, fixed)):
+    print(claims.error_of(partial(preprocess.check_pair, *two))[:62])
+
+# %% [markdown]
+# Then one pair alone, which any setup must be able to fit ([lesson 13](13_instance.ipynb)). Threads
 # [408](https://github.com/voxelmorph/voxelmorph/issues/408),
 # [200](https://github.com/voxelmorph/voxelmorph/issues/200).
 #
@@ -232,18 +272,19 @@ print(f"the same one  {gradient(fixed, fixed):.2g}")
 # two weights of the smoothness, and how much of the brain folds:
 
 # %%
-from vxmlib.instance import InstanceOptimiser
-
 start, brain = warp.identity(people.shape), people.brain(people.split["train"][1])
 for lam in (0.01, 1.0):
     optimise = InstanceOptimiser(people.shape, lam=lam)
     smooth_field, _ = optimise(start, moving, fixed, steps=40)
     folds = metrics.folding(smooth_field, brain)
     print(f"λ = {lam:<5} folds in {folds.percent_in_mask:.2f} % of the brain")
+mse = float(np.mean((moving - fixed) ** 2))
+change = 1 + float(tf.reduce_mean(ncc(fixed[None, ..., None], moving[None, ..., None])))
+print(f"left to gain: {mse:.4f} of MSE, {change:.2f} of NCC: {change / mse:.0f} times as much")
 
 # %% [markdown]
-# **Cause.** The weight `0.01` belongs to MSE. NCC is larger by two orders, so with it the
-# smoothness hardly counts. **Remedy.** λ near 1 with NCC, chosen on validation people
+# **Cause.** The weight `0.01` belongs to MSE. With NCC there is far more to gain, as the last line
+# says of this pair, so the same weight of the smoothness hardly counts. **Remedy.** λ near 1 with NCC, chosen on validation people
 # ([lesson 7](07_lambda.ipynb), [lesson 10](10_choose.ipynb)); or integrate a velocity
 # ([lesson 11](11_diffeomorphic.ipynb)). Threads
 # [51](https://github.com/voxelmorph/voxelmorph/issues/51),
@@ -307,9 +348,12 @@ print(f"after three quarters    {end - last:.3f}")
 print(f"after {told['steps']} steps        {end:.3f}")
 
 # %% [markdown]
-# **Cause.** The training loss goes on falling on its own people, and an epoch is only the interval
-# between two checkpoints: pairs are drawn with replacement. **Remedy.** Count optimiser steps. Stop when the *validation* people stop
-# gaining. With few people, change them at random (`vxmlib.augment`). Threads
+# **Cause.** The training loss says how well the training people fit, not when others stop to gain;
+# and an epoch is only the interval between two checkpoints, since pairs are drawn with replacement.
+# **Remedy.** Count optimiser steps. Stop when the *validation* people stop gaining:
+# `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` behind a
+# `training.RegistrationMonitor`. With few people, change them at random (`vxmlib.augment`;
+# [lesson 9](09_real.ipynb) measures what that gives). Threads
 # [134](https://github.com/voxelmorph/voxelmorph/issues/134),
 # [166](https://github.com/voxelmorph/voxelmorph/issues/166).
 #
@@ -348,28 +392,49 @@ strangers = np.setdiff1d(as_image, labels).size
 print("new labels:", strangers, "as an image,", np.setdiff1d(as_labels, labels).size, "as labels")
 
 # %% [markdown]
-# **Cause.** Between label 2 and label 41, linear interpolation finds 21. **Remedy.** Nearest
-# neighbour on the integers; one-hot maps are not needed. Dice over structures that both have,
-# background left out ([lesson 5](05_dice.ipynb), [lesson 15](15_definitions.ipynb)). Threads
+# **Cause.** Between label 2 and label 41, linear interpolation finds all that lies between.
+# **Remedy.** Nearest neighbour on the integers; one-hot maps are not needed
+# ([lesson 5](05_dice.ipynb)). Threads
 # [509](https://github.com/voxelmorph/voxelmorph/issues/509),
-# [511](https://github.com/voxelmorph/voxelmorph/issues/511),
+# [511](https://github.com/voxelmorph/voxelmorph/issues/511).
+#
+# ### Dice is another one elsewhere
+#
+# **Symptom.** Two packages give another Dice for the same two label maps. **See it:** the maps
+# above, with a label that neither has, and with the background:
+
+# %%
+other = np.where(fixed > 0.5, 41, 2) * (fixed > 0)
+for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
+    theirs = np.mean(vxm.py.utils.dice(as_labels, other, labels=numbers))
+    ours = np.nanmean(list(metrics.dice(as_labels, other, numbers).values()))
+    print(f"labels {numbers!s:12s} voxelmorph {theirs:.3f}, ours {ours:.3f}")
+
+# %% [markdown]
+# **Cause.** Where neither map has the label, voxelmorph's function counts a 0, others a 1, and we
+# leave it out; background is large and overlaps by itself. **Remedy.** Measure the structures that both people have, without
+# background, and state it ([lesson 15](15_definitions.ipynb)). Thread
 # [160](https://github.com/voxelmorph/voxelmorph/issues/160).
 #
 # ### The Jacobian looks wrong
 #
-# **Symptom.** All determinants are near 1, or an axis is missing, or there are no folds where one
-# sees them. **See it** on a field whose determinant is known, a stretch to twice the length along
-# one axis:
+# **Symptom.** All determinants are near 1, there are no folds where one sees them, or the call
+# fails. **See it** on a field whose determinant is known, a stretch to twice the length along
+# one axis; then two ways to spoil it:
 
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
 print("one field:     ", vxm.py.utils.jacobian_determinant(stretch)[8, 8])
 print("with its batch:", claims.error_of(lambda: vxm.py.utils.jacobian_determinant(stretch[None])))
 print("ours:          ", metrics.jacobian_determinant(stretch)[8, 8])
+print("every other:   ", metrics.jacobian_determinant(stretch[::2, ::2])[4, 4])
+print("in units of 1: ", metrics.jacobian_determinant(stretch / 16)[8, 8])
 
 # %% [markdown]
-# **Cause.** voxelmorph's function takes one field `(*vol, nd)` without a batch axis, in voxels, at
-# full size; on the velocity it gives a number, too, but not that of the warp. **Remedy.** Give it
+# **Cause.** voxelmorph's function takes one field `(*vol, nd)` without a batch axis, in voxels of the
+# grid it stands on. Every other vector, still in voxels of the full grid, stretches too much; in
+# units of the image's size, as some libraries have them, everything is near 1 and nothing can fold.
+# On the velocity it gives a number, too, but not that of the warp. **Remedy.** Give it
 # what `register` returns, test it on a field that you can compute by hand, and count folds
 # (determinant 0 or less) in the brain ([lesson 6](06_jacobian.ipynb)). Threads
 # [50](https://github.com/voxelmorph/voxelmorph/issues/50),
@@ -423,8 +488,8 @@ with TemporaryDirectory() as folder:
 # %% [markdown]
 # **Cause.** The file holds weights and the arguments of the network, not a graph that Keras knows.
 # **Remedy.** Load by the class that wrote it. The files of the 2018 papers have another
-# architecture than `VxmDense`; [lesson 8](08_weights.ipynb) rebuilds it and gets the papers'
-# figures. Threads
+# architecture than `VxmDense`; [lesson 8](08_weights.ipynb) rebuilds it. It gains on the authors'
+# two scans about what the paper reports, at a lower level of Dice. Threads
 # [172](https://github.com/voxelmorph/voxelmorph/issues/172),
 # [359](https://github.com/voxelmorph/voxelmorph/issues/359),
 # [655](https://github.com/voxelmorph/voxelmorph/issues/655).
@@ -436,9 +501,10 @@ with TemporaryDirectory() as folder:
 #
 # :::{admonition} What we would do
 # :class: dropdown
-# The direction of the field (landmarks), whether what `predict` returned was enlarged and taken for
-# the displacement (half the size), and the interpolation of the labels: all three give a field or
-# a map of the right shape and the wrong meaning, and no error.
+# The direction of the field first (landmarks): applied backwards it moves everything further away.
+# Then whether labels lie on the images (an affine alignment applied to one and not to the other),
+# and whether the same structures are counted before and after. All three give no error. A velocity
+# taken for the displacement would still gain, only less ([lesson 11](11_diffeomorphic.ipynb)).
 # :::
 #
 # ## What you take along

@@ -78,8 +78,37 @@ class TestIntensities:
         with pytest.raises(ValueError, match=r"intensities from 0 to 1000, expected \[0, 1\]"):
             preprocess.check_pair(1000 * image(0), image(1))
 
+    @pytest.mark.parametrize("scale", [1000, 1e-4])
+    def test_remedy(self, scale):
+        preprocess.check_pair(preprocess.normalise(scale * image(0)), image(1))
+
+
+class TestAffineAlignment:
+    """The remedy in 3D, a known pose recovered by ANTs: tests/test_align.py."""
+
+    ANGLE = 30
+
+    def after(self, moving):
+        optimise = instance.InstanceOptimiser(SHAPE, learning_rate=0.2)
+        field, _ = optimise(warp.identity(SHAPE), moving, self.fixed(), steps=60)
+        return metrics.local_ncc(warp.warp_image(moving, field), self.fixed(), mask=self.inside())
+
+    def fixed(self):
+        return image(1) * self.inside()
+
+    def inside(self):
+        return (((np.indices(SHAPE) - 23.5) ** 2).sum(0) < 18**2).astype(np.float32) > 0
+
+    def turned(self, angle, of=None):
+        of = self.fixed() if of is None else of
+        return np.clip(ndimage.rotate(of, angle, reshape=False, order=1), 0, 1)
+
+    def test_symptom(self):
+        assert self.after(self.turned(self.ANGLE)) < self.after(self.turned(2)) - 0.1
+
     def test_remedy(self):
-        preprocess.check_pair(preprocess.normalise(1000 * image(0)), image(1))
+        back = self.turned(-self.ANGLE, of=self.turned(self.ANGLE))
+        assert self.after(back) > self.after(self.turned(self.ANGLE)) + 0.1
 
 
 class TestPairsOrAtlas:
@@ -134,6 +163,13 @@ class TestItLearnsNothing:
         assert self.slope(image(0), image(0)) < 1e-4 * self.slope(image(0), image(1))
 
     def test_remedy(self):
+        for two, cause in (
+            ((1e-4 * image(0), 1e-4 * image(1)), "expected to span"),
+            ((image(0), image(0)), "are the same image"),
+        ):
+            with pytest.raises(ValueError, match=cause):
+                preprocess.check_pair(*two)
+        preprocess.check_pair(image(0), image(1))
         assert self.slope(image(0), image(1)) > 1e-4
 
 
@@ -181,7 +217,25 @@ class TestHowLong:
         assert [len(history) for history in runs.values()] == [1, 4]
         assert {int(history["step"].iloc[-1]) for history in runs.values()} == {4}
 
-    def test_remedy(self):
+    def test_remedy(self, tiny_cohort, tmp_path):
+        """With a rate of next to 0 nobody gains, and the training ends when its patience does."""
+        model = models.build(tiny_cohort.shape, features="small", learning_rate=1e-12)
+        few = [tuple(tiny_cohort.split["train"][:2])]
+        history = training.fit(
+            model,
+            tiny_cohort,
+            tiny_cohort.split["train"],
+            run_dir=tmp_path,
+            epochs=9,
+            steps_per_epoch=1,
+            callbacks=[
+                training.RegistrationMonitor(tiny_cohort, few),
+                tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=2),
+            ],
+        )
+        assert len(history) == 3
+
+    def test_remedy_for_few_people(self):
         """More people of few: every draw is another image, still in [0, 1]."""
         change, generator = Augmentation(), np.random.default_rng(0)
         drawn = [change(image(0), generator) for _ in range(2)]
@@ -214,6 +268,21 @@ class TestLabelsThatNobodyDrew:
         assert set(np.unique(warp.warp_labels(self.LABELS, self.FIELD)[2:-2, 2:-2])) == {2, 41}
 
 
+class TestDice:
+    A = np.repeat([0, 2, 2, 41], 12)[:, None] * np.ones((1, 48), int)
+    B = np.repeat([0, 2, 41, 41], 12)[:, None] * np.ones((1, 48), int)
+
+    def test_symptom(self):
+        theirs = {n: np.mean(vxm.py.utils.dice(self.A, self.B, labels=n)) for n in ((2, 41), (17,))}
+        assert theirs[2, 41] == pytest.approx(2 / 3) and theirs[17,] == 0
+        assert np.mean(vxm.py.utils.dice(self.A, self.B, labels=[0, 2, 41])) > theirs[2, 41]
+
+    def test_remedy(self):
+        named = {2: "one", 41: "other", 17: "absent"}
+        shared = metrics.shared_structures(self.A, self.B, named)
+        assert metrics.mean_dice(self.A, self.B, shared) == pytest.approx(2 / 3)
+
+
 class TestTheJacobianLooksWrong:
     FIELD = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)  # to twice the length
 
@@ -222,6 +291,12 @@ class TestTheJacobianLooksWrong:
             vxm.py.utils.jacobian_determinant(self.FIELD[None])
         half = self.FIELD[::2, ::2]  # on half the grid it should be half as long, and is not
         assert vxm.py.utils.jacobian_determinant(half)[4, 4] == 3
+        inside_out = metrics.jacobian_determinant(
+            -2 * self.FIELD / 16
+        )  # x becomes -x, in units of 1
+        assert (inside_out > 0.8).all() and (
+            metrics.jacobian_determinant(-2 * self.FIELD) < 0
+        ).all()
 
     def test_remedy(self):
         assert vxm.py.utils.jacobian_determinant(self.FIELD)[8, 8] == 2
@@ -254,6 +329,8 @@ class TestWeightsDoNotLoad:
     def test_symptom(self, path):
         with pytest.raises((ValueError, TypeError), match="VxmDense"):
             tf.keras.models.load_model(path)
+        with pytest.raises(models.ModelFileError, match="holds a VxmDense, expected a Strided"):
+            models.load(path, network=StridedVxmDense)
 
     def test_remedy(self, path):
         assert models.load(path).output_shape[0] == (None, *SHAPE, 1)

@@ -77,14 +77,18 @@ class Comparison:
         pandas.DataFrame
             By name: ``seeds`` (their number), ``steps``, ``loss`` (of the training people, after
             the last step), ``dice`` and ``folding_percent_brain`` of the validation people,
-            ``dice_sd``; empty without the record.
+            ``dice_sd`` and ``folding_sd``; empty without the record.
         """
         path = self.folder / "ablation.json"
         rows = records.read(path)["metrics"]["rows"] if path.exists() else []
         columns = ["run", "seed", "steps", "loss", "dice", "folding_percent_brain"]
         runs = pd.DataFrame(rows, columns=columns).groupby("run", sort=False)
         means = runs[columns[2:]].mean()
-        return means.assign(seeds=runs["seed"].nunique(), dice_sd=runs["dice"].std())
+        return means.assign(
+            seeds=runs["seed"].nunique(),
+            dice_sd=runs["dice"].std(),
+            folding_sd=runs["folding_percent_brain"].std(),
+        )
 
     def history(self, name):
         """The epochs of a training at which validation people were looked at, by step.

@@ -336,7 +336,10 @@ def load(path, *, network=vxm.networks.VxmDense):
         with h5py.File(path, "r") as file:
             found = json.loads(file.attrs["model_config"])["class_name"]
         if found != expected:
-            raise ModelFileError(f"{path} holds a {found}, expected a {expected}")
+            raise ModelFileError(
+                f"{path} holds a {found}, expected a {expected}; pass network= the class it holds "
+                "(vxmlib.networks.NETWORKS lists ours)"
+            )
         return network.load(str(path))
     except ModelFileError:
         raise

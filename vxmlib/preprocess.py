@@ -12,6 +12,8 @@ from scipy import ndimage
 from vxmlib import template, warp
 
 MULTIPLE = 16  # the U-Net halves the grid four times
+#: An image whose intensities span less than this is not normalised to [0, 1].
+SPAN = 0.05
 
 
 def reorient(image, affine):
@@ -233,7 +235,7 @@ def check_image(image, *, name="image"):
     Parameters
     ----------
     image : (*vol) ndarray
-        2-D or 3-D, real numbers in [0, 1], not constant, every side a multiple of 16.
+        2-D or 3-D, real numbers in [0, 1] that span at least `SPAN`, every side a multiple of 16.
     name : str
         Argument or file name for the message.
 
@@ -260,6 +262,12 @@ def check_image(image, *, name="image"):
         raise ValueError(
             f"{name}: intensities from {low:g} to {high:g}, expected [0, 1]. Use "
             "vxmlib.preprocess.normalise; NCC loses its digits on large values."
+        )
+    if high - low < SPAN:
+        raise ValueError(
+            f"{name}: intensities from {low:g} to {high:g}, expected to span [0, 1]. Use "
+            "vxmlib.preprocess.normalise; NCC takes what hardly varies for constant and sends no "
+            "gradient."
         )
     return image
 
@@ -296,13 +304,18 @@ def check_pair(moving, fixed, *, names=("moving", "fixed")):
     Raises
     ------
     ValueError
-        As `check_image` for either, or of unequal shape.
+        As `check_image` for either, of unequal shape, or twice the same image.
     """
     shapes = np.shape(moving), np.shape(fixed)
     if shapes[0] != shapes[1]:
         raise ValueError(
             f"{names[0]} has shape {shapes[0]} and {names[1]} has shape {shapes[1]}; a pair has "
             "one shape. Resample both to one grid (vxmlib.preprocess.resample) or crop_or_pad."
+        )
+    if np.array_equal(moving, fixed):
+        raise ValueError(
+            f"{names[0]} and {names[1]} are the same image: their best displacement is zero, and "
+            "there is nothing to learn. Draw two people."
         )
     return tuple(
         check_image(image, name=name) for image, name in zip((moving, fixed), names, strict=True)
