@@ -77,9 +77,8 @@ loose = recipe.run(replace(settings, lam=0.01), people)
 batch = [image[None, ..., None] for image in (moving, fixed)]
 warped, velocity = loose.model.predict(batch, verbose=0)
 displacement = models.register(loose.model, moving, fixed)
-print("predict, first: ", warped.shape)
-print("predict, second:", velocity.shape)
-print("register:       ", displacement.shape)
+print("predict: ", warped.shape, "and", velocity.shape)
+print("register:", displacement.shape)
 
 # %% [markdown]
 # The second output of `predict` has half the size in each direction. It is what the smoothness

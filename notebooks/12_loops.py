@@ -274,7 +274,7 @@ figures.steps_of(
     {"training pair": loosened.set_index("step")},
     ["lam", "length"],
     ["λ", "mean length, voxels"],
-)
+);
 # %% [markdown]
 # Did that need a loop? A loss may read the variable, and a callback may set it:
 
@@ -337,7 +337,7 @@ figures.steps_of(
     {"training pair": adapted.set_index("step")},
     ["lam", "folding"],
     ["λ", "folding, %"],
-)
+);
 # %% [markdown]
 # **A discriminator in place of NCC.** It learns to tell a warped image from a good one (the fixed
 # image with some of the moving one mixed in), patch by patch, and the network is paid for deceiving
@@ -357,7 +357,7 @@ contest = attempt("discriminator", model, rival.objective, **roles)
 # %% mystnb={"image": {"alt": "Two panels against the step: the loss of the discriminator, which falls below that of guessing, and of the registration network, which rises as the discriminator learns."}, "figure": {"caption": "Two networks against each other: the discriminator's loss, and what the registration network pays for being found out.", "name": "fig-12-contest"}}
 losses_of = ["discriminator_loss", "image_loss"]
 titles = ["discriminator", "registration network"]
-figures.steps_of({"training pair": contest.set_index("step")}, losses_of, titles)
+figures.steps_of({"training pair": contest.set_index("step")}, losses_of, titles);
 # %% tags=["remove-cell"]
 pages.glue(
     first_guess=contest["discriminator_loss"].iloc[0],
@@ -382,8 +382,7 @@ pages.glue(
 # How strong is each term's gradient? `fit()` sees only their sum. With a tape:
 
 # %%
-batch = next(iter(data()))
-model = fresh()
+batch, model = next(iter(data())), fresh()
 norms = {"untrained": loops.gradient_norms(model, batch)}
 model.fit(data(), steps_per_epoch=steps, verbose=0)
 norms[f"after {steps} steps"] = loops.gradient_norms(model, batch)

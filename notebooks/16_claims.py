@@ -671,10 +671,10 @@ folded, of_syn = real.loc["folding_percent_brain"], lesson9["syn"]
 plain, refined = compared["NCC minus SyN"], compared["instance minus SyN"]
 search = "×".join(map(str, lesson9["syn_iterations"]))
 syn = f"Dice against {of_syn} ({search} iterations, {folded[of_syn]:.2f} % folded)"
+found = f"{syn}: {told(plain)}; {folded['ncc']:.2f} % folded"
 above = sided(plain)
-below = None if above is None else not above
-for name, holds in {"order": below, "above": above}.items():
-    answer(name, f"{syn}: {told(plain)}; {folded['ncc']:.2f} % folded", holds=holds)
+answer("order", found, holds=None if above is None else not above)
+answer("above", found, holds=above)
 found = f"{syn}: {told(refined)}; {folded['ncc-instance']:.2f} % folded"
 answer("instance", found, holds=sided(refined))
 

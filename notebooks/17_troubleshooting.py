@@ -420,13 +420,18 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
 #
 # **Symptom.** All determinants are near 1, there are no folds where one sees them, or the call
 # fails. **See it** on a field whose determinant is known, a stretch to twice the length along
-# one axis; then two ways to spoil it:
+# one axis:
 
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
 print("one field:     ", vxm.py.utils.jacobian_determinant(stretch)[8, 8])
 print("with its batch:", claims.error_of(lambda: vxm.py.utils.jacobian_determinant(stretch[None])))
 print("ours:          ", metrics.jacobian_determinant(stretch)[8, 8])
+
+# %% [markdown]
+# Two ways to spoil it:
+
+# %%
 print("every other:   ", metrics.jacobian_determinant(stretch[::2, ::2])[4, 4])
 print("in units of 1: ", metrics.jacobian_determinant(stretch / 16)[8, 8])
 

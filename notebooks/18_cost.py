@@ -34,7 +34,7 @@ root = None
 # in two, to have several devices.
 
 # %%
-from vxmlib import cohorts, models, pairs, profiles, recipe
+from vxmlib import claims, cohorts, loops, models, pairs, profiles, recipe
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
 
 for gpu in tf.config.list_physical_devices("GPU"):
@@ -75,17 +75,24 @@ costs["most memory, GB"] = costs["peak_gb"].round(1)
 costs[["minutes", "most memory, GB", "cores"]]
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib import pages, records
 
+grid_folder = recipe.output_folder().parents[1] / "lambda"
+grid_seconds = [
+    records.read(path)["seconds"] for path in grid_folder.glob(f"*-{settings.cohort}*/*.json")
+]
 pages.glue(
     lessons=len(costs),
     total=float(costs["minutes"].sum()),
     peak=float(costs["peak_gb"].max()) if len(costs) else 0.0,
+    grid_runs=len(grid_seconds),
+    grid_minutes=sum(grid_seconds) / 60,
 )
 
 # %% [markdown]
 # Together the {glue:text}`lessons` lessons took {glue:text}`total:.0f` minutes, one after the
-# other, and at most {glue:text}`peak:.1f` GB. The grids of [lesson 7](07_lambda.ipynb) come on top.
+# other, and at most {glue:text}`peak:.1f` GB. The {glue:text}`grid_runs` trainings of
+# [lesson 7](07_lambda.ipynb)'s grid come on top, with {glue:text}`grid_minutes:.0f` minutes.
 # In a fresh folder this is all of it. After a change only what depends on it runs again, and a
 # lesson that runs again finds the models that it trained before: such a row is without its
 # training.
@@ -93,7 +100,8 @@ pages.glue(
 # ## What the full size takes
 #
 # Memory goes into the outputs of the layers, which training keeps for its gradients. Keras knows
-# their sizes without allocating them: here for one pair, and both networks.
+# their sizes without allocating them: here for one pair, for both networks, and for the filters of
+# the journal paper, which the profile `full` takes.
 
 # %% tags=["remove-stderr"]
 import numpy as np
@@ -106,14 +114,33 @@ for name, shape in grids.items():
     for network in NETWORKS.values():
         model = models.build(shape, network=network, features="vxm1")
         size.loc[name, network.__name__] = models.outputs_gb(model)
+    size.loc[name, "VxmDense, twice the filters"] = models.outputs_gb(models.build(shape))
 tf.keras.backend.clear_session()
 size.round(2)
 
 # %% [markdown]
-# In GB, of the outputs alone; gradients and the loss need about as much again. These are computed,
-# not measured. `make full` trains at 2 mm with the second network and took the hours that its
-# records state; the profile `full` has voxels of 1 mm and the papers' number of steps, and needs a
-# GPU.
+# In GB, of the outputs alone, computed and not measured. Gradients and the loss come on top: users
+# of voxelmorph report about 10 GB at the papers' size (threads
+# [235](https://github.com/voxelmorph/voxelmorph/issues/235),
+# [282](https://github.com/voxelmorph/voxelmorph/issues/282)).
+#
+# And time? `make full` trains `StridedVxmDense` at 2 mm. What its first training took:
+
+# %%
+told = recipe.committed_record("malf/training/ncc.json")
+steps_taken = told["metrics"]["steps"]
+plan_full = profiles.PROFILES["full"]
+hours = told["seconds"] / 3600
+print(f"{told['device']}: {steps_taken} steps in {hours:.1f} hours")
+
+# %% tags=["remove-cell"]
+days = hours / 24 * 8 * plan_full.steps / steps_taken
+pages.glue(full_steps=plan_full.steps, days=days)
+
+# %% [markdown]
+# The profile `full` has eight times the voxels and {glue:text}`full_steps` steps: on that processor
+# about {glue:text}`days:.0f` days by this count, and more with the larger network. It is for a GPU,
+# where it was not run here.
 #
 # ## Several devices
 #
@@ -125,23 +152,27 @@ size.round(2)
 people = cohorts.load("mni", ndim=2, spacing=2.0)
 
 
-def losses_of(strategy, steps=6, **options):
+def fitted(strategy, steps, batch_size=4, **options):
     options = {"learning_rate": 1e-3, "features": "small"} | options
     with strategy.scope():
         set_seed(seed)
         model = models.build(people.shape, **options)
     ids = people.split["train"]
-    data = pairs.pair_dataset(people, ids, batch_size=4, seed=seed)
-    told = model.fit(data, epochs=steps, steps_per_epoch=1, verbose=0)
-    return np.array(told.history["loss"])
+    data = pairs.pair_dataset(people, ids, batch_size=batch_size, seed=seed)
+    clock = loops.Clock()
+    told = model.fit(
+        data, epochs=steps, steps_per_epoch=1, callbacks=[clock], verbose=0
+    )
+    return np.array(told.history["loss"]), clock.seconds()
 
 
 # %% [markdown]
 # One device, then both:
 
 # %% tags=["remove-stderr"]
-one = losses_of(tf.distribute.OneDeviceStrategy("CPU:0"))
-both = losses_of(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+one, _ = fitted(tf.distribute.OneDeviceStrategy("CPU:0"), 6)
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+both, _ = fitted(mirrored, 6)
 apart = np.abs(both / one - 1).max()
 pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round(6)
 
@@ -150,8 +181,15 @@ pages.glue(apart=f"{apart:.0e}")
 
 # %% [markdown]
 # They differ by {glue:text}`apart`, relatively: rounding. The batch is divided, two pairs for each
-# device. Of a batch of one the second device would get nothing, so take at least as many pairs as
-# devices. On processors this shows that it is right, not that it is fast.
+# device. And a batch of one, of which the second device gets nothing?
+
+# %% tags=["remove-stderr"]
+error = claims.error_of(lambda: print(fitted(mirrored, 2, batch_size=1)[0]))
+print(error[:90] or "it trains")
+
+# %% [markdown]
+# Take at least as many pairs as devices. On processors this shows that it is right, not that it is
+# fast.
 #
 # ## Half precision
 #
@@ -175,11 +213,22 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
     print(f"{kind.name:9s} {float(tf.cast(position, kind)):.3f}")
 
 # %% [markdown]
-# NCC subtracts large sums, for which 16 bits are too few. voxelmorph's own refuses such images;
-# ours is given them here, too:
+# NCC subtracts large sums: the variance in a window is the sum of the squares less the square of
+# the sum. For one window of 9 × 9 voxels with a faint contrast:
 
 # %%
-from vxmlib import claims, losses
+window = 0.9 + 0.01 * np.sin(np.arange(81))
+for kind in (np.float64, np.float32, np.float16):
+    x = window.astype(kind)
+    variance = np.square(x).sum(dtype=kind) - np.square(x.sum(dtype=kind)) / kind(81)
+    print(f"{kind.__name__:8s} {float(variance):.5f}")
+
+# %% [markdown]
+# In 16 bits that contrast is lost. voxelmorph's own NCC refuses such images; ours is given them
+# here, too:
+
+# %%
+from vxmlib import losses
 
 subjects = people.split["train"][:2]
 pair = [tf.constant(people.image(k)[None, ..., None]) for k in subjects]
@@ -195,32 +244,32 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
 # policy. The same training with it:
 
 # %% tags=["remove-stderr"]
-import time
-
+gpus = tf.config.list_logical_devices("GPU")
+device = tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
 half, seconds = {}, {}
 for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
     half_precision(policy)
-    device = tf.distribute.OneDeviceStrategy("CPU:0")
-    began = time.perf_counter()
-    half[policy] = losses_of(device, network=NETWORKS["strided"])
-    seconds[policy] = time.perf_counter() - began
+    half[policy], seconds[policy] = fitted(device, 12, network=NETWORKS["strided"])
 half_precision("float32")
-pd.DataFrame(half).rename_axis("step").round(4)
+pd.DataFrame(half).rename_axis("step").round(4).iloc[::3]
 
 # %% tags=["remove-cell"]
+ratios = {policy: took / seconds["float32"] for policy, took in seconds.items()}
+slower = min(ratios["mixed_float16"], ratios["mixed_bfloat16"]) > 1.1
 pages.glue(
-    float16_times=seconds["mixed_float16"] / seconds["float32"],
-    bfloat16_times=seconds["mixed_bfloat16"] / seconds["float32"],
+    float16_times=ratios["mixed_float16"],
+    bfloat16_times=ratios["mixed_bfloat16"],
     device=device_summary(),
+    half_steps=len(half["float32"]),
     off=max(np.abs(half[k] - half["float32"]).max() for k in half),
+    why="It has to convert at each layer." if slower else "",
 )
 
 # %% [markdown]
-# The losses differ by at most {glue:text}`off:.4f`. On the processor of this build
-# ({glue:text}`device`) the two kinds of 16 bits took {glue:text}`float16_times:.1f` and
-# {glue:text}`bfloat16_times:.1f` times as long as 32 bits, compilation included: a processor
-# without arithmetic of 16 bits converts at each layer. GPUs have it; what they gain was not
-# measured here.
+# Over {glue:text}`half_steps` steps the losses differ by at most {glue:text}`off:.4f`. On the machine
+# of this build ({glue:text}`device`) a step with the two kinds of 16 bits took
+# {glue:text}`float16_times:.1f` and {glue:text}`bfloat16_times:.1f` times as long as with 32.
+# {glue:text}`why` Build this page on a GPU, and the cell above measures that one.
 #
 # ## On your own
 #
@@ -241,7 +290,7 @@ print("next to 150 is", float(np.nextafter(np.float16(150), np.float16(200))))
 #
 # - Print versions, device, time and memory beside a result: they are a part of it.
 # - Two devices give the losses of one, if the batch can be divided.
-# - Half precision is for convolutions. Positions, warps and NCC keep 32 bits, or nothing you read
-#   afterwards means what it says.
+# - Half precision is for convolutions. Positions, warps and NCC keep 32 bits, or you look beside
+#   the place you mean.
 #
 # **Read on:** Keras on [mixed precision](https://www.tensorflow.org/guide/mixed_precision).

@@ -18,7 +18,7 @@ def rows(text):
 
 
 def test_every_part_names_its_file_or_its_paper(root):
-    heads = re.findall(r"^\*\*.*\((.+)\)\*\*$", record_table.markdown(root), re.MULTILINE)
+    heads = re.findall(r"^\*\*.*\((.+)\).*\*\*$", record_table.markdown(root), re.MULTILINE)
     assert "TMI 2019, Table I" in heads
     files = [head.strip("`") for head in heads if head.startswith("`")]
     assert len(files) == len(heads) - 1 >= 1
