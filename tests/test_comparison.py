@@ -156,3 +156,17 @@ def test_a_damaged_record_is_named(folder):
     (folder / "test" / "ncc.json").write_text('{"schema"')
     with pytest.raises(records.RecordError, match=r"ncc\.json"):
         Comparison(folder, folder / "real.yaml")
+
+
+@pytest.mark.parametrize(
+    ("ask", "work"),
+    [
+        (lambda found: found.pairs("syn"), "measure --part test syn"),
+        (lambda found: found.pairs("ncc", part="repeats"), "measure --part repeats ncc"),
+        (lambda found: found.by_structure("syn"), "measure --part test syn"),
+        (lambda found: found.history("other"), "train other"),
+    ],
+)
+def test_what_was_not_measured_is_said_with_the_command_that_does(folder, ask, work):
+    with pytest.raises(records.RecordError, match=f"not there; run `python -m tools.real {work}`"):
+        ask(Comparison(folder, folder / "real.yaml"))

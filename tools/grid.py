@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tools.lesson import LessonError, run_lesson
-from vxmlib import grid, records
+from vxmlib import files, grid, records
 from vxmlib.profiles import Settings
 
 LESSON = "07_lambda"
@@ -62,7 +62,8 @@ def run_point(
                 raise
             record = diverged(settings, error.reason, evaluate)
             records.write(products / LESSON / f"{settings.name}.json", record)
-            shutil.copy(error.notebook, notebook)
+            with files.whole(notebook) as part:
+                shutil.copy(error.notebook, part)
         os.replace(products / LESSON / f"{settings.name}.json", target)
 
 

@@ -76,7 +76,7 @@ def write_notebooks(folder: Path) -> list[Path]:
     for source in sorted(folder.glob("[0-9][0-9]_*.py")):
         target, text = source.with_suffix(".ipynb"), notebook_text(source)
         if not target.exists() or target.read_text(encoding="utf8") != text:
-            target.write_text(text, encoding="utf8")
+            files.write_text(target, text)
             changed.append(target)
     return changed
 

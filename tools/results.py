@@ -107,7 +107,8 @@ def write_figures(found: dict[str, pd.DataFrame], target: Path) -> list[Path]:
             of["dice"], of["folding"], identity=identity, hyper=of["hyper"]
         )
         written.append(target / f"lambda-{cohort}.svg")
-        figure.savefig(written[-1])
+        with files.whole(written[-1]) as part:
+            figure.savefig(part)
     return written
 
 

@@ -142,7 +142,9 @@ def mirror_labels(labels, structures):
         other = _other_side(name)
         if other != name:
             if other not in numbers:
-                raise ValueError(f"structures: {name!r} has no partner {other!r}")
+                raise ValueError(
+                    f"structures: {name!r} has no partner {other!r}; add it, with its label"
+                )
             table[label] = numbers[other]
     return mirror(table[labels])
 

@@ -143,7 +143,10 @@ def _only_warp(files):
     """The one field among the transforms that ANTs wrote; the other is the identity."""
     fields = [path for path in files if path.endswith("Warp.nii.gz")]
     if len(fields) != 1:
-        raise RuntimeError(f"ANTs wrote {files}, expected one warp")
+        raise RuntimeError(
+            f"ANTs wrote {files}, expected one warp; its output above says why, often an image that "
+            "is empty or lies outside of the other"
+        )
     return fields[0]
 
 
@@ -247,7 +250,7 @@ def _pair(moving, fixed):
         )
     for name, image in (("moving", moving), ("fixed", fixed)):
         if not np.isfinite(image).all():
-            raise ValueError(f"{name}: found voxels that are NaN or infinite")
+            raise ValueError(f"{name}: found voxels that are NaN or infinite; set them to 0")
     return moving, fixed
 
 
@@ -268,7 +271,10 @@ def _space(affine, ndim):
     spacing = np.linalg.norm(axes, axis=0)
     direction = axes / spacing
     if not np.allclose(direction.T @ direction, np.eye(ndim), atol=1e-4):
-        raise ValueError("affine: found voxel axes that are not at right angles; ITK has no shear")
+        raise ValueError(
+            "affine: found voxel axes that are not at right angles, and ITK has no shear; resample "
+            "to a grid without it (vxmlib.preprocess.resample)"
+        )
     return axes, spacing, direction, flip @ affine[:ndim, ndim]
 
 

@@ -97,8 +97,14 @@ class Comparison:
         -------
         pandas.DataFrame
             Index ``step``; ``loss``, its terms, ``val_dice``, ``val_folding_percent``.
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            It was not trained.
         """
-        told = pd.DataFrame(self.training[name]["metrics"]["history"]).set_index("step")
+        record = self._there(self.training, "training", name)
+        told = pd.DataFrame(record["metrics"]["history"]).set_index("step")
         return told.dropna(subset="val_dice")
 
     def summary(self):
@@ -126,13 +132,20 @@ class Comparison:
         -------
         pandas.DataFrame
             ``moving``, ``fixed`` and :data:`vxmlib.compare.MEASURES`.
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            It was not measured.
         """
-        record = self.test[name] if part == "test" else self._read(part, [name])[name]
+        found = self.test if part == "test" else self._read(part, [name])
+        record = self._there(found, part, name)
         return compare.table(record["metrics"]["rows"])
 
     def by_structure(self, name):
         """Mean Dice of each structure over the test pairs: ``structure``, ``dice``."""
-        rows = pd.DataFrame([row["structures"] for row in self.test[name]["metrics"]["rows"]])
+        record = self._there(self.test, "test", name)
+        rows = pd.DataFrame([row["structures"] for row in record["metrics"]["rows"]])
         return rows.mean().rename_axis("structure").rename("dice").reset_index()
 
     def differences(self, asked, measure="dice"):
@@ -208,8 +221,17 @@ class Comparison:
         recorded = self.pairs(name)[["moving", "fixed", "dice"]].rename(
             columns={"dice": "recorded"}
         )
-        found = found.merge(recorded, on=["moving", "fixed"])
+        found = found.merge(recorded, on=["moving", "fixed"], how="left", validate="one_to_one")
         return found.assign(difference=found["dice"] - found["recorded"])
+
+    def _there(self, found, part, name):
+        if name not in found:
+            work = "train" if part == "training" else f"measure --part {part}"
+            raise records.RecordError(
+                f"{self.folder / part / name}.json: not there; run `python -m tools.real {work} "
+                f"{name}`"
+            )
+        return found[name]
 
     def _read(self, part, names):
         paths = {name: self.folder / part / f"{name}.json" for name in names}

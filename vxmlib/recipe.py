@@ -131,7 +131,7 @@ def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
     Raises
     ------
     ValueError
-        The cohort has no such part, or fewer than two people in it.
+        The cohort has no such part.
 
     Examples
     --------
@@ -145,10 +145,7 @@ def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
     """
     if part not in people.split:
         raise ValueError(f"part: found {part!r}, expected one of: {', '.join(people.split)}")
-    pairs = cohorts.ordered_pairs(people.split[part])
-    if not pairs:
-        raise ValueError(f"part {part!r}: has fewer than two people, so no pair")
-    return pairs
+    return cohorts.ordered_pairs(people.split[part])
 
 
 def callbacks(plan) -> list:

@@ -269,7 +269,7 @@ def compose(first, second):
     Returns
     -------
     numpy.ndarray
-        Displacement ``(*vol, nd)``, float32 (float64 if both are).
+        Displacement ``(*vol, nd)``, float32 (float64 if either is).
 
     Raises
     ------
