@@ -144,8 +144,8 @@ def _only_warp(files):
     fields = [path for path in files if path.endswith("Warp.nii.gz")]
     if len(fields) != 1:
         raise RuntimeError(
-            f"ANTs wrote {files}, expected one warp; its output above says why, often an image that "
-            "is empty or lies outside of the other"
+            f"ANTs wrote {files}, expected one warp; its output above says why: often an image is "
+            "empty, or lies outside of the other"
         )
     return fields[0]
 
