@@ -297,6 +297,30 @@ recipe.keep_record("09_real", record)
 # %% [markdown]
 # An interval that does not hold 0 is a difference larger than other people, drawn from these ten,
 # would make it. Seeds are not in it: each network was trained once.
+
+# %% tags=["remove-cell"]
+def said(what, method=None):
+    if compared.loc[what].isna().any():
+        return "not measured yet"
+    difference, low, high = compared.loc[what, ["difference", "low", "high"]]
+    folded = "" if method is None else table.loc[method, "folding_percent_brain"]
+    folds = "" if method is None else f", with {folded:.2f} % of the brain folded"
+    return f"{difference:+.3f} ({low:+.3f} to {high:+.3f}){folds}"
+
+
+pages.glue(
+    to_syn=said("NCC minus SyN"),
+    refined_to_syn=said("instance minus SyN", "ncc-instance"),
+    by_mse=said("NCC minus MSE", "mse"),
+    by_flow=said("integrated minus NCC", "ncc-integrated"),
+)
+
+# %% [markdown]
+# In words. The network alone, less this SyN: {glue:text}`to_syn`. With instance optimisation, less
+# SyN: {glue:text}`refined_to_syn`; SyN has none folded. With NCC in place of MSE:
+# {glue:text}`by_mse` by MSE. And integrating a velocity, at its own λ, less the plain network:
+# {glue:text}`by_flow`. The first number of that is what a field without folds costs here, at the same
+# number of steps.
 #
 # ## Structure by structure
 #

@@ -345,6 +345,9 @@ def spoil(folder, what):
     if what == "a series":
         nib.save(nib.Nifti1Image(np.stack([image] * 2, -1), affine), b)
         return r"b\.nii\.gz: expected one volume"
+    if what == "a slice":
+        nib.save(nib.Nifti1Image(image[20], affine), b)
+        return r"b\.nii\.gz: found shape \(48, 40\), expected a volume of three axes"
     if what == "labels of another shape":
         nifti.write(folder / "b_seg.nii.gz", labels[1:], affine)
         return r"b_seg\.nii\.gz: found grid \(39, 48, 40\)"
@@ -380,6 +383,7 @@ def spoil(folder, what):
         "NaN",
         "constant",
         "a series",
+        "a slice",
         "labels of another shape",
         "labels of another place",
         "labels that are not whole numbers",

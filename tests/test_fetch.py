@@ -140,6 +140,24 @@ def test_a_damaged_file_in_the_cache_is_downloaded_again(a_mirror, monkeypatch, 
         assert fetch.fetch(PATH).read_bytes() == CONTENT
 
 
+def test_a_file_that_another_process_has_just_downloaded_stays(a_mirror, monkeypatch, tmp_path):
+    """It was not there when asked for, and is there when the download begins."""
+    monkeypatch.delenv("VXMLIB_MIRROR")
+    kept = tmp_path / "cache" / PATH
+    download = fetch._download
+
+    def later(*asked):
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(CONTENT)
+        download(*asked)
+
+    monkeypatch.setattr(fetch, "_download", later)
+    with served(a_mirror) as address:
+        monkeypatch.setattr(fetch, "BASE_URL", address)
+        (a_mirror / PATH).unlink()  # a second download would fail
+        assert fetch.fetch(PATH).read_bytes() == CONTENT
+
+
 def test_a_download_with_other_content_is_refused_and_not_kept(a_mirror, monkeypatch, tmp_path):
     monkeypatch.delenv("VXMLIB_MIRROR")
     (a_mirror / PATH).write_bytes(b"<html>please log in</html>")

@@ -156,6 +156,9 @@ def test_a_bad_record_is_an_error_that_names_the_file(write_run, tmp_path):
         grid.runs(path.parent)
     with pytest.raises(grid.GridError, match="no such folder"):
         grid.runs(tmp_path / "nowhere")
+    for read in (grid.runs, grid.by_pair):
+        with pytest.raises(grid.GridError, match="found no record of a run"):
+            read(tmp_path)
 
 
 def test_one_run_twice_is_refused(write_run):
