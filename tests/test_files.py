@@ -1,5 +1,7 @@
 """Files appear whole or not at all."""
 
+import threading
+
 import pytest
 
 from vxmlib import files
@@ -35,6 +37,24 @@ def test_the_name_to_write_to_is_hidden_and_keeps_the_ending(tmp_path):
 def test_text_is_utf8(tmp_path):
     files.write_text(tmp_path / "a.txt", "λ = 1")
     assert (tmp_path / "a.txt").read_bytes() == "λ = 1".encode()
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    order = []
+
+    def later():
+        with files.alone(tmp_path):
+            order.append("second")
+
+    with files.alone(tmp_path):
+        waiting = threading.Thread(target=later)
+        waiting.start()
+        waiting.join(0.2)
+        with pytest.raises(BlockingIOError), files.alone(tmp_path, wait=False):
+            pass
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
 
 
 @pytest.mark.parametrize(

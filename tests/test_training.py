@@ -142,6 +142,7 @@ def test_monitor_reports_folding_of_the_brain(monkeypatch):
 def test_files_of_a_run(whole):
     _, folder, weights = whole
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "best.h5",
         "checkpoints",
         "history.csv",
@@ -200,7 +201,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, model, tmp_path,
     )
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), continued)
     assert_equal(model.get_weights(), weights, rtol=1e-4, atol=1e-6)
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".part")]
 
 
 def test_a_finished_run_is_found_not_trained_again(whole, model):
@@ -326,7 +327,7 @@ def test_weights_broken_by_the_last_step_are_never_kept(model, tmp_path):
         training.fit(
             model, stand_in(), IDS, run_dir=tmp_path, callbacks=[Spoil(step=3)], **SETTINGS
         )
-    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "settings.json"]
 
 
 def test_other_errors_of_tensorflow_are_not_explained_away(whole, model):

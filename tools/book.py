@@ -5,7 +5,7 @@ are its steps, and ``notebooks`` writes the .ipynb files.
 """
 
 import argparse
-import fcntl
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from vxmlib import files
 from vxmlib.profiles import Settings
 
 CODE = Path(__file__).resolve().parent.parent
@@ -162,23 +163,17 @@ def _snakemake(options, targets: list[str], *more: str) -> int:
         raise
 
 
-class only_one:
-    """Keep a second build out of the same folder; the system lets go of it however we end."""
-
-    def __init__(self, folder: Path):
-        self.path = folder / ".lock"
-
-    def __enter__(self):
-        self.file = self.path.open("w")
+@contextlib.contextmanager
+def only_one(folder: Path):
+    """Keep a second build out of the same folder."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(files.alone(folder, wait=False))
         except BlockingIOError:
             raise RuntimeError(
-                f"another build is at work in {self.path.parent}; wait for it to end"
+                f"another build is at work in {folder}; wait for it to end"
             ) from None
-
-    def __exit__(self, *_):
-        self.file.close()
+        yield
 
 
 def lesson(options) -> None:

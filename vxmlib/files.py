@@ -1,6 +1,7 @@
-"""Write files whole, under a temporary name that is then renamed; read YAML strictly."""
+"""Write files whole, hold a folder alone, and read YAML strictly."""
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -55,6 +56,38 @@ def write_text(path, text):
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def alone(folder, *, wait=True):
+    """Hold a folder against other processes; the system lets go of it however we end.
+
+    Parameters
+    ----------
+    folder : path
+        Made if need be. A hidden file ``.lock`` stays in it.
+    wait : bool
+        Whether to wait for a process that holds it.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process holds it, and we are not to wait.
+    OSError
+        The folder cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with alone(tempfile.mkdtemp()):
+    ...     print("nobody else writes here")
+    nobody else writes here
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def read_yaml(path, error=ValueError):

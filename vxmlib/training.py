@@ -1,5 +1,6 @@
 """Train with Keras' own fit(): history, checkpoints, resuming, and a stop at the first NaN."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -60,7 +61,7 @@ def fit(
     ids : sequence of str
         People to draw the pairs from, see :func:`vxmlib.pairs.pair_dataset`.
     run_dir : path
-        Folder of this run; made if need be.
+        Folder of this run; made if need be. While another process trains in it, this one waits.
     epochs : int
         Epochs in all, those of an earlier call included. An epoch is an interval between
         checkpoints and rows of the history: pairs are drawn with replacement.
@@ -134,28 +135,44 @@ def fit(
         both_ways=both_ways,
         **(more_settings or {}),
     )
-    run = _Run(model, Path(run_dir), settings, steps_per_epoch, resume=resume)
-    if run.done > epochs:
-        raise RunFolderError(
-            f"run_dir {run.folder} already holds {run.done} epochs, more than epochs={epochs}: "
-            "ask for at least as many, or take another folder"
-        )
-    guard = _StopOnNonFinite(run)
-    try:
-        model.fit(
-            batches(run.done * steps_per_epoch),
-            initial_epoch=run.done,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            validation_data=watched,
-            callbacks=[guard, *callbacks, _KeepRun(run)],
-            verbose=verbose,
-        )
-    except tf.errors.InvalidArgumentError as error:
-        if not points_nowhere(error):
-            raise
-        guard.stop("the displacement became NaN or infinite", error)
-    return run.history()
+    with _alone(Path(run_dir)):
+        run = _Run(model, Path(run_dir), settings, steps_per_epoch, resume=resume)
+        if run.done > epochs:
+            raise RunFolderError(
+                f"run_dir {run.folder} already holds {run.done} epochs, more than epochs={epochs}: "
+                "ask for at least as many, or take another folder"
+            )
+        guard = _StopOnNonFinite(run)
+        try:
+            model.fit(
+                batches(run.done * steps_per_epoch),
+                initial_epoch=run.done,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                validation_data=watched,
+                callbacks=[guard, *callbacks, _KeepRun(run)],
+                verbose=verbose,
+            )
+        except tf.errors.InvalidArgumentError as error:
+            if not points_nowhere(error):
+                raise
+            guard.stop("the displacement became NaN or infinite", error)
+        return run.history()
+
+
+@contextlib.contextmanager
+def _alone(folder):
+    """Hold a run folder; a second process waits, and then finds what the first has trained."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(files.alone(folder))
+        except OSError as error:
+            raise RunFolderError(_cannot_write(folder, error)) from error
+        yield
+
+
+def _cannot_write(folder, error):
+    return f"run_dir {folder} cannot be written ({error}): choose a folder of your own"
 
 
 def points_nowhere(error):
@@ -254,9 +271,7 @@ class _Run:
                 _compare_settings(settings, json.loads(path.read_text()), self.folder)
             files.write_text(path, text)
         except OSError as error:
-            raise RunFolderError(
-                f"run_dir {self.folder} cannot be written ({error}): choose a folder of your own"
-            ) from error
+            raise RunFolderError(_cannot_write(self.folder, error)) from error
         except json.JSONDecodeError as error:
             raise RunFolderError(
                 f"{path} is damaged ({error}): start anew with resume=False"
