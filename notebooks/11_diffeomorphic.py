@@ -48,7 +48,9 @@ from vxmlib import cohorts, metrics, models, profiles, recipe, warp
 
 settings = profiles.read_parameters(globals())
 if not settings.int_steps:
-    raise ValueError("int_steps: found 0, expected at least 1: this lesson integrates")
+    raise ValueError(
+        "int_steps: found 0, expected at least 1: this lesson integrates"
+    )
 people = recipe.load_cohort(settings)
 run = recipe.run(settings, people)
 
@@ -316,6 +318,7 @@ training.fit(
 # For each, the Dice there; the Dice *back* by the inverse of the same field; and how well the
 # answers to (a, b) and (b, a) undo each other. The two ways to an inverse:
 
+
 # %%
 def by_velocity_of(model, moving, fixed):
     batch = [image[None, ..., None] for image in (moving, fixed)]
@@ -328,6 +331,7 @@ def by_iteration(model, moving, fixed):
 
 # %% [markdown]
 # And what is asked of a pair:
+
 
 # %%
 def back_and_apart(model, invert, a, b):

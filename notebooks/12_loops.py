@@ -79,7 +79,9 @@ from vxmlib import training
 from vxmlib.backend import tf, vxm
 
 model = fresh()
-encoder = [layer for layer in model.layers if "enc_conv" in layer.name and layer.weights]
+encoder = [
+    layer for layer in model.layers if "enc_conv" in layer.name and layer.weights
+]
 for layer in encoder:  # 2: frozen
     layer.trainable = False
 limit = 0.01
@@ -118,7 +120,9 @@ import pandas as pd
 
 end = {weight.name: weight.numpy() for weight in model.weights}
 frozen = [(a == end[w.name]).all() for a, w in zip(start, model.weights, strict=True)]
-same = all(f for f, w in zip(frozen, model.weights, strict=True) if "enc_conv" in w.name)
+same = all(
+    f for f, w in zip(frozen, model.weights, strict=True) if "enc_conv" in w.name
+)
 clipped = max(step_lengths) <= 1.001 * limit
 print(f"encoder unchanged: {same}; longest step of a weight: {max(step_lengths):.4f}")
 watched_columns = list(history.history)
@@ -152,7 +156,10 @@ pd.DataFrame(history.history)[columns].round(4)
 # %%
 count = min(50, 2 * steps)
 curves, clocks = {}, {}
-for name, network in {"fit": {}, "own train_step": {"network": loops.OwnStep}}.items():
+for name, network in {
+    "fit": {},
+    "own train_step": {"network": loops.OwnStep},
+}.items():
     model, clocks[name] = fresh(**network), loops.Clock()
     told = model.fit(data(), epochs=count, steps_per_epoch=1, verbose=0)
     curves[name] = np.array(told.history["loss"])
@@ -270,11 +277,9 @@ loosened = attempt("curriculum", model, terms, after=loosen)
 # %% mystnb={"image": {"alt": "Two panels against the step: lambda, which falls by a straight line on a logarithmic axis over the first half and then stays; and the mean length of each training pair's displacement, which rises."}, "figure": {"caption": "The curriculum: λ, and how far it lets the voxels of each training pair move.", "name": "fig-12-curriculum"}}
 from vxmlib import figures
 
-figures.steps_of(
-    {"training pair": loosened.set_index("step")},
-    ["lam", "length"],
-    ["λ", "mean length, voxels"],
-);
+curves = {"training pair": loosened.set_index("step")}
+labels = ["λ", "mean length, voxels"]
+figures.steps_of(curves, ["lam", "length"], labels);
 # %% [markdown]
 # Did that need a loop? A loss may read the variable, and a callback may set it:
 
@@ -333,11 +338,8 @@ adapted[["step", "lam", "folding"]].tail(1)
 # Over the steps:
 
 # %% mystnb={"image": {"alt": "Two panels against the step: the weight lambda, which rises while folding is above the budget and falls while it is below, and the percentage of folded voxels of each training pair."}, "figure": {"caption": "λ and the folding of each training pair while λ adapts.", "name": "fig-12-budget"}}
-figures.steps_of(
-    {"training pair": adapted.set_index("step")},
-    ["lam", "folding"],
-    ["λ", "folding, %"],
-);
+curves = {"training pair": adapted.set_index("step")}
+figures.steps_of(curves, ["lam", "folding"], ["λ", "folding, %"]);
 # %% [markdown]
 # **A discriminator in place of NCC.** It learns to tell a warped image from a good one (the fixed
 # image with some of the moving one mixed in), patch by patch, and the network is paid for deceiving
@@ -357,7 +359,9 @@ contest = attempt("discriminator", model, rival.objective, **roles)
 # %% mystnb={"image": {"alt": "Two panels against the step: the loss of the discriminator, which falls below that of guessing, and of the registration network, which rises as the discriminator learns."}, "figure": {"caption": "Two networks against each other: the discriminator's loss, and what the registration network pays for being found out.", "name": "fig-12-contest"}}
 losses_of = ["discriminator_loss", "image_loss"]
 titles = ["discriminator", "registration network"]
-figures.steps_of({"training pair": contest.set_index("step")}, losses_of, titles);
+figures.steps_of(
+    {"training pair": contest.set_index("step")}, losses_of, titles
+);
 # %% tags=["remove-cell"]
 pages.glue(
     first_guess=contest["discriminator_loss"].iloc[0],
@@ -490,7 +494,9 @@ model.compile(
     loss=[lambda y, p: information(y, p[..., :1]), model.loss[-1]],
     loss_weights=[1.0, settings.lam],
 )
-history = model.fit(data().map(both), epochs=steps, steps_per_epoch=1, verbose=0).history
+history = model.fit(
+    data().map(both), epochs=steps, steps_per_epoch=1, verbose=0
+).history
 measured("two contrasts, MI, fit()", register_two(model))
 
 # %% tags=["remove-cell"]
@@ -502,7 +508,8 @@ pages.glue(
     early=f"{drift[:10].max():.0e}",
     late=f"{drift.max():.0e}",
     rounding=abs(
-        results["two contrasts, MI"]["dice_mean"] - results["two contrasts, MI, fit()"]["dice_mean"]
+        results["two contrasts, MI"]["dice_mean"]
+        - results["two contrasts, MI, fit()"]["dice_mean"]
     ),
 )
 
@@ -597,7 +604,9 @@ recipe.keep_record(
             "clipping": bool(clipped),
             "freezing": bool(same),
             "monitoring": "val_folding_percent" in watched_columns,
-            "λ by the step": bool(abs(dices["curriculum"] - dices["curriculum, fit()"]) < 0.005),
+            "λ by the step": bool(
+                abs(dices["curriculum"] - dices["curriculum, fit()"]) < 0.005
+            ),
         },
         bridge={name: row.to_dict() for name, row in bridge.iterrows()},
         methods={name: row.to_dict() for name, row in table.astype(float).iterrows()},

@@ -91,7 +91,6 @@ import pandas as pd
 from vxmlib import warp
 
 
-
 def watched(pair, start, optimise, steps=60):
     images = [people.image(subject) for subject in pair]
     own, target = (people.labels(subject) for subject in pair)
@@ -366,7 +365,9 @@ pages.glue(
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 wide = options | {"learning_rate": 1.0}
-coarse = mean_of(by_network, InstanceOptimiser(people.shape, lam=settings.lam, **wide))
+coarse = mean_of(
+    by_network, InstanceOptimiser(people.shape, lam=settings.lam, **wide)
+)
 names = {"a tenth": from_network, "one": coarse}
 pd.concat(names, axis=1).drop(columns="seconds", level=1).iloc[:7].round(4)
 

@@ -181,6 +181,7 @@ answer("fit_generator", found, holds=all(has.values()))
 # The same generator in `fit()`, for voxelmorph's own model and losses: with the default of seven
 # integration steps, with none, and with seven from a `tf.data.Dataset` of static shapes:
 
+
 # %%
 def takes(int_steps, batches):
     plain = vxm.networks.VxmDense(people.shape, int_steps=int_steps)
@@ -200,7 +201,9 @@ static = data.map(lambda x, y: (x, (y[0], tf.constant(half))))
 tried = {"seven steps": (7, halves), "none": (0, generator)}
 tried["seven, static shapes"] = (7, static)
 errors = {name: takes(*told) for name, told in tried.items()}
-found = "; ".join(f"{k}: {v.split(':')[0] or 'it trained'}" for k, v in errors.items())
+found = "; ".join(
+    f"{k}: {v.split(':')[0] or 'it trained'}" for k, v in errors.items()
+)
 answer("plain_generator", found, holds=not errors["seven steps"])
 print(errors["seven steps"][:150])
 
@@ -329,6 +332,7 @@ answer("fig7_mse", found, holds=0.01 <= best <= 0.05)
 # %% [markdown]
 # λ = 0 against λ = 1 differ by an interval over people, of the pairs of the grid:
 
+
 # %%
 def sided(difference):
     """Whether it is above 0; None when its interval holds 0, which is no verdict."""
@@ -350,7 +354,9 @@ def told(difference):
 from vxmlib import grid
 
 runs = grid.by_pair(recipe.results_folder() / "lambda" / "malf")
-ncc_runs = runs.query("image_loss == 'ncc' and int_steps == 0 and split == 'validation'")
+ncc_runs = runs.query(
+    "image_loss == 'ncc' and int_steps == 0 and split == 'validation'"
+)
 by_lam = {
     lam: ncc_runs[ncc_runs["lam"] == lam]
     .groupby(["moving", "fixed"], as_index=False)["dice"]
@@ -368,6 +374,12 @@ answer("fig7_zero", found, holds=sided(gap))
 # %%
 flow_folds, flow_dice = grid_of("ncc", int_steps=7)
 few = flow_folds.index[flow_folds < 0.1]
+pd.DataFrame({"folding, %": flow_folds, "Dice": flow_dice}).T.round(3)
+
+# %% [markdown]
+# Of those that fold under a thousandth of the brain, the extremes:
+
+# %%
 found = f"integrated, λ from {few.min():g} to {few.max():g}: at most"
 found += f" {flow_folds[few].max():.3f} % folded, Dice {flow_dice[few].min():.3f}"
 found += f" to {flow_dice[few].max():.3f}"
@@ -412,9 +424,9 @@ answer("doubled", found, holds=much - usual > spread)
 # %%
 course = pd.DataFrame(lesson9["course"]["augmented"]).set_index("step")
 loss, fold = course["loss"], course["val_folding_percent"]
-found = f"from step {course.index[0]} to {course.index[-1]} it falls from {loss.iloc[0]:.3f}"
-found += f" to {loss.iloc[-1]:.3f}, while folding goes from {fold.iloc[0]:.2f}"
-found += f" to {fold.iloc[-1]:.2f} % of the brain"
+found = f"from step {course.index[0]} to {course.index[-1]} it falls from"
+found += f" {loss.iloc[0]:.3f} to {loss.iloc[-1]:.3f}, while folding goes from"
+found += f" {fold.iloc[0]:.2f} to {fold.iloc[-1]:.2f} % of the brain"
 answer("loss", found, holds=bool(fold.iloc[-1] < 1.5 * fold.iloc[0]))
 
 # %% [markdown]
@@ -579,7 +591,9 @@ error = claims.error_of(lambda: model.save(folder / "saved", save_format="tf"))
 error = error or claims.error_of(lambda: load(folder / "saved"))
 answer("saved_model", f"{error.split(':')[0] or 'it reads'}", holds=not error)
 error = claims.error_of(lambda: tf.keras.utils.multi_gpu_model)
-found = f"{error.split(':')[0] or 'it is there'}; lesson 18 trains by MirroredStrategy"
+found = (
+    f"{error.split(':')[0] or 'it is there'}; lesson 18 trains by MirroredStrategy"
+)
 answer("multi_gpu", found, holds=not error)
 
 # %% [markdown]
@@ -646,7 +660,9 @@ found += f", MSE {gains.iloc[1]:+.3f} against {their_gains.iloc[1]:+.3f}"
 enough = gains.to_numpy() > their_gains.to_numpy() - 0.02
 answer("weights_gain", found, holds=bool(enough.all()))
 voxels = recipe.committed_record("vxm2018/record.json")["metrics"]["voxels"]
-found = f"a brain of the authors' own has {voxels['brain'] / 1e6:.1f} million, the grid"
+found = (
+    f"a brain of the authors' own has {voxels['brain'] / 1e6:.1f} million, the grid"
+)
 found += f" {voxels['all'] / 1e6:.1f}; the table's percentages are of 5.2"
 answer("denominator", found, holds=bool(abs(voxels["brain"] / 5.2e6 - 1) < 0.2))
 
@@ -655,7 +671,7 @@ answer("denominator", found, holds=bool(abs(voxels["brain"] / 5.2e6 - 1) < 0.2))
 # the figures of its Table I:
 
 # %%
-sets = "OASIS, ABIDE, ADHD200, MCIC, PPMI, HABS, Harvard GSP, ADNI, Buckner40".split(", ")
+sets = "OASIS ABIDE ADHD200 MCIC PPMI HABS GSP ADNI Buckner40".split()
 found = f"its scans are of {', '.join(sets)}; Table I has Dice"
 found += f" {theirs.min():.3f} to {theirs.max():.3f} on those"
 answer("lpba40", found, holds="LPBA40" in sets)
@@ -693,7 +709,8 @@ found = f"{told(extra)}, by a few large steps"
 answer("instance_gain", found, holds=bool(extra["low"] < 0.012 < extra["high"]))
 top = dice.idxmax()
 found = f"{top} has the highest Dice, {dice[top]:.3f}, and surfaces within"
-found += f" {surface[top]:.1f} mm ({surface.min():.1f} at best), with {folded[top]:.2f} % folded"
+found += f" {surface[top]:.1f} mm ({surface.min():.1f} at best),"
+found += f" with {folded[top]:.2f} % folded"
 answer("any_fold", found, holds=bool(folded[top] == 0))
 
 # %% [markdown]
@@ -760,7 +777,9 @@ from vxmlib import loops
 terms = loops.compiled_terms(model)
 scaled = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.Adam())
 lost = {
-    what: claims.error_of(lambda more=more: loops.train(model, data, terms, steps=1, **more))
+    what: claims.error_of(
+        lambda more=more: loops.train(model, data, terms, steps=1, **more)
+    )
     for what, more in {
         "a callback": {"callbacks": []},
         "a scaled loss": {"optimizer": scaled},

@@ -155,7 +155,10 @@ angle = 22.5  # degrees
 tilted = ndimage.rotate(moving, angle, reshape=False, order=1)
 for name, image in {"upright": moving, "tilted": tilted}.items():
     u, _ = optimise(warp.identity(people.shape), image, fixed, steps=40)
-    found = [metrics.local_ncc(x, fixed, mask=inside) for x in (image, warp.warp_image(image, u))]
+    found = [
+        metrics.local_ncc(x, fixed, mask=inside)
+        for x in (image, warp.warp_image(image, u))
+    ]
     print(f"{name:8s} {found[0]:.2f} before, {found[1]:.2f} after")
 
 # %% [markdown]
@@ -215,7 +218,9 @@ for what, change in {
     "+ 1000": lambda x: x + 1000,
     "× NaN": lambda x: x * np.nan,
 }.items():
-    two = [tf.constant(change(x)[None, ..., None], tf.float32) for x in (fixed, moving)]
+    two = [
+        tf.constant(change(x)[None, ..., None], tf.float32) for x in (fixed, moving)
+    ]
     print(f"{what:12s}{float(tf.reduce_mean(ncc(*two))):12.4g}")
 
 # %% [markdown]
@@ -233,6 +238,7 @@ for what, change in {
 # **Symptom.** The loss stays flat from the first step. **See it:** how large is the gradient that
 # the similarity sends into the displacement? Here for images in $[0, 1]$, for tiny ones, and for
 # a generator that pairs each person with themselves:
+
 
 # %%
 def gradient(one, other):
@@ -279,8 +285,12 @@ for lam in (0.01, 1.0):
     folds = metrics.folding(smooth_field, brain)
     print(f"λ = {lam:<5} folds in {folds.percent_in_mask:.2f} % of the brain")
 mse = float(np.mean((moving - fixed) ** 2))
-change = 1 + float(tf.reduce_mean(ncc(fixed[None, ..., None], moving[None, ..., None])))
-print(f"left to gain: {mse:.4f} of MSE, {change:.2f} of NCC: {change / mse:.0f} times as much")
+change = 1 + float(
+    tf.reduce_mean(ncc(fixed[None, ..., None], moving[None, ..., None]))
+)
+print(
+    f"left to gain: {mse:.4f} of MSE, {change:.2f} of NCC: {change / mse:.0f} times as much"
+)
 
 # %% [markdown]
 # **Cause.** The weight `0.01` belongs to MSE. With NCC there is far more to gain, as the last line
@@ -389,7 +399,13 @@ labels = np.where(moving > 0.5, 41, 2) * (moving > 0)
 as_image = np.rint(warp.warp_image(labels.astype("float32"), smooth_field))
 as_labels = warp.warp_labels(labels, smooth_field)
 strangers = np.setdiff1d(as_image, labels).size
-print("new labels:", strangers, "as an image,", np.setdiff1d(as_labels, labels).size, "as labels")
+print(
+    "new labels:",
+    strangers,
+    "as an image,",
+    np.setdiff1d(as_labels, labels).size,
+    "as labels",
+)
 
 # %% [markdown]
 # **Cause.** Between label 2 and label 41, linear interpolation finds all that lies between.
@@ -425,7 +441,10 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
 print("one field:     ", vxm.py.utils.jacobian_determinant(stretch)[8, 8])
-print("with its batch:", claims.error_of(lambda: vxm.py.utils.jacobian_determinant(stretch[None])))
+print(
+    "with its batch:",
+    claims.error_of(lambda: vxm.py.utils.jacobian_determinant(stretch[None])),
+)
 print("ours:          ", metrics.jacobian_determinant(stretch)[8, 8])
 
 # %% [markdown]
@@ -454,8 +473,7 @@ print("in units of 1: ", metrics.jacobian_determinant(stretch / 16)[8, 8])
 # %%
 there = np.zeros((32, 32), "float32")
 there[20, 16] = 1
-shift = np.zeros((32, 32, 2), "float32")
-shift[..., 0] = 3
+shift = np.full((32, 32, 2), [3, 0], "float32")
 print("in the moving image:", np.argwhere(there)[0])
 print("in the warped one:  ", np.argwhere(warp.warp_image(there, shift))[0])
 
@@ -469,7 +487,10 @@ print("in the warped one:  ", np.argwhere(warp.warp_image(there, shift))[0])
 inverse = warp.inverse(shift)
 point = np.array([20, 16])
 print(point, "+", inverse[20, 16], "=", point + inverse[20, 16])
-print("error of the inverse, voxels:", np.abs(warp.inversion_error(shift, inverse)).max())
+print(
+    "error of the inverse, voxels:",
+    np.abs(warp.inversion_error(shift, inverse)).max(),
+)
 
 # %% [markdown]
 # [Lesson 11](11_diffeomorphic.ipynb) has inverses that come with the network. Threads

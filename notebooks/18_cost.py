@@ -79,20 +79,23 @@ from vxmlib import pages, records
 
 grid_folder = recipe.output_folder().parents[1] / "lambda"
 grid_seconds = [
-    records.read(path)["seconds"] for path in grid_folder.glob(f"*-{settings.cohort}*/*.json")
+    records.read(path)["seconds"]
+    for path in grid_folder.glob(f"*-{settings.cohort}*/*.json")
 ]
+on_top = "This profile has no grid in lesson 7."
+if grid_seconds:
+    on_top = f"The {len(grid_seconds)} trainings of lesson 7's grid come on top, with"
+    on_top += f" {sum(grid_seconds) / 60:.0f} minutes."
 pages.glue(
     lessons=len(costs),
     total=float(costs["minutes"].sum()),
     peak=float(costs["peak_gb"].max()) if len(costs) else 0.0,
-    grid_runs=len(grid_seconds),
-    grid_minutes=sum(grid_seconds) / 60,
+    on_top=on_top,
 )
 
 # %% [markdown]
 # Together the {glue:text}`lessons` lessons took {glue:text}`total:.0f` minutes, one after the
-# other, and at most {glue:text}`peak:.1f` GB. The {glue:text}`grid_runs` trainings of
-# [lesson 7](07_lambda.ipynb)'s grid come on top, with {glue:text}`grid_minutes:.0f` minutes.
+# other, and at most {glue:text}`peak:.1f` GB. {glue:text}`on_top`
 # In a fresh folder this is all of it. After a change only what depends on it runs again, and a
 # lesson that runs again finds the models that it trained before: such a row is without its
 # training.
@@ -114,7 +117,9 @@ for name, shape in grids.items():
     for network in NETWORKS.values():
         model = models.build(shape, network=network, features="vxm1")
         size.loc[name, network.__name__] = models.outputs_gb(model)
-    size.loc[name, "VxmDense, twice the filters"] = models.outputs_gb(models.build(shape))
+    size.loc[name, "VxmDense, twice the filters"] = models.outputs_gb(
+        models.build(shape)
+    )
 tf.keras.backend.clear_session()
 size.round(2)
 
@@ -170,14 +175,14 @@ def fitted(strategy, steps, batch_size=4, **options):
 # One device, then both:
 
 # %% tags=["remove-stderr"]
+tf.get_logger().setLevel("WARNING")  # else it tells of each sum over devices
 one, _ = fitted(tf.distribute.OneDeviceStrategy("CPU:0"), 6)
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 both, _ = fitted(mirrored, 6)
-apart = np.abs(both / one - 1).max()
 pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round(6)
 
 # %% tags=["remove-cell"]
-pages.glue(apart=f"{apart:.0e}")
+pages.glue(apart=f"{np.abs(both / one - 1).max():.0e}")
 
 # %% [markdown]
 # They differ by {glue:text}`apart`, relatively: rounding. The batch is divided, two pairs for each

@@ -350,13 +350,18 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
     fig, axes = plt.subplots(1, len(columns), figsize=(7.2, 2.9), layout="constrained")
     for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
         for (name, table), style in zip(curves.items(), ("-o", "--s", ":^"), strict=False):
-            ax.plot(table.index, table[column], style, ms=4, label=name)
+            ax.plot(table.index, table[column], style, ms=4, markevery=_every(table), label=name)
         for (name, point), marker in zip((points or {}).items(), "DXP", strict=False):
             ax.plot(point.name, point[column], marker, color="k", label=name)
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     return fig
+
+
+def _every(table):
+    """Markers at about a dozen points: more of them hide the line."""
+    return max(1, len(table) // 12)
 
 
 def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
