@@ -239,14 +239,17 @@ pages.glue(
     refined_folds=one["folding_percent_brain"],
     refined_seconds=one["seconds"],
     compared=compared,
+    whose="These are simulated people, whose differences are smooth; on real ones, "
+    "below, the order may be another."
+    if people.simulated
+    else "",
 )
 
 # %% [markdown]
 # Over {glue:text}`n_pairs` pairs the steps change the network's Dice by
 # {glue:text}`refined_by:+.3f` and take {glue:text}`extra:.2f` seconds more a pair: Dice
 # {glue:text}`refined:.3f` and {glue:text}`refined_folds:.2f` % of the brain folded, in
-# {glue:text}`refined_seconds:.2f` s. {glue:text}`compared` These are simulated people, whose
-# differences are smooth; on real ones the order may be another, see below.
+# {glue:text}`refined_seconds:.2f` s. {glue:text}`compared` {glue:text}`whose`
 
 # %% [markdown]
 # For the validation pairs of the curves above, the same against seconds, SyN as one point:
