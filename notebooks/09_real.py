@@ -314,17 +314,17 @@ recipe.keep_record("09_real", record)
 # would make it. Seeds are not in it: each network was trained once.
 
 # %% tags=["remove-cell"]
-def said(what, method=None):
-    if compared.loc[what].isna().any():
-        return "not measured yet"
-    difference, low, high = compared.loc[what, ["difference", "low", "high"]]
-    folded = "" if method is None else table.loc[method, "folding_percent_brain"]
-    folds = "" if method is None else f", with {folded:.2f} % of the brain folded"
-    return f"{difference:+.3f} ({low:+.3f} to {high:+.3f}){folds}"
+from vxmlib import grid
+
+
+def said(what, method):
+    folded = table.loc[method, "folding_percent_brain"]
+    text = grid.interval_text(compared.loc[what])
+    return f"{text}, with {folded:.2f} % of the brain folded"
 
 
 pages.glue(
-    to_syn=said("NCC minus SyN"),
+    to_syn=grid.interval_text(compared.loc["NCC minus SyN"]),
     refined_to_syn=said("instance minus SyN", "ncc-instance"),
     by_mse=said("NCC minus MSE", "mse"),
     by_flow=said("integrated minus NCC", "ncc-integrated"),

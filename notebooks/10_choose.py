@@ -247,8 +247,7 @@ short = {"NCC: chosen": "loose", "NCC minus": "loss", "NCC: integrated": "int"}
 for _, row in differences.iterrows():
     for start, key in short.items():
         if row["comparison"].startswith(start):
-            text = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-            pages.glue(**{f"{key}_{row['cohort']}": text})
+            pages.glue(**{f"{key}_{row['cohort']}": grid.interval_text(row)})
 
 # %% [markdown]
 # The chosen λ against λ = 0.01: {glue:text}`loose_malf` on real people, {glue:text}`loose_mni` on

@@ -231,6 +231,8 @@ recipe.write_record(
     steps=chosen,
     methods=summary[shown].astype(float).T.to_dict(),
 )
+
+# %% tags=["remove-cell"]
 pages.glue(
     n_pairs=len(few),
     refined_by=refined_by,

@@ -334,6 +334,9 @@ answer("fig7_mse", found, holds=0.01 <= best <= 0.05)
 
 
 # %%
+from vxmlib import grid
+
+
 def sided(difference):
     """Whether it is above 0; None when its interval holds 0, which is no verdict."""
     low, high = difference["low"], difference["high"]
@@ -341,29 +344,21 @@ def sided(difference):
 
 
 def told(difference):
-    text = f"{difference['difference']:+.3f} ({difference['low']:+.3f} to"
-    text += f" {difference['high']:+.3f})"
+    text = grid.interval_text(difference)
     undecided = sided(difference) is None
     return text + (": 0 is in it, so undecided" if undecided else "")
 
 
 # %% [markdown]
-# Means over seeds of each pair:
+# Each pair's mean over seeds:
 
 # %%
-from vxmlib import grid
-
 runs = grid.by_pair(recipe.results_folder() / "lambda" / "malf")
 ncc_runs = runs.query(
     "image_loss == 'ncc' and int_steps == 0 and split == 'validation'"
 )
-by_lam = {
-    lam: ncc_runs[ncc_runs["lam"] == lam]
-    .groupby(["moving", "fixed"], as_index=False)["dice"]
-    .mean()
-    for lam in (0, 1)
-}
-gap = grid.paired_difference(by_lam[1], by_lam[0], "dice")
+one, none = (ncc_runs[ncc_runs["lam"] == lam] for lam in (1, 0))
+gap = grid.paired_difference(one, none)
 found = f"at 0 {overlap[0]:.3f}, at 1 {overlap[1]:.3f}: {told(gap)}"
 answer("fig7_zero", found, holds=sided(gap))
 

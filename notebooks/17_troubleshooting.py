@@ -398,14 +398,8 @@ print("register:", models.register(model, moving, fixed).shape)
 labels = np.where(moving > 0.5, 41, 2) * (moving > 0)
 as_image = np.rint(warp.warp_image(labels.astype("float32"), smooth_field))
 as_labels = warp.warp_labels(labels, smooth_field)
-strangers = np.setdiff1d(as_image, labels).size
-print(
-    "new labels:",
-    strangers,
-    "as an image,",
-    np.setdiff1d(as_labels, labels).size,
-    "as labels",
-)
+new = [np.setdiff1d(found, labels).size for found in (as_image, as_labels)]
+print(f"new labels: {new[0]} as an image, {new[1]} as labels")
 
 # %% [markdown]
 # **Cause.** Between label 2 and label 41, linear interpolation finds all that lies between.

@@ -128,7 +128,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
     settings, file = entry(plan, "trainings", name), results / "training" / f"{name}.json"
     used = any((told or {}).get("training") == name for told in plan["methods"].values())
     weights = (results / "weights" if used else folder / name) / f"{name}.h5"
-    asked = {"people": plan["people"], **settings}
+    asked = _parameters(plan, settings)
     if file.exists() and weights.exists() and records.read(file)["parameters"] == asked:
         print(f"{name}: trained already, see {file}", flush=True)
         return
@@ -370,13 +370,17 @@ def _any_two(people):
     return [people.image(subject) for subject in people.split["train"][:2]]
 
 
+def _parameters(plan, settings):
+    return {"people": plan["people"], **settings}
+
+
 def _provenance(plan, run, settings, seconds):
     return records.provenance(
         run,
         cohort=plan["people"]["cohort"],
         profile="full",
         seed=settings.get("seed", 0),
-        parameters={"people": plan["people"], **settings},
+        parameters=_parameters(plan, settings),
         seconds=seconds,
         device=device_summary(),
     )

@@ -202,6 +202,22 @@ def choose(dice_curve):
     return pd.DataFrame(chosen)
 
 
+def interval_text(found):
+    """A difference and its interval in words, for a page.
+
+    Parameters
+    ----------
+    found : mapping
+        Of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
+
+    Examples
+    --------
+    >>> interval_text({"difference": 0.02, "low": -0.001, "high": 0.041})
+    '+0.020 (-0.001 to +0.041)'
+    """
+    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
 def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
     """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
 
