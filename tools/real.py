@@ -5,9 +5,10 @@
     python -m tools.real measure ncc        # on the test people, both ways; --part asks for others
     python -m tools.real watch ncc-instance # step by step, on validation people
     python -m tools.real times              # all methods by turns in one process
-    python -m tools.real all                # everything that is missing: `make full`
+    python -m tools.real all                # everything: `make full`
 
-Records, and the weights that a method uses, go to ``results/malf``; the rest to ``_build/real``.
+What has its record, by the settings and weights of now, is not made again. Records, and the weights
+that a method uses, go to ``results/malf``; the rest to ``_build/real``.
 """
 
 import argparse
@@ -129,8 +130,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
     used = any((told or {}).get("training") == name for told in plan["methods"].values())
     weights = (results / "weights" if used else folder / name) / f"{name}.h5"
     asked = _parameters(plan, settings)
-    if file.exists() and weights.exists() and records.read(file)["parameters"] == asked:
-        print(f"{name}: trained already, see {file}", flush=True)
+    if weights.exists() and _made(file, asked):
         return
     model, history = fit(settings, load_people(plan), folder / name)
     models.save(model, weights)
@@ -145,6 +145,14 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
         "history": {c: history[c].round(6).tolist() for c in columns},
     }
     records.write(file, record)
+
+
+def _made(file, asked):
+    """Whether the record is there, made with these parameters; then it is said."""
+    made = file.exists() and records.read(file)["parameters"] == asked
+    if made:
+        print(f"made already, see {file}", flush=True)
+    return made
 
 
 def fit(settings: dict, people, run_dir: Path, seed: int | None = None):
@@ -185,7 +193,10 @@ def ablate(plan: dict, folder: Path, results: Path) -> None:
     Rows of an earlier record with the same settings are kept, with the commit that made them.
     """
     told, file = plan["ablation"], results / "ablation.json"
-    people, rows = load_people(told), _earlier_rows(told, file)
+    asked, rows = {"runs": told["runs"], "seeds": told["seeds"]}, _earlier_rows(told, file)
+    if _made(file, _parameters(told, asked)):
+        return
+    people = load_people(told)
     for name, settings in told["runs"].items():
         for seed in told["seeds"]:
             if (name, seed) not in rows:
@@ -193,7 +204,6 @@ def ablate(plan: dict, folder: Path, results: Path) -> None:
                 rows[name, seed] = _last_row(name, seed, fit(settings, people, where, seed)[1])
     rows = [rows[name, seed] for name in told["runs"] for seed in told["seeds"]]
     spent = sum(row["seconds"] for row in rows)
-    asked = {"runs": told["runs"], "seeds": told["seeds"]}
     record = _provenance(told, "ablate", asked, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(file, record)
@@ -268,8 +278,11 @@ def optimiser_of(plan: dict, told: dict, people) -> InstanceOptimiser:
 
 def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
     """Measure a method on all ordered pairs of one part of the people; write its record."""
-    people, parcels = load_people(plan), load_people(plan, labels="manual")
     told, asked = entry(plan, "methods", name), what_measures(plan, name, results)
+    file = results / part / f"{name}.json"
+    if _made(file, _parameters(plan, asked)):
+        return
+    people, parcels = load_people(plan), load_people(plan, labels="manual")
     # Rows of an interrupted call with another λ, or by other weights, are none of these.
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
     begun = folder / f"{part}-{name}-{key}.jsonl"
@@ -280,7 +293,7 @@ def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> No
     record = _provenance(plan, f"measure {name}", asked, seconds)
     record["metrics"] = {"split": part, **compare.summary(rows), "rows": rows}
     record["baselines"] = baselines.versions()
-    records.write(results / part / f"{name}.json", record)
+    records.write(file, record)
     begun.unlink()
 
 
@@ -307,11 +320,14 @@ def what_measures(plan: dict, name: str, results: Path) -> dict:
 
 def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int = 1) -> None:
     """Follow an instance optimisation on validation pairs, beyond its usual number of steps."""
-    people, told = load_people(plan), entry(plan, "methods", name)
+    told, file = entry(plan, "methods", name), results / "instance" / f"{name}.json"
     if "instance" not in told:
         some = [key for key, each in plan["methods"].items() if "instance" in (each or {})]
         raise RealError(f"watch: {name!r} optimises nothing, expected one of: {', '.join(some)}")
     asked = what_measures(plan, name, results)
+    if _made(file, _parameters(plan, asked)):
+        return
+    people = load_people(plan)
     register, optimise = network_of(plan, told, people, results), optimiser_of(plan, told, people)
     names = compare.core(people.structures)
     rows = []
@@ -339,7 +355,7 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
     spent = sum(row["seconds"] for row in rows if row["step"] == steps)
     record = _provenance(plan, f"watch {name}", asked, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
-    records.write(results / "instance" / f"{name}.json", record)
+    records.write(file, record)
 
 
 def times(plan: dict, results: Path) -> None:
@@ -414,7 +430,7 @@ def main() -> None:
 
 
 def make_all(plan: dict, folder: Path, results: Path) -> None:
-    """Everything whose record is not there; what cannot be made leaves the others.
+    """Everything that is not made yet; what cannot be made leaves the others.
 
     Raises
     ------
@@ -422,7 +438,7 @@ def make_all(plan: dict, folder: Path, results: Path) -> None:
         At the end, naming all that could not be made.
     """
     failed = []
-    for what, work in _missing(plan, folder, results):
+    for what, work in _everything(plan, folder, results):
         try:
             work()
         except _FAILURES as error:
@@ -434,22 +450,18 @@ def make_all(plan: dict, folder: Path, results: Path) -> None:
         raise RealError(f"left out: {', '.join(failed)}; the reasons stand above")
 
 
-def _missing(plan, folder, results):
-    """What has no record yet, each with the work that makes it."""
+def _everything(plan, folder, results):
+    """Each piece of work by its name; each looks itself whether it was done."""
     for name in plan["trainings"]:
-        if not (results / "training" / f"{name}.json").exists():
-            yield f"train {name}", partial(train, plan, name, folder, results)
+        yield f"train {name}", partial(train, plan, name, folder, results)
     if "ablation" in plan:
-        told, file = plan["ablation"], results / "ablation.json"
-        if len(_earlier_rows(told, file)) < len(told["runs"]) * len(told["seeds"]):
-            yield "ablate", partial(ablate, plan, folder, results)
+        yield "ablate", partial(ablate, plan, folder, results)
     asked = [("test", name) for name in plan["methods"]]
     asked += [(part, name) for name in plan.get("retest", []) for part in ("validation", "repeats")]
     for part, name in asked:
-        if not (results / part / f"{name}.json").exists():
-            yield f"measure {name}", partial(measure, plan, name, part, folder, results)
+        yield f"measure {name}", partial(measure, plan, name, part, folder, results)
     for name, told in plan["methods"].items():
-        if "instance" in (told or {}) and not (results / "instance" / f"{name}.json").exists():
+        if "instance" in (told or {}):
             yield f"watch {name}", partial(watch, plan, name, results)
 
 

@@ -181,13 +181,27 @@ def test_a_measurement_goes_on_but_not_with_rows_of_other_settings(tiny, tmp_pat
     assert registered[7:] == ["first"] * 2  # one pair was there
 
 
-def test_a_training_that_has_its_record_is_not_touched(tiny, tmp_path, monkeypatch):
+def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     results, folder = tmp_path / "results", tmp_path / "build"
-    real.train(tiny, "ncc", folder, results)
-    before = (results / "training" / "ncc.json").read_bytes()
-    monkeypatch.setattr(real, "fit", None)
-    real.train(tiny, "ncc", tmp_path / "elsewhere", results)
-    assert (results / "training" / "ncc.json").read_bytes() == before
+    small = tiny["trainings"]["ncc"] | {"epochs": 1, "batch_size": 2}
+    tiny["ablation"] |= {"runs": {"none": small}, "seeds": [0]}
+    tiny["trainings"] = {"ncc": tiny["trainings"]["ncc"]}
+    tiny["methods"] = {name: tiny["methods"][name] for name in ("identity", "ncc", "ncc-instance")}
+    tiny["retest"] = []
+    real.make_all(tiny, folder, results)
+    before = {path: path.read_bytes() for path in results.rglob("*.*")}
+    assert len(before) == 1 + 1 + 1 + 3 + 1 + 1  # weights, training, ablation, test, watch, times
+    monkeypatch.setattr(real, "load_people", None)
+    real.make_all(tiny, tmp_path / "elsewhere", results)
+    assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
+
+
+def test_a_method_of_other_settings_is_measured_anew(tiny, tmp_path):
+    folder, file = tmp_path / "build", tmp_path / "test" / "demons.json"
+    for iterations in (1, 2, 2):
+        tiny["methods"]["demons"]["iterations"] = [iterations]
+        real.measure(tiny, "demons", "test", folder, tmp_path)
+        assert records.read(file)["parameters"]["iterations"] == [iterations]
 
 
 def test_another_schedule_is_another_run(tiny, tmp_path):
