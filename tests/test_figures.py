@@ -114,6 +114,18 @@ def test_methods_are_drawn_by_their_seconds():
     assert ax.get_xscale() == "log"
 
 
+def test_runs_stand_in_order_with_their_sd_and_the_reference():
+    table = pd.DataFrame({"dice": [0.6, 0.7], "sd": [0.01, 0.02]}, index=["plain", "wide"])
+    (ax,) = figures.dots_of_runs(table, {"dice": "sd"}, ["Dice"], reference="plain").axes
+    dashed, points, *_ = ax.get_lines()
+    assert set(dashed.get_xdata()) == {0.6}
+    assert list(points.get_xdata()) == [0.6, 0.7]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["plain", "wide"]
+    assert ax.yaxis_inverted()
+    bars = ax.collections[0].get_segments()
+    assert np.allclose([bar[1, 0] - bar[0, 0] for bar in bars], [0.02, 0.04])
+
+
 def test_pairs_are_drawn_before_against_after():
     fig = figures.dice_by_pair(tidy(0.0), tidy(0.1))
     x, y = fig.axes[0].lines[1].get_data()

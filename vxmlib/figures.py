@@ -387,6 +387,31 @@ def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
     return fig
 
 
+def dots_of_runs(table, columns, labels, *, reference) -> Figure:
+    """Means over seeds with their SD, one line a run, one panel a column; dashed: one of the runs.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        By run, the first on top: each of ``columns``.
+    columns : dict of str to str
+        Column of the means -> column of the SD.
+    labels : list of str
+        What each panel's axis is called.
+    reference : str
+        The run that the others are compared with.
+    """
+    size = (7.2, 0.9 + 0.24 * len(table))
+    fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained")
+    for ax, (mean, sd), label in zip(np.atleast_1d(axes), columns.items(), labels, strict=True):
+        ax.axvline(table.loc[reference, mean], ls="--", color="0.5")
+        ax.errorbar(table[mean], table.index, xerr=table[sd], fmt="o", color=AFTER, capsize=3)
+        ax.set_xlabel(label)
+        ax.grid(axis="x", alpha=0.3)
+    ax.invert_yaxis()
+    return fig
+
+
 def dice_by_seconds(table) -> Figure:
     """Dice against seconds for a pair, one labelled marker a method; the identity as a line.
 
