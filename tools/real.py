@@ -78,8 +78,12 @@ def load_plan(path: Path = CODE / "config" / "real.yaml") -> dict:
 
 def _check_methods(plan, path):
     """Refuse a method that would quietly become another one."""
-    methods = plan.setdefault("methods", {})
-    for name, told in methods.items():
+    methods, few = plan.setdefault("methods", {}), plan.setdefault("few", {})
+    if both := set(methods) & set(few):
+        raise RealError(
+            f"{path}: {', '.join(both)} under methods and under few, expected under one"
+        )
+    for name, told in (methods | few).items():
         where, told = f"{path}, method {name}", told or {}
         if unknown := set(told) - _METHOD:
             raise RealError(f"{where}: unknown {', '.join(sorted(unknown))}")
@@ -99,16 +103,17 @@ def _one_of(where, told, key, allowed):
 
 
 def entry(plan: dict, part: str, name: str) -> dict:
-    """One training or method.
+    """One training or method (of all pairs, or of few).
 
     Raises
     ------
     RealError
         There is none of that name.
     """
-    if name not in plan[part]:
-        raise RealError(f"{part}: found {name!r}, expected one of: {', '.join(plan[part])}")
-    return plan[part][name] or {}
+    known = plan[part] | (plan["few"] if part == "methods" else {})
+    if name not in known:
+        raise RealError(f"{part}: found {name!r}, expected one of: {', '.join(known)}")
+    return known[name] or {}
 
 
 def load_people(plan: dict, **more) -> cohorts.Cohort:
@@ -363,7 +368,7 @@ def times(plan: dict, results: Path) -> None:
     people, rows = load_people(plan), []
     measured = [name for name in plan["methods"] if (results / "test" / f"{name}.json").exists()]
     methods = {name: method(plan, name, people, results) for name in measured}
-    for moving, fixed in compare.unordered(people.split["test"])[:TIMED]:
+    for moving, fixed in pairs_of(people, "few"):
         for name, both in methods.items():
             seconds = both(people.image(moving), people.image(fixed))[2]
             rows.append({"method": name, "moving": moving, "fixed": fixed, "seconds": seconds})
@@ -376,9 +381,11 @@ def times(plan: dict, results: Path) -> None:
 
 
 def pairs_of(people, part: str) -> list[tuple[str, str]]:
-    """Each two people of a part once; of "repeats", each person's two scans."""
+    """Each two people of a part once; of "repeats", a person's two scans; "few": those timed."""
     if part == "repeats":
         return list(zip(people.split["validation"], people.split["repeats"], strict=True))
+    if part == "few":
+        return compare.unordered(people.split["test"])[:TIMED]
     return compare.unordered(people.split[part])
 
 
@@ -407,7 +414,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["train", "ablate", "measure", "watch", "times", "all"])
     parser.add_argument("name", nargs="?", help="a training or a method of config/real.yaml")
-    parser.add_argument("--part", default="test", choices=["validation", "test", "repeats"])
+    parser.add_argument("--part", default="test", choices=["validation", "test", "repeats", "few"])
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -456,7 +463,7 @@ def _everything(plan, folder, results):
         yield f"train {name}", partial(train, plan, name, folder, results)
     if "ablation" in plan:
         yield "ablate", partial(ablate, plan, folder, results)
-    asked = [("test", name) for name in plan["methods"]]
+    asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
     asked += [(part, name) for name in plan.get("retest", []) for part in ("validation", "repeats")]
     for part, name in asked:
         yield f"measure {name}", partial(measure, plan, name, part, folder, results)

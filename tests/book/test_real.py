@@ -70,6 +70,8 @@ def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
         ("methods: {m: {training: b}}", "method m: found training 'b', expected one of: a"),
         ("methods: {m: {metric: cc}}", "expected a baseline or a training"),
         ("retest: [n]", "retest: found method 'n'"),
+        ("few: {m: {baseline: sym}}", "method m: found baseline 'sym'"),
+        ("methods: {m: }\nfew: {m: }", "m under methods and under few"),
     ],
 )
 def test_an_entry_that_would_become_another_one_is_refused(tmp_path, entry, message):
@@ -187,7 +189,7 @@ def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     tiny["ablation"] |= {"runs": {"none": small}, "seeds": [0]}
     tiny["trainings"] = {"ncc": tiny["trainings"]["ncc"]}
     tiny["methods"] = {name: tiny["methods"][name] for name in ("identity", "ncc", "ncc-instance")}
-    tiny["retest"] = []
+    tiny["retest"], tiny["few"] = [], {}
     real.make_all(tiny, folder, results)
     before = {path: path.read_bytes() for path in results.rglob("*.*")}
     assert len(before) == 1 + 1 + 1 + 3 + 1 + 1  # weights, training, ablation, test, watch, times
@@ -249,6 +251,7 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(baselines, "syn_both", missing)
     tiny["trainings"] = {}
     del tiny["ablation"]
+    tiny["few"] = {"demons": tiny["methods"]["demons"]}
     tiny["retest"] = ["syn-cc", "identity"]
     tiny["methods"] = {
         "syn-cc": {"baseline": "syn", "metric": "cc", "iterations": [5]},
@@ -257,6 +260,7 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
     with pytest.raises(real.RealError, match="left out: measure syn-cc, measure syn-cc"):
         real.make_all(tiny, tmp_path / "build", tmp_path / "results")
     assert "measure syn-cc: left out: antspyx is not installed" in capsys.readouterr().out
+    assert (tmp_path / "results" / "few" / "demons.json").exists()
     for part in ("test", "validation", "repeats"):
         assert (tmp_path / "results" / part / "identity.json").exists()
         assert not (tmp_path / "results" / part / "syn-cc.json").exists()
@@ -265,3 +269,8 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
 def test_a_persons_two_scans_make_a_pair_of_repeats():
     people = types.SimpleNamespace(split={"validation": ["1", "2"], "repeats": ["1b", "2b"]})
     assert real.pairs_of(people, "repeats") == [("1", "1b"), ("2", "2b")]
+
+
+def test_few_pairs_are_the_first_of_the_test_people():
+    people = types.SimpleNamespace(split={"test": ["1", "2", "3", "4"]})
+    assert real.pairs_of(people, "few") == [("1", "2"), ("1", "3"), ("1", "4")]
