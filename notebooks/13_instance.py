@@ -286,8 +286,8 @@ figures.steps_of(
 #
 # The same with volumes, from a committed record: pairs of validation people of `malf` at 2 mm,
 # from the displacement of the network of [lesson 9](09_real.ipynb), followed beyond the steps that
-# are used there on the test people, and SyN on the same pairs (iterations at 8, 4 and 2 mm as in
-# that lesson: none at 2 mm). Means over pairs:
+# are used there on the test people, and SyN's correlation on the same pairs (as in that lesson
+# without iterations at 2 mm; with some, SyN overlaps better, as measured there). Means over pairs:
 
 # %%
 told = recipe.committed_record("malf/instance/ncc-instance.json")
