@@ -396,7 +396,12 @@ def said(what, method):
     return f"{text}, with {folded:.2f} % of the brain folded"
 
 
+on_cortex = results.differences(
+    {"alone": ("ncc", better), "refined": ("ncc-instance", better)}, "dice_cortex"
+)
 pages.glue(
+    cortex_alone=grid.interval_text(on_cortex.loc["alone"]),
+    cortex_refined=grid.interval_text(on_cortex.loc["refined"]),
     to_syn=said("NCC minus SyN", better),
     refined_to_syn=said("instance minus SyN", "ncc-instance"),
     to_demons=said("NCC minus demons", "demons"),
@@ -410,6 +415,8 @@ pages.glue(
 #
 # - The network alone, less this SyN: {glue:text}`to_syn` by SyN.
 # - With instance optimisation, less SyN: {glue:text}`refined_to_syn`.
+# - On the cortical parcels, less SyN: alone {glue:text}`cortex_alone`, with instance optimisation
+#   {glue:text}`cortex_refined`.
 # - The network alone, less demons: {glue:text}`to_demons` by demons.
 # - With instance optimisation, less demons: {glue:text}`refined_to_demons`.
 # - With NCC in place of MSE: {glue:text}`by_mse` by MSE.
