@@ -317,17 +317,17 @@ table[list(cost)].rename(columns=cost).round(2)
 figures.dice_by_seconds(table);
 
 # %% tags=["remove-cell"]
+seconds = table["seconds"]
+times, share = seconds / seconds["ncc"], 100 * seconds["ncc-instance"] / seconds
 pages.glue(
     gain=table.loc["ncc", "dice"] - table.loc["identity", "dice"],
     folding=table.loc["ncc", "folding_percent_brain"],
-    **{
-        f"{what}_{name.removeprefix('syn-')}": factor
-        for name in ("syn-cc", "syn-mattes", "demons")
-        for what, factor in (
-            ("times", table.loc[name, "seconds"] / table.loc["ncc", "seconds"]),
-            ("share", 100 * table.loc["ncc-instance", "seconds"] / table.loc[name, "seconds"]),
-        )
-    },
+    times_cc=times["syn-cc"],
+    times_mattes=times["syn-mattes"],
+    times_demons=times["demons"],
+    share_cc=share["syn-cc"],
+    share_mattes=share["syn-mattes"],
+    share_demons=share["demons"],
 )
 
 # %% [markdown]

@@ -79,11 +79,11 @@ def load_plan(path: Path = CODE / "config" / "real.yaml") -> dict:
 def _check_methods(plan, path):
     """Refuse a method that would quietly become another one."""
     methods, few = plan.setdefault("methods", {}), plan.setdefault("few", {})
-    if both := set(methods) & set(few):
+    if both := methods.keys() & few.keys():
         raise RealError(
             f"{path}: {', '.join(both)} under methods and under few, expected under one"
         )
-    for name, told in (methods | few).items():
+    for name, told in _methods(plan).items():
         where, told = f"{path}, method {name}", told or {}
         if unknown := set(told) - _METHOD:
             raise RealError(f"{where}: unknown {', '.join(sorted(unknown))}")
@@ -93,6 +93,11 @@ def _check_methods(plan, path):
         _one_of(where, told, "training", plan["trainings"])
     for name in plan.get("retest", []):
         _one_of(f"{path}, retest", {"method": name}, "method", methods)
+
+
+def _methods(plan):
+    """All of them: of all pairs, and of few."""
+    return plan["methods"] | plan["few"]
 
 
 def _one_of(where, told, key, allowed):
@@ -110,7 +115,7 @@ def entry(plan: dict, part: str, name: str) -> dict:
     RealError
         There is none of that name.
     """
-    known = plan[part] | (plan["few"] if part == "methods" else {})
+    known = _methods(plan) if part == "methods" else plan[part]
     if name not in known:
         raise RealError(f"{part}: found {name!r}, expected one of: {', '.join(known)}")
     return known[name] or {}
@@ -132,7 +137,7 @@ def build(settings: dict, shape):
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
     """Train, or go on; then write the weights and the record of the training."""
     settings, file = entry(plan, "trainings", name), results / "training" / f"{name}.json"
-    used = any((told or {}).get("training") == name for told in plan["methods"].values())
+    used = any((told or {}).get("training") == name for told in _methods(plan).values())
     weights = (results / "weights" if used else folder / name) / f"{name}.h5"
     asked = _parameters(plan, settings)
     if weights.exists() and _made(file, asked):
@@ -198,10 +203,10 @@ def ablate(plan: dict, folder: Path, results: Path) -> None:
     Rows of an earlier record with the same settings are kept, with the commit that made them.
     """
     told, file = plan["ablation"], results / "ablation.json"
-    asked, rows = {"runs": told["runs"], "seeds": told["seeds"]}, _earlier_rows(told, file)
+    asked = {"runs": told["runs"], "seeds": told["seeds"]}
     if _made(file, _parameters(told, asked)):
         return
-    people = load_people(told)
+    people, rows = load_people(told), _earlier_rows(told, file)
     for name, settings in told["runs"].items():
         for seed in told["seeds"]:
             if (name, seed) not in rows:

@@ -218,6 +218,12 @@ def test_weights_that_are_not_there_are_asked_for(tiny, tmp_path):
         real.what_measures(tiny, "ncc", tmp_path)
 
 
+def test_weights_that_only_a_method_of_few_pairs_uses_are_kept(tiny, tmp_path):
+    tiny["methods"], tiny["few"] = {"identity": {}}, {"slow": {"training": "ncc"}}
+    real.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
+    assert real.what_measures(tiny, "slow", tmp_path / "results")["weights_sha256"]
+
+
 def test_only_an_optimisation_can_be_watched(tiny, tmp_path):
     with pytest.raises(real.RealError, match="'ncc' optimises nothing, expected one of: ncc-inst"):
         real.watch(tiny, "ncc", tmp_path)
