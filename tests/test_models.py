@@ -68,7 +68,7 @@ def test_smoothness_counts_more_on_a_coarser_grid(int_steps, int_resolution, mul
 
 def test_the_published_networks_have_their_number_of_weights():
     count = {name: models.build((32, 32), features=name).count_params() for name in models.FEATURES}
-    assert count["small"] < count["vxm1"] < count["vxm2"] < count["double"]
+    assert count["small"] < count["vxm1"] < count["vxm2"] < count["wide"] < count["double"]
     assert count["vxm2"] == vxm.networks.VxmDense((32, 32), int_steps=0).count_params()
 
 

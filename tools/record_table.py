@@ -24,8 +24,10 @@ NAMES = {
     "ncc": "VoxelMorph, NCC, λ = {lam:g}",
     "mse": "VoxelMorph, MSE, λ = {lam:g}",
     "ncc-none": "VoxelMorph, NCC, not augmented",
+    "ncc-wide": "VoxelMorph, NCC, λ = {lam:g}, wide network",
     "ncc-integrated": "VoxelMorph, diffeomorphic, NCC, λ = {lam:g}",
     "ncc-instance": "VoxelMorph, NCC + instance optimisation",
+    "wide-instance": "VoxelMorph, NCC, wide network + instance optimisation",
 }
 _WEIGHTS = {"identity": "affine alone", "vm2_cc": "2018 weights, CC", "vm2_l2": "2018 weights, MSE"}
 
