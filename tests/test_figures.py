@@ -114,6 +114,16 @@ def test_methods_are_drawn_by_their_seconds():
     assert ax.get_xscale() == "log"
 
 
+def test_more_curves_than_styles_are_all_drawn():
+    names = [f"method {n}" for n in range(15)]
+    table = pd.DataFrame({"dice": 0.7, "seconds": 1.0}, index=names)
+    _, labels = figures.dice_by_seconds(table).axes[0].get_legend_handles_labels()
+    assert labels == names
+    curves = {name: pd.DataFrame({"dice": [0.6, 0.7]}) for name in names}
+    _, labels = figures.steps_of(curves, ["dice"], ["Dice"]).axes[0].get_legend_handles_labels()
+    assert labels == names
+
+
 def test_runs_stand_in_order_with_their_sd_and_the_reference():
     table = pd.DataFrame({"dice": [0.6, 0.7], "sd": [0.01, 0.02]}, index=["plain", "wide"])
     (ax,) = figures.dots_of_runs(table, {"dice": "sd"}, ["Dice"], reference="plain").axes

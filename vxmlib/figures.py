@@ -6,6 +6,8 @@ A 3D array is cut through the middle of its second axis. Panels that are compare
 grey scale or one colour bar; nothing is told by colour alone.
 """
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap, TwoSlopeNorm
@@ -120,7 +122,7 @@ def histograms(images, titles) -> Figure:
     """Intensity histograms of the brain (values above 0), one line an image."""
     fig, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
     bins = np.linspace(0, 1, 65)
-    for image, title, style in zip(images, titles, ("-", "--", ":", "-."), strict=False):
+    for image, title, style in zip(images, titles, cycle(("-", "--", ":", "-.")), strict=False):
         counts, _ = np.histogram(image[image > 0], bins=bins, density=True)
         ax.plot(0.5 * (bins[1:] + bins[:-1]), counts, style, label=title)
     ax.set(xlabel="intensity after normalisation", ylabel="density in the brain")
@@ -274,7 +276,7 @@ def curves(history, columns, *, ylabel, x="step") -> Figure:
         What is drawn, with its unit.
     """
     fig, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
-    for (column, name), style in zip(columns.items(), ("-", "--", ":", "-."), strict=False):
+    for (column, name), style in zip(columns.items(), cycle(("-", "--", ":", "-.")), strict=False):
         ax.plot(history[x], history[column], style, marker=".", label=name)
     ax.set(xlabel="optimiser step" if x == "step" else x, ylabel=ylabel)
     ax.grid(alpha=0.3)
@@ -347,11 +349,12 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
     points : dict of str to pandas.Series, optional
         Name to a single result: a value for each column, and its place on the axis as its name.
     """
-    fig, axes = plt.subplots(1, len(columns), figsize=(7.2, 2.9), layout="constrained")
+    shape = {"figsize": (7.2, 2.9), "layout": "constrained", "squeeze": False}
+    fig, (axes,) = plt.subplots(1, len(columns), **shape)
     for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
-        for (name, table), style in zip(curves.items(), ("-o", "--s", ":^"), strict=False):
+        for (name, table), style in zip(curves.items(), cycle(("-o", "--s", ":^")), strict=False):
             ax.plot(table.index, table[column], style, ms=4, markevery=_every(table), label=name)
-        for (name, point), marker in zip((points or {}).items(), "DXP", strict=False):
+        for (name, point), marker in zip((points or {}).items(), cycle("DXP"), strict=False):
             ax.plot(point.name, point[column], marker, color="k", label=name)
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.grid(alpha=0.3)
@@ -427,7 +430,7 @@ def dice_by_seconds(table) -> Figure:
         ax.axhline(before, ls="--", color="0.5")
         ax.annotate("identity", (0.01, before), xycoords=("axes fraction", "data"), va="bottom")
     found = table.drop(index="identity", errors="ignore").dropna(subset=["dice", "seconds"])
-    for (name, row), marker in zip(found.iterrows(), "osD^vPX<>", strict=False):
+    for (name, row), marker in zip(found.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
         ax.plot(row["seconds"], row["dice"], marker, ms=7, label=name)
     ax.set(xscale="log", xlabel="seconds for a pair", ylabel="Dice")
     ax.grid(alpha=0.3)
@@ -578,7 +581,7 @@ def determinant_histogram(determinants, brains, titles) -> Figure:
     fig, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
     bins = np.linspace(-0.5, 3.0, 106)
     for det, brain, title, style in zip(
-        determinants, brains, titles, ("-", "--", ":", "-."), strict=False
+        determinants, brains, titles, cycle(("-", "--", ":", "-.")), strict=False
     ):
         share, _ = np.histogram(np.clip(det[brain], bins[0], bins[-1]), bins=bins)
         ax.plot(0.5 * (bins[1:] + bins[:-1]), 100 * share / brain.sum(), style, label=title)
@@ -686,7 +689,7 @@ def lambda_shape(ours, paper) -> Figure:
     )
     for ax, loss in zip(axes, losses, strict=True):
         lams = []
-        for (name, curve), style in zip(ours.items(), ("-o", "--s"), strict=False):
+        for (name, curve), style in zip(ours.items(), cycle(("-o", "--s")), strict=False):
             part = curve[curve["image_loss"] == loss]
             ax.plot(part["lam"], part["mean"] - part["mean"].max(), style, ms=4, label=name)
             lams += part["lam"].tolist()

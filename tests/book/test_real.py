@@ -43,9 +43,12 @@ def test_trainings_that_are_compared_differ_in_one_thing(plan):
     full = real.entry(plan, "trainings", "ncc")
     plain = real.entry(plan, "trainings", "ncc-none")
     assert {key for key in plain if plain[key] != full[key]} == {"augment"}
+    wide = real.entry(plan, "trainings", "ncc-wide")
+    assert {key for key in wide if wide[key] != full[key]} == {"features", "lam"}
     runs = plan["ablation"]["runs"]
     for name, run in runs.items():
-        changed = {key for key in run if run[key] != runs["all"][key]}
+        before = runs[name.rpartition(", ")[0] or "all"]  # "all, a, b" goes on from "all, a"
+        changed = {key for key in run if run[key] != before[key]}
         assert len(changed) == (name != "all"), name
         assert changed <= {"augment"} or name.startswith("all, ")
         assert not run["both_ways"] or run["batch_size"] % 2 == 0
