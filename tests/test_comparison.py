@@ -92,6 +92,24 @@ def test_the_ablation_is_over_seeds(folder):
     assert table["seeds"].tolist() == [2, 2]
 
 
+def test_passes_are_means_over_pairs(folder):
+    assert Comparison(folder, folder / "real.yaml").passes() == {}
+    rows = [
+        {"training": name, "moving": m, "fixed": f, "pass": number, "seconds": 0.5}
+        | {"dice": dice + 0.1 * number, "folding_percent_brain": number}
+        for name, shift in {"ncc": 0.0, "wide": 0.2}.items()
+        for m, f, dice in (("a", "b", 0.3 + shift), ("b", "a", 0.5 + shift))
+        for number in (1, 2)
+    ]
+    records.write(folder / "passes.json", record({"split": "validation", "rows": rows}))
+    found = Comparison(folder, folder / "real.yaml").passes()
+    assert list(found) == ["ncc", "wide"]
+    assert found["wide"].index.tolist() == [1, 2]
+    assert found["ncc"]["dice"].tolist() == pytest.approx([0.5, 0.6])
+    assert found["wide"]["dice"].tolist() == pytest.approx([0.7, 0.8])
+    assert found["wide"]["folding_percent_brain"].tolist() == [1, 2]
+
+
 def test_a_history_has_the_epochs_that_were_looked_at(found):
     history = found.history("ncc")
     assert history.index.tolist() == [20, 30]

@@ -4,6 +4,7 @@
     python -m tools.real ablate             # the short trainings on slices
     python -m tools.real measure ncc        # on the test people, both ways; --part asks for others
     python -m tools.real watch ncc-instance # step by step, on validation people
+    python -m tools.real repeat             # pass by pass, on validation people
     python -m tools.real times              # all methods by turns in one process
     python -m tools.real all                # everything: `make full`
 
@@ -22,6 +23,7 @@ from types import SimpleNamespace
 
 from vxmlib import (
     baselines,
+    cascade,
     cohorts,
     compare,
     files,
@@ -42,8 +44,9 @@ CODE = Path(__file__).resolve().parent.parent
 RESULTS = CODE / "results" / "malf"
 #: Pairs that are watched step by step, and pairs that are timed.
 WATCHED, TIMED = 6, 3
+COMMANDS = ("train", "ablate", "measure", "watch", "repeat", "times", "all")
 _MODEL = ("image_loss", "lam", "int_steps", "learning_rate", "features")
-_METHOD = {"baseline", "metric", "iterations", "training", "instance"}
+_METHOD = {"baseline", "metric", "iterations", "training", "passes", "instance"}
 #: What one entry that cannot be made may raise, while the others go on.
 _FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
@@ -73,6 +76,7 @@ def load_plan(path: Path = CODE / "config" / "real.yaml") -> dict:
             _one_of(f"{path}, training {name}", told[name], "schedule", profiles.SCHEDULES)
             _one_of(f"{path}, training {name}", told[name], "network", NETWORKS)
     _check_methods(plan, path)
+    _check_repeat(plan, path)
     return plan
 
 
@@ -91,8 +95,26 @@ def _check_methods(plan, path):
             raise RealError(f"{where}: found {told}, expected a baseline or a training")
         _one_of(where, told, "baseline", ("syn", "demons"))
         _one_of(where, told, "training", plan["trainings"])
+        _check_passes(where, told.get("passes", 1), of_network="training" in told)
     for name in plan.get("retest", []):
         _one_of(f"{path}, retest", {"method": name}, "method", methods)
+
+
+def _check_repeat(plan, path):
+    where, none = f"{path}, repeat", {"trainings": [], "passes": 1}
+    if unknown := set(plan.get("repeat", {})) - set(none):
+        raise RealError(f"{where}: unknown {', '.join(sorted(unknown))}")
+    plan["repeat"] = none | plan.get("repeat", {})
+    _check_passes(where, plan["repeat"]["passes"])
+    for name in plan["repeat"]["trainings"]:
+        _one_of(where, {"training": name}, "training", plan["trainings"])
+
+
+def _check_passes(where, passes, *, of_network=True):
+    if type(passes) is not int or passes < 1 or (passes > 1 and not of_network):
+        raise RealError(
+            f"{where}: found passes {passes!r}, expected a whole number, at least 1, of a training"
+        )
 
 
 def _methods(plan):
@@ -269,12 +291,12 @@ def method(plan: dict, name: str, people, results: Path):
 
 
 def network_of(plan: dict, told: dict, people, results: Path):
-    """The registration by a trained network, compiled, so that its first pair can be timed."""
+    """The registration by a trained network, in all its passes, compiled: its pairs are timed."""
     settings = entry(plan, "trainings", told["training"])
     path = results / "weights" / f"{told['training']}.h5"
     register = partial(models.register, models.load(path, network=NETWORKS[settings["network"]]))
     register(*_any_two(people))
-    return register
+    return cascade.repeated(register, told.get("passes", 1))
 
 
 def optimiser_of(plan: dict, told: dict, people) -> InstanceOptimiser:
@@ -317,15 +339,17 @@ def what_measures(plan: dict, name: str, results: Path) -> dict:
     """
     told = dict(entry(plan, "methods", name))
     if "training" in told:
-        weights = results / "weights" / f"{told['training']}.h5"
-        if not weights.exists():
-            raise RealError(
-                f"{weights}: no such file; run `python -m tools.real train {told['training']}`"
-            )
-        settings = entry(plan, "trainings", told["training"])
-        told["seed"], told["training_settings"] = settings["seed"], settings
-        told["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        told |= _trained(plan, told["training"], results)
     return told
+
+
+def _trained(plan, name, results):
+    """What the figures of a training's network depend on."""
+    settings, weights = entry(plan, "trainings", name), results / "weights" / f"{name}.h5"
+    if not weights.exists():
+        raise RealError(f"{weights}: no such file; run `python -m tools.real train {name}`")
+    found = {"seed": settings["seed"], "training_settings": settings}
+    return found | {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 
 def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int = 1) -> None:
@@ -366,6 +390,39 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
     record = _provenance(plan, f"watch {name}", asked, spent)
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(file, record)
+
+
+def repeat(plan: dict, results: Path) -> None:
+    """Register the validation pairs several times by one network, and look after each pass."""
+    told, file = plan["repeat"], results / "passes.json"
+    used = {name: _trained(plan, name, results) for name in told["trainings"]}
+    asked = {"passes": told["passes"], "trainings": used}
+    if _made(file, _parameters(plan, asked)):
+        return
+    people = load_people(plan)
+    methods = {name: network_of(plan, {"training": name}, people, results) for name in used}
+    rows = [
+        {"training": name, "moving": moving, "fixed": fixed, **seen}
+        for moving, fixed in cohorts.ordered_pairs(people.split["validation"])
+        for name, register in methods.items()
+        for seen in _each_pass(people, register, moving, fixed, told["passes"])
+    ]
+    record = _provenance(plan, "repeat", asked, sum(row["seconds"] for row in rows))
+    record["metrics"] = {"split": "validation", "rows": rows}
+    records.write(file, record)
+
+
+def _each_pass(people, register, moving, fixed, count):
+    """Dice and folding after each pass, and the seconds that this pass took."""
+    names, brain = compare.core(people.structures), people.brain(fixed)
+    target, own = people.labels(fixed), people.labels(moving)
+    found = cascade.passes(register, people.image(moving), people.image(fixed), count=count)
+    for number in range(1, count + 1):
+        began = time.perf_counter()
+        field = next(found)
+        seen = {"pass": number, "seconds": time.perf_counter() - began}
+        seen["dice"] = metrics.mean_dice(warp.warp_labels(own, field), target, names)
+        yield seen | {"folding_percent_brain": metrics.folding(field, brain).percent_in_mask}
 
 
 def times(plan: dict, results: Path) -> None:
@@ -417,7 +474,7 @@ def _provenance(plan, run, settings, seconds):
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=["train", "ablate", "measure", "watch", "times", "all"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("name", nargs="?", help="a training or a method of config/real.yaml")
     parser.add_argument("--part", default="test", choices=["validation", "test", "repeats", "few"])
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
@@ -433,6 +490,8 @@ def main() -> None:
             measure(plan, options.name, options.part, options.build, options.results)
         elif options.command == "watch":
             watch(plan, options.name, options.results)
+        elif options.command == "repeat":
+            repeat(plan, options.results)
         elif options.command == "times":
             times(plan, options.results)
         else:
@@ -475,6 +534,8 @@ def _everything(plan, folder, results):
     for name, told in plan["methods"].items():
         if "instance" in (told or {}):
             yield f"watch {name}", partial(watch, plan, name, results)
+    if plan["repeat"]["trainings"]:
+        yield "repeat", partial(repeat, plan, results)
 
 
 def _timed(results):

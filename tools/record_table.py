@@ -25,6 +25,7 @@ NAMES = {
     "mse": "VoxelMorph, MSE, λ = {lam:g}",
     "ncc-none": "VoxelMorph, NCC, not augmented",
     "ncc-wide": "VoxelMorph, NCC, λ = {lam:g}, wide network",
+    "wide-twice": "VoxelMorph, NCC, λ = {lam:g}, wide network, {passes} passes",
     "ncc-integrated": "VoxelMorph, diffeomorphic, NCC, λ = {lam:g}",
     "ncc-instance": "VoxelMorph, NCC + instance optimisation",
     "wide-instance": "VoxelMorph, NCC, wide network + instance optimisation",
@@ -99,7 +100,7 @@ def _real_people(root):
 
 
 def name_of(method: str, results: Comparison) -> str:
-    """What a method is called, with the λ or the iterations that it was measured with.
+    """What a method is called, with the λ, iterations or passes that it was measured with.
 
     Of one that was not measured they are the plan's.
     """
@@ -109,7 +110,8 @@ def name_of(method: str, results: Comparison) -> str:
         told = results.test[method]["parameters"]
         trained = results.training.get(told.get("training"), {"parameters": trained})["parameters"]
     iterations = "×".join(map(str, told.get("iterations", [])))
-    return NAMES[method].format(lam=trained["lam"], iterations=iterations)
+    passes = told.get("passes", 1)
+    return NAMES[method].format(lam=trained["lam"], iterations=iterations, passes=passes)
 
 
 def _papers(root):

@@ -20,7 +20,7 @@ class Comparison:
     ----------
     folder : path
         With ``training/``, ``test/``, ``validation/``, ``repeats/``, ``weights/``,
-        ``ablation.json``, ``times.json``.
+        ``ablation.json``, ``passes.json``, ``times.json``.
     plan : path
         ``config/real.yaml``: which methods there should be, in its order.
 
@@ -89,6 +89,26 @@ class Comparison:
             dice_sd=runs["dice"].std(),
             folding_sd=runs["folding_percent_brain"].std(),
         )
+
+    def passes(self):
+        """What each pass of a network gave on the validation pairs.
+
+        Returns
+        -------
+        dict of str to pandas.DataFrame
+            By training; index ``pass`` (from 1), means over pairs of ``dice``,
+            ``folding_percent_brain`` and ``seconds`` (of this pass alone). Empty without the
+            record.
+        """
+        path = self.folder / "passes.json"
+        if not path.exists():
+            return {}
+        table = pd.DataFrame(records.read(path)["metrics"]["rows"])
+        measures = ["dice", "folding_percent_brain", "seconds"]
+        return {
+            name: rows.groupby("pass")[measures].mean()
+            for name, rows in table.groupby("training", sort=False)
+        }
 
     def history(self, name):
         """The epochs of a training at which validation people were looked at, by step.

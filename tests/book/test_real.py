@@ -73,6 +73,11 @@ def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
         ("methods: {m: {training: b}}", "method m: found training 'b', expected one of: a"),
         ("methods: {m: {metric: cc}}", "expected a baseline or a training"),
         ("retest: [n]", "retest: found method 'n'"),
+        ("methods: {m: {training: a, passes: 0}}", "method m: found passes 0, expected a whole"),
+        ("methods: {m: {baseline: syn, passes: 2}}", "passes 2, expected .* of a training"),
+        ("repeat: {trainings: [a], passes: 1.5}", "repeat: found passes 1.5, expected"),
+        ("repeat: {training: [a]}", "repeat: unknown training"),
+        ("repeat: {trainings: [b], passes: 2}", "repeat: found training 'b', expected one of: a"),
         ("few: {m: {baseline: sym}}", "method m: found baseline 'sym'"),
         ("methods: {m: }\nfew: {m: }", "m under methods and under few"),
     ],
@@ -192,10 +197,11 @@ def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     tiny["ablation"] |= {"runs": {"none": small}, "seeds": [0]}
     tiny["trainings"] = {"ncc": tiny["trainings"]["ncc"]}
     tiny["methods"] = {name: tiny["methods"][name] for name in ("identity", "ncc", "ncc-instance")}
-    tiny["retest"], tiny["few"] = [], {}
+    tiny["retest"], tiny["few"], tiny["repeat"]["trainings"] = [], {}, ["ncc"]
     real.make_all(tiny, folder, results)
     before = {path: path.read_bytes() for path in results.rglob("*.*")}
-    assert len(before) == 1 + 1 + 1 + 3 + 1 + 1  # weights, training, ablation, test, watch, times
+    # Weights, training, ablation; three methods; watch, passes, times.
+    assert len(before) == 3 + 3 + 3
     monkeypatch.setattr(real, "load_people", None)
     real.make_all(tiny, tmp_path / "elsewhere", results)
     assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
@@ -253,12 +259,35 @@ def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
     assert all(row["seconds"] > 0 for row in rows)
 
 
+def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
+    results, folder = tmp_path / "results", tmp_path / "build"
+    real.train(tiny, "ncc", folder, results)
+    tiny["repeat"] = {"trainings": ["ncc"], "passes": 3}
+    real.repeat(tiny, results)
+    record = records.read(results / "passes.json")
+    rows = record["metrics"]["rows"]
+    assert [row["moving"] for row in rows] == ["c"] * 3 + ["d"] * 3
+    assert [row["pass"] for row in rows] == [1, 2, 3] * 2
+    assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    tiny["methods"] |= {"again": {"training": "ncc", "passes": 3}}
+    for name, passes in (("ncc", 1), ("again", 3)):
+        real.measure(tiny, name, "validation", folder, results)
+        found = records.read(results / "validation" / f"{name}.json")["metrics"]["rows"]
+        each = [row for row in rows if row["pass"] == passes]
+        for measure in ("dice", "folding_percent_brain"):
+            assert [row[measure] for row in found] == [row[measure] for row in each]
+    assert found[0]["length_mm"] > 0
+    tiny["repeat"]["passes"] = 2  # another number is another record
+    real.repeat(tiny, results)
+    assert len(records.read(results / "passes.json")["metrics"]["rows"]) == 4
+
+
 def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch, capsys):
     def missing(*_, **__):
         raise baselines.BaselineMissing("antspyx is not installed")
 
     monkeypatch.setattr(baselines, "syn_both", missing)
-    tiny["trainings"] = {}
+    tiny["trainings"], tiny["repeat"]["trainings"] = {}, []
     del tiny["ablation"]
     tiny["few"] = {"demons": tiny["methods"]["demons"]}
     tiny["retest"] = ["syn-cc", "identity"]
