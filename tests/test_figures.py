@@ -124,6 +124,12 @@ def test_more_curves_than_styles_are_all_drawn():
     assert labels == names
 
 
+def test_steps_are_whole_numbers_on_the_axis():
+    few = pd.DataFrame({"dice": [0.5, 0.6, 0.7]}, index=[1, 2, 3])
+    ticks = figures.steps_of({"a": few}, ["dice"], ["Dice"]).axes[0].get_xticks()
+    assert all(tick == round(tick) for tick in ticks) and {1, 2, 3} <= set(ticks)
+
+
 def test_runs_stand_in_order_with_their_sd_and_the_reference():
     table = pd.DataFrame({"dice": [0.6, 0.7], "sd": [0.01, 0.02]}, index=["plain", "wide"])
     (ax,) = figures.dots_of_runs(table, {"dice": "sd"}, ["Dice"], reference="plain").axes

@@ -357,6 +357,7 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
         for (name, point), marker in zip((points or {}).items(), cycle("DXP"), strict=False):
             ax.plot(point.name, point[column], marker, color="k", label=name)
         ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     return fig
