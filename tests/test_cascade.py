@@ -8,6 +8,15 @@ from vxmlib import cascade, metrics, warp
 SHAPE = (24, 20, 16)
 
 
+GRID = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1) - (np.array(SHAPE) - 1) / 2
+INNER = (slice(6, -6),) * 3
+
+
+def linear(matrix):
+    """The displacement of a linear map about the middle."""
+    return GRID @ (matrix - np.eye(3)).T
+
+
 def ramp(shift=0.0):
     """Grey value = position along the first axis, over 64."""
     line = (np.arange(SHAPE[0]) + shift) / 64
@@ -29,15 +38,20 @@ def test_each_pass_goes_half_of_what_is_left():
 
 def test_linear_maps_multiply():
     matrix = np.array([[1.02, 0.03, 0.0], [-0.02, 0.97, 0.01], [0.0, 0.02, 1.01]])
-    centre = (np.array(SHAPE) - 1) / 2
-    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1) - centre
-    field = grid @ (matrix - np.eye(3)).T
-    found = cascade.repeated(lambda *_: field, 3)(ramp(), ramp())
-    inner = (slice(6, -6),) * 3
+    found = cascade.repeated(lambda *_: linear(matrix), 3)(ramp(), ramp())
     cubed = np.linalg.matrix_power(matrix, 3)
-    np.testing.assert_allclose(found[inner], (grid @ (cubed - np.eye(3)).T)[inner], atol=1e-6)
-    determinant = metrics.jacobian_determinant(found)[inner]
+    np.testing.assert_allclose(found[INNER], linear(cubed)[INNER], atol=1e-6)
+    determinant = metrics.jacobian_determinant(found)[INNER]
     np.testing.assert_allclose(determinant, np.linalg.det(matrix) ** 3, rtol=1e-5)
+
+
+def test_the_first_answer_is_read_where_the_second_points():
+    turn = np.array([[1, -0.03, 0], [0.03, 1, 0], [0, 0, 1]])
+    shear = np.array([[1, 0.05, 0], [0, 1, 0], [0, 0, 1]])
+    answers = iter([linear(turn), linear(shear)])
+    found = cascade.repeated(lambda *_: next(answers), 2)(ramp(), ramp())
+    np.testing.assert_allclose(found[INNER], linear(turn @ shear)[INNER], atol=1e-6)
+    assert np.abs(linear(turn @ shear) - linear(shear @ turn))[INNER].max() > 1e-3
 
 
 def test_a_later_pass_sees_the_warped_image_and_the_fixed_one():

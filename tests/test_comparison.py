@@ -93,7 +93,8 @@ def test_the_ablation_is_over_seeds(folder):
 
 
 def test_passes_are_means_over_pairs(folder):
-    assert Comparison(folder, folder / "real.yaml").passes() == {}
+    with pytest.raises(records.RecordError, match=r"passes\.json: not there; run .*real repeat`"):
+        Comparison(folder, folder / "real.yaml").passes()
     rows = [
         {"training": name, "moving": m, "fixed": f, "pass": number, "seconds": 0.5}
         | {"dice": dice + 0.1 * number, "folding_percent_brain": number}
@@ -168,6 +169,14 @@ def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
     # An untrained network moves nothing.
     assert again["difference"].tolist() == pytest.approx([0, 0], abs=1e-6)
     assert again["recorded"].tolist() == [row["dice"] for row in recorded]
+
+
+@pytest.mark.parametrize("name", ["identity", "syn", "optimised", "nothing"])
+def test_only_a_network_alone_is_measured_again(folder, name):
+    with (folder / "real.yaml").open("a") as plan:
+        plan.write("  optimised: {training: ncc, instance: {steps: 5}}\n")
+    with pytest.raises(ValueError, match=f"found '{name}', expected a method that is a network"):
+        Comparison(folder, folder / "real.yaml").again(name, pairs=1, people=None)
 
 
 def test_a_damaged_record_is_named(folder):

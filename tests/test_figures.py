@@ -128,6 +128,9 @@ def test_steps_are_whole_numbers_on_the_axis():
     few = pd.DataFrame({"dice": [0.5, 0.6, 0.7]}, index=[1, 2, 3])
     ticks = figures.steps_of({"a": few}, ["dice"], ["Dice"]).axes[0].get_xticks()
     assert all(tick == round(tick) for tick in ticks) and {1, 2, 3} <= set(ticks)
+    few.index = [0.1, 0.2, 0.3]  # seconds
+    ticks = figures.steps_of({"a": few}, ["dice"], ["Dice"]).axes[0].get_xticks()
+    assert sum(0.1 <= tick <= 0.3 for tick in ticks) > 2
 
 
 def test_runs_stand_in_order_with_their_sd_and_the_reference():

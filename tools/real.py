@@ -95,26 +95,27 @@ def _check_methods(plan, path):
             raise RealError(f"{where}: found {told}, expected a baseline or a training")
         _one_of(where, told, "baseline", ("syn", "demons"))
         _one_of(where, told, "training", plan["trainings"])
-        _check_passes(where, told.get("passes", 1), of_network="training" in told)
+        if "passes" in told and "training" not in told:
+            raise RealError(f"{where}: found passes, expected them with a training only")
+        _check_passes(where, told)
     for name in plan.get("retest", []):
         _one_of(f"{path}, retest", {"method": name}, "method", methods)
 
 
 def _check_repeat(plan, path):
-    where, none = f"{path}, repeat", {"trainings": [], "passes": 1}
-    if unknown := set(plan.get("repeat", {})) - set(none):
+    where, told = f"{path}, repeat", plan.get("repeat") or {}
+    if unknown := set(told) - {"trainings", "passes"}:
         raise RealError(f"{where}: unknown {', '.join(sorted(unknown))}")
-    plan["repeat"] = none | plan.get("repeat", {})
-    _check_passes(where, plan["repeat"]["passes"])
+    plan["repeat"] = {"trainings": told.get("trainings") or [], "passes": told.get("passes", 1)}
+    _check_passes(where, plan["repeat"])
     for name in plan["repeat"]["trainings"]:
         _one_of(where, {"training": name}, "training", plan["trainings"])
 
 
-def _check_passes(where, passes, *, of_network=True):
-    if type(passes) is not int or passes < 1 or (passes > 1 and not of_network):
-        raise RealError(
-            f"{where}: found passes {passes!r}, expected a whole number, at least 1, of a training"
-        )
+def _check_passes(where, told):
+    passes = told.get("passes", 1)
+    if type(passes) is not int or passes < 1:
+        raise RealError(f"{where}: found passes {passes!r}, expected a whole number, at least 1")
 
 
 def _methods(plan):
@@ -395,6 +396,8 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
 def repeat(plan: dict, results: Path) -> None:
     """Register the validation pairs several times by one network, and look after each pass."""
     told, file = plan["repeat"], results / "passes.json"
+    if not told["trainings"]:
+        raise RealError("repeat: found no trainings under `repeat` in the file, expected some")
     used = {name: _trained(plan, name, results) for name in told["trainings"]}
     asked = {"passes": told["passes"], "trainings": used}
     if _made(file, _parameters(plan, asked)):
@@ -427,19 +430,26 @@ def _each_pass(people, register, moving, fixed, count):
 
 def times(plan: dict, results: Path) -> None:
     """Time every method that was measured on the same test pairs, pair by pair, by turns."""
-    people, rows = load_people(plan), []
-    measured = [name for name in plan["methods"] if (results / "test" / f"{name}.json").exists()]
+    people, rows, measured = load_people(plan), [], _measured(plan, results)
     methods = {name: method(plan, name, people, results) for name in measured}
     for moving, fixed in pairs_of(people, "few"):
         for name, both in methods.items():
             seconds = both(people.image(moving), people.image(fixed))[2]
             rows.append({"method": name, "moving": moving, "fixed": fixed, "seconds": seconds})
             print(f"{name} {moving} {fixed}: {seconds:.2f} s", flush=True)
-    parameters = {name: plan["methods"][name] for name in measured}
-    record = _provenance(plan, "times", parameters, sum(row["seconds"] for row in rows))
+    record = _provenance(plan, "times", measured, sum(row["seconds"] for row in rows))
     record["metrics"] = {"split": "test", "rows": rows, "cores": os.cpu_count()}
     record["baselines"] = baselines.versions()
     records.write(results / "times.json", record)
+
+
+def _measured(plan, results):
+    """The methods that were measured on the test people, as the file has them."""
+    return {
+        name: told
+        for name, told in plan["methods"].items()
+        if (results / "test" / f"{name}.json").exists()
+    }
 
 
 def pairs_of(people, part: str) -> list[tuple[str, str]]:
@@ -515,7 +525,7 @@ def make_all(plan: dict, folder: Path, results: Path) -> None:
         except _FAILURES as error:
             print(f"{what}: left out: {error}", flush=True)
             failed.append(what)
-    if not _timed(results):
+    if not _timed(plan, results):
         times(plan, results)
     if failed:
         raise RealError(f"left out: {', '.join(failed)}; the reasons stand above")
@@ -538,12 +548,10 @@ def _everything(plan, folder, results):
         yield "repeat", partial(repeat, plan, results)
 
 
-def _timed(results):
-    """Whether every method that was measured was timed, too."""
-    file, measured = results / "times.json", {path.stem for path in (results / "test").glob("*")}
-    if not file.exists():
-        return False
-    return measured == {row["method"] for row in records.read(file)["metrics"]["rows"]}
+def _timed(plan, results):
+    """Whether every method that was measured was timed, too, with the settings of now."""
+    file, asked = results / "times.json", _parameters(plan, _measured(plan, results))
+    return file.exists() and records.read(file)["parameters"] == asked
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ def passes(register, moving, fixed, *, count):
 
     The first pass registers the pair. Each further one registers the warped moving image to the
     fixed one, and its displacement is composed with those before it, so that the moving image is
-    interpolated once however many passes there were. Determinants multiply: a fold of one pass
-    stays one, unless another pass folds the same place back.
+    interpolated once however many passes there were. Of smooth maps the determinants multiply. On a
+    grid the earlier displacement is interpolated, and what it folds is stretched or squeezed by the
+    later one, so the share of voxels that fold may rise or fall from pass to pass.
 
     Parameters
     ----------

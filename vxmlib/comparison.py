@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from vxmlib import compare, grid, models, records
+from vxmlib import cascade, compare, grid, models, records
 from vxmlib.networks import NETWORKS
 
 #: Of :meth:`Comparison.summary`.
@@ -97,12 +97,16 @@ class Comparison:
         -------
         dict of str to pandas.DataFrame
             By training; index ``pass`` (from 1), means over pairs of ``dice``,
-            ``folding_percent_brain`` and ``seconds`` (of this pass alone). Empty without the
-            record.
+            ``folding_percent_brain`` and ``seconds`` (of this pass alone).
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            The record is not there.
         """
         path = self.folder / "passes.json"
         if not path.exists():
-            return {}
+            raise records.RecordError(f"{path}: not there; run `python -m tools.real repeat`")
         table = pd.DataFrame(records.read(path)["metrics"]["rows"])
         measures = ["dice", "folding_percent_brain", "seconds"]
         return {
@@ -219,7 +223,7 @@ class Comparison:
         Parameters
         ----------
         name : str
-            A method that is a network alone.
+            A method that is a network alone, in one pass or several.
         pairs : int
             How many unordered pairs; both directions of each are measured.
         people : Cohort
@@ -229,11 +233,19 @@ class Comparison:
         -------
         pandas.DataFrame
             ``moving``, ``fixed``, ``dice``, ``recorded``, ``difference``.
+
+        Raises
+        ------
+        ValueError
+            A method that is something else.
         """
-        trained = self.plan["methods"][name]["training"]
+        told = self.plan["methods"].get(name) or {}
+        if "training" not in told or "instance" in told:
+            raise ValueError(f"name: found {name!r}, expected a method that is a network alone")
+        trained = told["training"]
         network = NETWORKS[self.training[trained]["parameters"]["network"]]
         model = models.load(self.folder / "weights" / f"{trained}.h5", network=network)
-        register = partial(models.register, model)
+        register = cascade.repeated(partial(models.register, model), told.get("passes", 1))
         rows = []
         for two in compare.unordered(people.split["test"])[:pairs]:
             rows += compare.measure_pair(people, None, *two, compare.one_way(register))

@@ -22,6 +22,7 @@ FOLD_COLOUR = "#d7007f"
 BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
 EDGE_COLOUR = "#00b8d4"  # of the fixed image, drawn on another
 LINE_COLOUR = "#f2c14e"  # of lines on a grey image
+_WITH_MARKERS = ("-o", "--s", ":^", "-.v")
 LOG_DET_LIMIT = 1.5  # the maps' scale ends here on both sides
 
 
@@ -352,12 +353,13 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
     shape = {"figsize": (7.2, 2.9), "layout": "constrained", "squeeze": False}
     fig, (axes,) = plt.subplots(1, len(columns), **shape)
     for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
-        for (name, table), style in zip(curves.items(), cycle(("-o", "--s", ":^")), strict=False):
+        for (name, table), style in zip(curves.items(), cycle(_WITH_MARKERS), strict=False):
             ax.plot(table.index, table[column], style, ms=4, markevery=_every(table), label=name)
-        for (name, point), marker in zip((points or {}).items(), cycle("DXP"), strict=False):
+        for (name, point), marker in zip((points or {}).items(), cycle("DXPp*h"), strict=False):
             ax.plot(point.name, point[column], marker, color="k", label=name)
         ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        if all(table.index.dtype.kind in "iu" for table in curves.values()):
+            ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
     axes[0].legend(frameon=False)
     return fig

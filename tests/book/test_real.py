@@ -74,8 +74,12 @@ def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
         ("methods: {m: {metric: cc}}", "expected a baseline or a training"),
         ("retest: [n]", "retest: found method 'n'"),
         ("methods: {m: {training: a, passes: 0}}", "method m: found passes 0, expected a whole"),
-        ("methods: {m: {baseline: syn, passes: 2}}", "passes 2, expected .* of a training"),
+        (
+            "methods: {m: {baseline: syn, passes: 2}}",
+            "found passes, expected them with a training only",
+        ),
         ("repeat: {trainings: [a], passes: 1.5}", "repeat: found passes 1.5, expected"),
+        ("methods: {m: {baseline: syn, passes: 1}}", "found passes, expected them with a train"),
         ("repeat: {training: [a]}", "repeat: unknown training"),
         ("repeat: {trainings: [b], passes: 2}", "repeat: found training 'b', expected one of: a"),
         ("few: {m: {baseline: sym}}", "method m: found baseline 'sym'"),
@@ -251,12 +255,26 @@ def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
     for name in ("identity", "ncc"):
         real.measure(tiny, name, "test", tmp_path / "build", results)
     real.times(tiny, results)  # only what was measured
-    assert real._timed(results)
+    assert real._timed(tiny, results)
+    tiny["methods"]["ncc"]["passes"] = 2  # times of one pass are not those of two
+    assert not real._timed(tiny, results)
+    del tiny["methods"]["ncc"]["passes"]
     real.measure(tiny, "demons", "test", tmp_path / "build", results)
-    assert not real._timed(results)
+    assert not real._timed(tiny, results)
     rows = records.read(results / "times.json")["metrics"]["rows"]
     assert [row["method"] for row in rows] == ["identity", "ncc"]
     assert all(row["seconds"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("entry", ["repeat:", "repeat: {trainings: }", "repeat: {passes: 3}"])
+def test_without_networks_nothing_is_repeated(tmp_path, entry):
+    path = tmp_path / "real.yaml"
+    path.write_text(f"training: {{schedule: cosine, network: strided}}\ntrainings: {{}}\n{entry}")
+    plan = real.load_plan(path)
+    assert plan["repeat"]["trainings"] == []
+    with pytest.raises(real.RealError, match="found no trainings under `repeat`"):
+        real.repeat(plan, tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
