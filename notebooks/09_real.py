@@ -276,9 +276,9 @@ pages.glue(
 # stride from the first on, which makes a step on a processor cheaper than one of voxelmorph's own
 # `VxmDense`. The usual training took {glue:text}`hours:.1f` hours on two cores that also had other
 # work, that of the wide network {glue:text}`hours_wide:.1f`. λ was not searched in 3D. With NCC it
-# is {glue:text}`lam_ncc:g`, with integration {glue:text}`lam_integrated:g`, as [lesson
-# 10](10_choose.ipynb) chose them on the validation people's slices; with MSE it is the papers'
-# {glue:text}`lam_mse:g`, where that lesson would take a little more; for the wide network
+# is {glue:text}`lam_ncc:g`, with integration {glue:text}`lam_integrated:g`, as
+# [lesson 10](10_choose.ipynb) chose them on the validation people's slices; with MSE it is the
+# papers' {glue:text}`lam_mse:g`, where that lesson would take a little more; for the wide network
 # {glue:text}`lam_wide:g`, by the slices above.
 #
 # ## The same network, again
@@ -326,15 +326,15 @@ pages.glue(
 )
 
 # %% [markdown]
-# The second pass gives the wide network {glue:text}`pass_wide_2:+.3f` Dice, the third
-# {glue:text}`pass_wide_3:+.3f`, the fourth {glue:text}`pass_wide_4:+.3f`; folding is
+# The second pass gives the wide network {glue:text}`pass_wide_2:+.4f` Dice, the third
+# {glue:text}`pass_wide_3:+.4f`, the fourth {glue:text}`pass_wide_4:+.4f`; folding is
 # {glue:text}`pass_folds_wide_1:.3f` % of the brain after one pass and
 # {glue:text}`pass_folds_wide_2:.3f` % after two. So two passes enter the table below.
 #
-# It is no rule. The second pass changes the usual network's Dice by {glue:text}`pass_usual_2:+.3f`,
-# the third by {glue:text}`pass_usual_3:+.3f`; the two networks differ in λ and in size, so they
+# It is no rule. The second pass changes the usual network's Dice by {glue:text}`pass_usual_2:+.4f`,
+# the third by {glue:text}`pass_usual_3:+.4f`; the two networks differ in λ and in size, so they
 # cannot tell which of these matters. The second pass of the integrated one changes
-# {glue:text}`pass_integrated_2:+.3f`, and its fourth leaves folds in
+# {glue:text}`pass_integrated_2:+.4f`, and its fourth leaves folds in
 # {glue:text}`pass_folds_integrated_4:.3f` % of the brain, where a single pass has none. Nothing
 # holds the passes together: a network was trained to make one displacement smooth, from where the
 # affine alignment ends. More passes are no loop that converges.
