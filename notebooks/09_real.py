@@ -108,7 +108,8 @@ figures.people([image, *drawn], titles);
 tried = results.ablation()
 kinds = ["none", "flip", "affine", "bend", "all", "all, strong", "all, both ways"]
 parts = tried.loc[kinds]
-parts[["loss", "dice", "dice_sd", "folding_percent_brain"]].round(4)
+short = {"dice_sd": "± seeds", "folding_percent_brain": "folded, %"}
+parts[["loss", "dice", *short]].rename(columns=short).round(4)
 
 # %% tags=["remove-cell"]
 from vxmlib import pages
@@ -146,7 +147,8 @@ pages.glue(
 # %%
 others = tried.drop(index=kinds)
 change = (others - tried.loc["all"])[["dice", "folding_percent_brain"]]
-change.assign(loss=others["loss"], steps=others["steps"].astype(int)).round(4)
+change = change.assign(loss=others["loss"], steps=others["steps"].astype(int))
+change.rename(columns=short).round(4)
 
 # %% [markdown]
 # Dice and folding here are differences to the row "all" of the table before; Dice alone does not
@@ -292,8 +294,7 @@ pages.glue(
 
 # %%
 passes = results.passes()
-columns = ["dice", "folding_percent_brain", "seconds"]
-pd.concat({name: told[columns].round(3) for name, told in passes.items()}, axis=1)
+pd.concat(passes, names=["training"]).rename(columns=short).round(3)
 
 # %% [markdown]
 # Only the seconds are those of one pass, from the second on with a warp and a composition. As
