@@ -211,6 +211,14 @@ def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
 
 
+def test_the_committed_records_are_those_of_the_file(tmp_path, monkeypatch):
+    def loaded(*_, **__):
+        pytest.fail("something has no record with the settings and weights of now")
+
+    monkeypatch.setattr(real, "load_people", loaded)
+    real.make_all(real.load_plan(), tmp_path, real.RESULTS)
+
+
 def test_a_method_of_other_settings_is_measured_anew(tiny, tmp_path):
     folder, file = tmp_path / "build", tmp_path / "test" / "demons.json"
     for iterations in (1, 2, 2):
