@@ -173,6 +173,8 @@ def against_all(name):
     return f"{apart:+.3f} ({verdict}), with {folds:.2f} % of the brain folded"
 
 
+smooth, wide = tried.loc["all, λ of 2"], tried.loc["all, the wide network"]
+both = tried.loc["all, λ of 2, the wide network"]
 pages.glue(
     usual_folds=tried.loc["all", "folding_percent_brain"],
     slow=against_all("all, a third of the rate"),
@@ -185,19 +187,11 @@ pages.glue(
     wide_first=against_all("all, the wide network"),
     smooth=against_all("all, λ of 2"),
     wide=against_all("all, λ of 2, the wide network"),
-    lam_cost_usual=float(tried.loc["all, λ of 2", "dice"] - tried.loc["all", "dice"]),
-    lam_cost_wide=float(
-        tried.loc["all, λ of 2, the wide network", "dice"]
-        - tried.loc["all, the wide network", "dice"]
-    ),
-    **{
-        f"folds_{word}": float(tried.loc[run, "folding_percent_brain"])
-        for word, run in {
-            "smooth": "all, λ of 2",
-            "wide_first": "all, the wide network",
-            "wide_smooth": "all, λ of 2, the wide network",
-        }.items()
-    },
+    lam_cost_usual=smooth["dice"] - tried.loc["all", "dice"],
+    lam_cost_wide=both["dice"] - wide["dice"],
+    folds_smooth=smooth["folding_percent_brain"],
+    folds_wide_first=wide["folding_percent_brain"],
+    folds_wide_smooth=both["folding_percent_brain"],
 )
 
 # %% [markdown]
@@ -240,18 +234,17 @@ figures.steps_of(
 );
 
 # %% tags=["remove-cell"]
-trained = results.trainings("ncc")
-lams = {
-    run: results.plan["trainings"][run].get("lam", results.plan["training"]["lam"])
-    for run in ("ncc", "mse", "ncc-integrated", "ncc-wide")
-}
+trained = results.trainings()
 pages.glue(
     long_steps=int(trained.loc["ncc", "steps"]),
     hours=trained.loc["ncc", "seconds"] / 3600,
     hours_wide=trained.loc["ncc-wide", "seconds"] / 3600,
     weights=int(trained.loc["ncc", "weights"]),
     weights_wide=int(trained.loc["ncc-wide", "weights"]),
-    **{f"lam_{run.removeprefix('ncc-')}": lam for run, lam in lams.items()},
+    lam_ncc=trained.loc["ncc", "lam"],
+    lam_mse=trained.loc["mse", "lam"],
+    lam_integrated=trained.loc["ncc-integrated", "lam"],
+    lam_wide=trained.loc["ncc-wide", "lam"],
     **{
         f"{key}_{part}": float(table[column].iloc[-1])
         for part, table in zip(("usual", "plain", "wide"), long.values(), strict=True)
@@ -310,20 +303,18 @@ figures.steps_of(
 );
 
 # %% tags=["remove-cell"]
-steps = {name: told["dice"].diff() for name, told in passes.items()}
+more = {words[name]: told["dice"].diff() for name, told in passes.items()}
+folded = {words[name]: told["folding_percent_brain"] for name, told in passes.items()}
 pages.glue(
-    **{
-        f"pass_{words[name]}_{number}": float(change.loc[number])
-        for name, change in steps.items()
-        for number in (2, 3, 4)
-    },
-    **{
-        f"pass_folds_{words[name]}_{number}": float(
-            told.loc[number, "folding_percent_brain"]
-        )
-        for name, told in passes.items()
-        for number in (1, 2, 4)
-    },
+    pass_wide_2=more["wide"][2],
+    pass_wide_3=more["wide"][3],
+    pass_wide_4=more["wide"][4],
+    pass_usual_2=more["usual"][2],
+    pass_usual_3=more["usual"][3],
+    pass_integrated_2=more["integrated"][2],
+    pass_folds_wide_1=folded["wide"][1],
+    pass_folds_wide_2=folded["wide"][2],
+    pass_folds_integrated_4=folded["integrated"][4],
 )
 
 # %% [markdown]
@@ -413,12 +404,13 @@ figures.dice_by_seconds(table);
 # %% tags=["remove-cell"]
 seconds = table["seconds"]
 times, share = seconds / seconds["ncc"], 100 * seconds["ncc-instance"] / seconds
+gains = table["dice"] - table.loc["identity", "dice"]
 pages.glue(
-    gain=table.loc["ncc", "dice"] - table.loc["identity", "dice"],
+    gain=gains["ncc"],
     folding=table.loc["ncc", "folding_percent_brain"],
-    gain_wide=table.loc["ncc-wide", "dice"] - table.loc["identity", "dice"],
+    gain_wide=gains["ncc-wide"],
     folding_wide=table.loc["ncc-wide", "folding_percent_brain"],
-    gain_twice=table.loc["wide-twice", "dice"] - table.loc["identity", "dice"],
+    gain_twice=gains["wide-twice"],
     folding_twice=table.loc["wide-twice", "folding_percent_brain"],
     times_twice=seconds["syn-mattes"] / seconds["wide-twice"],
     times_cc=times["syn-cc"],
@@ -509,6 +501,7 @@ def said(what, method):
 on_cortex = results.differences(
     {"alone": ("ncc", better), "refined": ("ncc-instance", better)}, "dice_cortex"
 )
+second = table.loc["wide-twice"] - table.loc["ncc-wide"]
 pages.glue(
     cortex_alone=grid.interval_text(on_cortex.loc["alone"]),
     cortex_refined=grid.interval_text(on_cortex.loc["refined"]),
@@ -519,9 +512,8 @@ pages.glue(
     twice_to_wide=said("twice minus wide", "wide-twice"),
     twice_to_syn=grid.interval_text(compared.loc["twice minus SyN"]),
     twice_to_demons=grid.interval_text(compared.loc["twice minus demons"]),
-    twice_surface=table.loc["wide-twice", "surface_mm"] - table.loc["ncc-wide", "surface_mm"],
-    twice_back=table.loc["wide-twice", "inverse_consistency_mm"]
-    - table.loc["ncc-wide", "inverse_consistency_mm"],
+    twice_surface=second["surface_mm"],
+    twice_back=second["inverse_consistency_mm"],
     both_to_syn=said("wide, instance minus SyN", "wide-instance"),
     both_to_refined=grid.interval_text(compared.loc["wide, instance minus instance"]),
     to_demons=grid.interval_text(compared.loc["NCC minus demons"]),

@@ -364,17 +364,13 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
         return
     people = load_people(plan)
     register, optimise = network_of(plan, told, people, results), optimiser_of(plan, told, people)
-    names = compare.core(people.structures)
     rows = []
-
     for moving, fixed in compare.unordered(people.split["validation"])[:WATCHED]:
-        target, own, brain = people.labels(fixed), people.labels(moving), people.brain(fixed)
-        seen = []
+        seen_of, seen = _looking_at(people, moving, fixed), {}
 
-        def look(step, field, target=target, own=own, brain=brain, seen=seen):
+        def look(step, field, seen_of=seen_of, seen=seen):
             if step % every == 0:
-                dice = metrics.mean_dice(warp.warp_labels(own, field), target, names)
-                seen.append((step, dice, metrics.folding(field, brain).percent_in_mask))
+                seen[step] = seen_of(field)
 
         images = people.image(moving), people.image(fixed)
         began = time.perf_counter()
@@ -383,9 +379,10 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
         _, history = optimise(start, *images, steps=steps, watch=look)
         seconds = [0.0, *history["seconds"]]
         rows += [
-            {"moving": moving, "fixed": fixed, "step": step, "dice": dice}
-            | {"folding_percent_brain": folds, "seconds": passed + seconds[step]}
-            for step, dice, folds in seen
+            {"moving": moving, "fixed": fixed, "step": step}
+            | found
+            | {"seconds": passed + seconds[step]}
+            for step, found in seen.items()
         ]
     spent = sum(row["seconds"] for row in rows if row["step"] == steps)
     record = _provenance(plan, f"watch {name}", asked, spent)
@@ -417,15 +414,25 @@ def repeat(plan: dict, results: Path) -> None:
 
 def _each_pass(people, register, moving, fixed, count):
     """Dice and folding after each pass, and the seconds that this pass took."""
-    names, brain = compare.core(people.structures), people.brain(fixed)
-    target, own = people.labels(fixed), people.labels(moving)
-    found = cascade.passes(register, people.image(moving), people.image(fixed), count=count)
+    seen_of = _looking_at(people, moving, fixed)
+    fields = cascade.passes(register, people.image(moving), people.image(fixed), count=count)
     for number in range(1, count + 1):
         began = time.perf_counter()
-        field = next(found)
-        seen = {"pass": number, "seconds": time.perf_counter() - began}
-        seen["dice"] = metrics.mean_dice(warp.warp_labels(own, field), target, names)
-        yield seen | {"folding_percent_brain": metrics.folding(field, brain).percent_in_mask}
+        field = next(fields)
+        yield {"pass": number, "seconds": time.perf_counter() - began} | seen_of(field)
+
+
+def _looking_at(people, moving, fixed):
+    """A function of a pair's displacement: Dice of the core structures, and folding."""
+    names, brain = compare.core(people.structures), people.brain(fixed)
+    target, own = people.labels(fixed), people.labels(moving)
+
+    def seen_of(field):
+        dice = metrics.mean_dice(warp.warp_labels(own, field), target, names)
+        folds = metrics.folding(field, brain).percent_in_mask
+        return {"dice": dice, "folding_percent_brain": folds}
+
+    return seen_of
 
 
 def times(plan: dict, results: Path) -> None:
