@@ -88,14 +88,14 @@ from vxmlib import figures
 generator = np.random.default_rng(seed)
 people = recipe.load_cohort(settings)
 image = people.image(people.split["train"][0])
-drawn = [change(image, generator) for change in (usual, usual, strong, strong)]
+drawn = [change(image, generator, people.affine) for change in (usual, usual, strong, strong)]
 titles = ["as it is", "used", "used", "strong", "strong"]
 figures.people([image, *drawn], titles);
 
 # %% [markdown]
 # No label is needed for it. Mirroring swaps the two sides of the brain; if you mirror labels, too,
 # for a supervised loss, "Left" and "Right" have to change places in the label map
-# (`vxmlib.augment.mirror_labels` does).
+# (`vxmlib.axes.mirror_labels` does).
 #
 # ## What each part of it gives
 #

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from vxmlib import augment, cohorts, metrics
+from vxmlib import axes, metrics, template, warp
 from vxmlib.augment import Augmentation
 
 SHAPE = (80, 96)
 
 
 def draw(seed=0, shape=SHAPE, **options):
-    still = {"flip": False, "affine": 0, "shift": 0, "bend": 0}
+    still = {"flip": None, "affine": 0, "shift": 0, "bend": 0}
     changed = Augmentation(**still | options)
     return changed.displacement(shape, np.random.default_rng(seed))
 
@@ -41,28 +41,46 @@ def test_it_works_in_three_dimensions():
     assert metrics.folding(field).count == 0
 
 
-def test_the_same_state_makes_the_same_image_and_half_are_mirrored():
+def test_the_same_state_makes_the_same_image():
     image = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
-    change = Augmentation()
-    first, again, other = (change(image, np.random.default_rng(s)) for s in (4, 4, 5))
+    affine = template.plane(2.0)[1]
+    first, again, other = (
+        Augmentation()(image, np.random.default_rng(s), affine) for s in (4, 4, 5)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert 0 <= first.min() <= first.max() <= 1
-    turned = Augmentation(affine=0, shift=0, bend=0)
-    states = [turned(image, np.random.default_rng(s)) for s in range(200)]
-    flipped = [np.array_equal(state, image[::-1]) for state in states]
+
+
+@pytest.mark.parametrize("flip", ["midplane", "array"])
+def test_half_of_the_images_are_mirrored(flip):
+    image = np.random.default_rng(0).random((80, 80), dtype=np.float32)
+    image[:4] = image[-4:] = 0  # beyond the edge a warp repeats the edge, the mirror has zeros
+    affine = template.plane(2.0)[1]
+    turned = Augmentation(flip=flip, affine=0, shift=0, bend=0)
+    mirrored = image[::-1] if flip == "array" else axes.mirror(image, affine)
+    states = [turned(image, np.random.default_rng(s), affine) for s in range(200)]
+    flipped = [np.allclose(state, mirrored, atol=1e-5) for state in states]
     assert all(f or np.array_equal(s, image) for f, s in zip(flipped, states, strict=True))
     assert 70 < sum(flipped) < 130
 
 
-def test_labels_change_sides_with_the_image():
-    people = cohorts.load("mni", ndim=3, spacing=2.0, people=6)
-    labels = people.labels(people.subjects[0])
-    mirrored = augment.mirror_labels(labels, people.structures)
-    left, right = 17, 53
-    assert np.array_equal(mirrored == left, (labels == right)[::-1])
-    assert np.array_equal(mirrored == 16, (labels == 16)[::-1])
-    assert np.array_equal(augment.mirror_labels(mirrored, people.structures), labels)
+@pytest.mark.parametrize("flip", ["midplane", "array"])
+def test_a_mirrored_image_is_bent_in_one_interpolation(flip):
+    """Mirroring first and warping afterwards gives the same, up to the second interpolation."""
+    x, z = np.meshgrid(*(np.linspace(-1, 1, 80),) * 2, indexing="ij")
+    image = np.exp(-8 * ((x - 0.3) ** 2 + (z + 0.2) ** 2)).astype(np.float32)
+    affine = template.plane(2.0)[1]
+    change = Augmentation(flip=flip)
+    seed = next(s for s in range(9) if np.random.default_rng(s).random() < 0.5)
+    generator = np.random.default_rng(seed)
+    generator.random()
+    field = change.displacement(image.shape, generator)
+    mirrored = image[::-1] if flip == "array" else axes.mirror(image, affine)
+    expected = warp.warp_image(mirrored, field)
+    found = change(image, np.random.default_rng(seed), affine)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert np.abs(found - image).max() > 0.3
 
 
 def test_what_makes_no_sense_is_refused():
@@ -72,5 +90,5 @@ def test_what_makes_no_sense_is_refused():
         Augmentation(affine=float("nan"))
     with pytest.raises(ValueError, match="width: found 0"):
         Augmentation(width=0)
-    with pytest.raises(ValueError, match="'Left X' has no partner 'Right X'"):
-        augment.mirror_labels(np.array([1]), {1: "Left X"})
+    with pytest.raises(ValueError, match="flip: found True, expected one of midplane, array"):
+        Augmentation(flip=True)

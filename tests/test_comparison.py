@@ -52,8 +52,8 @@ def folder(tmp_path):
     (tmp_path / "real.yaml").write_text(PLAN)
     for name, dice in {"identity": 0.5, "ncc": 0.7}.items():
         records.write(tmp_path / "test" / f"{name}.json", measured(dice))
-    flip = {"flip": True, "affine": 0, "shift": 0, "bend": 0, "width": 8}
-    all_three = {"flip": True, "affine": 0.03, "shift": 1, "bend": 2, "width": 8}
+    flip = {"flip": "midplane", "affine": 0, "shift": 0, "bend": 0, "width": 8}
+    all_three = {"flip": "midplane", "affine": 0.03, "shift": 1, "bend": 2, "width": 8}
     for name, told in {
         "ncc": (all_three, 1.0, 0.8),
         "ncc-none": (None, 1.0, 0.7),

@@ -15,7 +15,7 @@ SHAPE = (32, 48)
 
 def stand_in(images):
     """A cohort of the given {id: image}."""
-    return types.SimpleNamespace(image=images.__getitem__, shape=SHAPE)
+    return types.SimpleNamespace(image=images.__getitem__, shape=SHAPE, affine=np.eye(4))
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_numbers_out_of_range(cohort, name, value):
 
 
 def test_augmentation_changes_images_by_seed_and_step_and_not_the_pairs(cohort):
-    def change(image, generator):
+    def change(image, generator, affine):
         return image * np.float32(generator.uniform(0.5, 1))
 
     def batch(step, **options):
@@ -220,7 +220,7 @@ def test_an_atlas_is_not_augmented(cohort):
         batch_size=1,
         seed=0,
         atlas=atlas,
-        augment=lambda image, _: 0.5 * image,
+        augment=lambda image, *_: 0.5 * image,
     )
     (moving, fixed), _ = next(iter(data))
     assert np.array_equal(fixed[0, ..., 0], atlas)
@@ -234,7 +234,7 @@ def test_both_ways_follow_each_other_with_the_same_images(cohort):
         batch_size=4,
         seed=0,
         both_ways=True,
-        augment=lambda image, generator: image * np.float32(generator.uniform(0.5, 1)),
+        augment=lambda image, generator, _: image * np.float32(generator.uniform(0.5, 1)),
     )
     (moving, fixed), (target, _) = next(iter(data))
     assert np.array_equal(moving[0], fixed[1])

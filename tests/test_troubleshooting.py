@@ -238,7 +238,7 @@ class TestHowLong:
     def test_remedy_for_few_people(self):
         """More people of few: every draw is another image, still in [0, 1]."""
         change, generator = Augmentation(), np.random.default_rng(0)
-        drawn = [change(image(0), generator) for _ in range(2)]
+        drawn = [change(image(0), generator, np.eye(4)) for _ in range(2)]
         assert np.abs(drawn[0] - drawn[1]).max() > 0.05
         assert all(x.min() >= 0 and x.max() <= 1 for x in drawn)
 

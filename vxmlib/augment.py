@@ -1,25 +1,32 @@
-"""Make more people of few: mirror, tilt and bend images at random, as training draws them."""
+"""Random changes of the training images: mirrored, tilted, shifted and bent."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from vxmlib import simulate, warp
+from vxmlib import axes, simulate, warp
 
 #: Voxels of the image to one of the lattice on which bends are drawn, and of that on which they
 #: are integrated.
 _LATTICE, _INTEGRATION = 8, 4
+#: Ways to exchange left and right: a reflection about the anatomical midplane x = 0, or the array
+#: reversed about the middle of its grid, which most augmentation code does.
+FLIPS = ("midplane", "array")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random change of one image; a person stays a plausible person.
+    """A random change of one image that keeps its anatomy plausible.
+
+    Everything that is drawn is one displacement, so that the image is interpolated once.
 
     Parameters
     ----------
-    flip : bool
-        Mirror left and right in half of the draws. The first axis runs from left to right.
+    flip : {"midplane", "array"} or None
+        Exchange left and right in half of the draws. "midplane" reflects about the plane x = 0
+        of the image's affine. "array" reverses the first axis, which reflects about the middle of
+        the grid: off the midplane by the distance between the two.
     affine : float
         SD of the entries of a random linear map about the middle of the grid, beside the identity.
     shift : float
@@ -33,23 +40,27 @@ class Augmentation:
     Raises
     ------
     ValueError
-        A value that is negative or not finite, or a width of 0.
+        An unknown flip, a value that is negative or not finite, or a width of 0.
 
     Examples
     --------
     >>> image = np.linspace(0, 1, 32 * 32, dtype="float32").reshape(32, 32)
-    >>> same = Augmentation(flip=False, affine=0, shift=0, bend=0)
-    >>> bool((same(image, np.random.default_rng(0)) == image).all())
+    >>> unchanged = Augmentation(flip=None, affine=0, shift=0, bend=0)
+    >>> bool((unchanged(image, np.random.default_rng(0), np.eye(4)) == image).all())
     True
     """
 
-    flip: bool = True
+    flip: str | None = "midplane"
     affine: float = 0.03
     shift: float = 1.0
     bend: float = 2.0
     width: float = 8.0
 
     def __post_init__(self):
+        if self.flip is not None and self.flip not in FLIPS:
+            raise ValueError(
+                f"flip: found {self.flip!r}, expected one of {', '.join(FLIPS)}, or None"
+            )
         for name in ("affine", "shift", "bend", "width"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -57,7 +68,7 @@ class Augmentation:
         if not self.width:
             raise ValueError("width: found 0, expected a number of voxels above 0")
 
-    def __call__(self, image, generator):
+    def __call__(self, image, generator, affine):
         """Change one image.
 
         Parameters
@@ -65,18 +76,33 @@ class Augmentation:
         image : (*vol) float32 ndarray
             In [0, 1]; each size divisible by 8.
         generator : numpy.random.Generator
-            What is random comes from it: the same state, the same change.
+            The only source of randomness: the same state gives the same change.
+        affine : (4, 4) array_like
+            Voxel index -> RAS mm of the image; it says where the midplane is. In 2D for the
+            index ``(i, 0, k)`` of a pixel ``(i, k)``.
 
         Returns
         -------
         (*vol) float32 ndarray
             In [0, 1], background 0.
         """
-        if self.flip and generator.random() < 0.5:
-            image = mirror(image)
-        if not (self.affine or self.shift or self.bend):
+        flipped = self.flip is not None and generator.random() < 0.5
+        bent = bool(self.affine or self.shift or self.bend)
+        if not flipped and not bent:
             return image
-        return warp.warp_image(image, self.displacement(image.shape, generator))
+        field = self.displacement(image.shape, generator) if bent else warp.identity(image.shape)
+        return warp.warp_image(image, self._reflected(field, affine) if flipped else field)
+
+    def _reflected(self, field, affine):
+        """The displacement that looks the mirrored image up where ``field`` points."""
+        shape = field.shape[:-1]
+        if self.flip == "midplane":
+            matrix = axes.mirror_matrix(affine, len(shape))
+        else:
+            matrix = np.eye(len(shape) + 1)
+            matrix[0, 0], matrix[0, -1] = -1, shape[0] - 1
+        index = np.moveaxis(np.indices(shape, dtype=np.float32), 0, -1)
+        return (index + field) @ matrix[:-1, :-1].T + matrix[:-1, -1] - index
 
     def displacement(self, shape, generator):
         """Draw the displacement alone: (*shape, nd) float32 in voxels."""
@@ -98,57 +124,3 @@ class Augmentation:
             field = simulate.unit_field(generator, lattice, self.width / _LATTICE)
             velocity[..., axis] += self.bend * field
         return velocity
-
-
-def mirror(image):
-    """Swap left and right: the first axis turned round.
-
-    Examples
-    --------
-    >>> mirror(np.array([[1, 2], [3, 4]])).tolist()
-    [[3, 4], [1, 2]]
-    """
-    return np.ascontiguousarray(image[::-1])
-
-
-def mirror_labels(labels, structures):
-    """Swap left and right in a label map, and the labels of the two sides with them.
-
-    Parameters
-    ----------
-    labels : (*vol) integer ndarray
-    structures : dict
-        Label -> name; "Left X" and "Right X" (or "X left", "X right") are the two sides of X.
-
-    Returns
-    -------
-    (*vol) ndarray of the same type
-
-    Raises
-    ------
-    ValueError
-        A structure of one side has no partner.
-
-    Examples
-    --------
-    >>> sides = {17: "Left Hippocampus", 53: "Right Hippocampus", 16: "Brain Stem"}
-    >>> mirror_labels(np.array([17, 16, 0]), sides).tolist()
-    [0, 16, 53]
-    """
-    labels = np.asarray(labels)
-    numbers = {name: label for label, name in structures.items()}
-    table = np.arange(max(int(labels.max(initial=0)), *structures) + 1, dtype=labels.dtype)
-    for name, label in numbers.items():
-        other = _other_side(name)
-        if other != name:
-            if other not in numbers:
-                raise ValueError(
-                    f"structures: {name!r} has no partner {other!r}; add it, with its label"
-                )
-            table[label] = numbers[other]
-    return mirror(table[labels])
-
-
-def _other_side(name):
-    words = {"Left": "Right", "Right": "Left", "left": "right", "right": "left"}
-    return " ".join(words.get(word, word) for word in name.split(" "))

@@ -53,8 +53,8 @@ def pair_dataset(
     bidir : bool
         Also ask for the moving image back: targets ``(fixed, moving, zero field)``.
     augment : callable, optional
-        Changes each image that is drawn: ``augment(image, generator)``, for example a
-        :class:`vxmlib.augment.Augmentation`. The atlas is left as it is.
+        Changes each image that is drawn: ``augment(image, generator, cohort.affine)``, for
+        example a :class:`vxmlib.augment.Augmentation`. The atlas is left as it is.
     both_ways : bool
         Each pair is followed in its batch by the reverse one, of the same (changed) images;
         ``batch_size`` must then be even.
@@ -101,7 +101,10 @@ def pair_dataset(
             rng = np.random.default_rng((seed, int(step), 1))
             keep = (False, atlas is not None)
             drawn = [
-                [x if kept else augment(x, rng) for x, kept in zip(pair, keep, strict=True)]
+                [
+                    x if kept else augment(x, rng, cohort.affine)
+                    for x, kept in zip(pair, keep, strict=True)
+                ]
                 for pair in drawn
             ]
         if both_ways:

@@ -1,0 +1,147 @@
+"""Anatomical axes of a grid: where right and left are, and reflection about the midplane.
+
+An affine maps voxel indices to RAS millimetres. The midplane is the plane x = 0 of that space.
+It is in general not the middle of the array, so that reversing an array does not mirror a head.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+#: RAS millimetres -> RAS millimetres: left and right change places.
+REFLECTION = np.diag([-1.0, 1.0, 1.0, 1.0])
+_ALIGNED = 1e-6
+
+
+def mirror_matrix(affine, ndim=3):
+    """Return the matrix that reflects voxel indices about the midplane x = 0.
+
+    Parameters
+    ----------
+    affine : (4, 4) array_like
+        Voxel index -> RAS mm.
+    ndim : {2, 3}
+        2 for a coronal slice, whose pixel ``(i, k)`` has the index ``(i, 0, k)``.
+
+    Returns
+    -------
+    (ndim + 1, ndim + 1) float64 ndarray
+        Voxel index -> voxel index, in homogeneous coordinates. It is its own inverse.
+
+    Raises
+    ------
+    ValueError
+        The affine is not (4, 4) or cannot be inverted, or the reflection of a slice leaves the
+        slice because the slice is oblique to the midplane.
+
+    Examples
+    --------
+    The midplane of this grid lies between two voxels, at index 1.5:
+
+    >>> affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    >>> affine[0, 3] = -3.0
+    >>> (mirror_matrix(affine) @ [0, 5, 5, 1]).tolist()
+    [3.0, 5.0, 5.0, 1.0]
+    """
+    affine = np.asarray(affine, np.float64)
+    if affine.shape != (4, 4) or not abs(np.linalg.det(affine)) > 0:
+        raise ValueError(
+            f"affine: found {affine.tolist()}, expected an invertible 4 x 4 matrix that maps "
+            "voxel indices to RAS mm; take it from the cohort or from the image's header"
+        )
+    matrix = np.linalg.inv(affine) @ REFLECTION @ affine
+    if ndim == 3:
+        return matrix
+    in_slice = [0, 2, 3]
+    if np.abs(matrix[1] - [0, 1, 0, 0]).max() > _ALIGNED:
+        raise ValueError(
+            f"affine: found {affine.tolist()}, whose slice is oblique to the midplane, so that "
+            "its mirror image lies outside of it; resample the scan to a coronal slice first"
+        )
+    return matrix[np.ix_(in_slice, in_slice)]
+
+
+def mirror(image, affine):
+    """Reflect an image about the midplane x = 0, by linear interpolation.
+
+    Parameters
+    ----------
+    image : (*vol) ndarray
+        Intensities, 2-D (a coronal slice) or 3-D.
+    affine : (4, 4) array_like
+        Voxel index -> RAS mm.
+
+    Returns
+    -------
+    (*vol) ndarray of the same type
+        On the same grid; 0 where the mirror image lies outside of it.
+
+    Raises
+    ------
+    ValueError
+        As :func:`mirror_matrix`.
+
+    Examples
+    --------
+    The midplane is the middle voxel here:
+
+    >>> affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    >>> affine[0, 3] = -1.0
+    >>> mirror(np.array([[1.0], [2.0], [3.0]]), affine).ravel().tolist()
+    [3.0, 2.0, 1.0]
+    """
+    return _reflected(np.asarray(image), affine, order=1)
+
+
+def mirror_labels(labels, affine, structures):
+    """Reflect a label map about the midplane, and exchange the labels of the two sides.
+
+    Parameters
+    ----------
+    labels : (*vol) integer ndarray
+    affine : (4, 4) array_like
+        Voxel index -> RAS mm.
+    structures : dict
+        Label -> name; "Left X" and "Right X" (or "X left", "X right") are the two sides of X.
+
+    Returns
+    -------
+    (*vol) ndarray of the same type
+        The nearest voxel's label.
+
+    Raises
+    ------
+    ValueError
+        A structure of one side has no partner; or as :func:`mirror_matrix`.
+
+    Examples
+    --------
+    >>> sides = {17: "Left Hippocampus", 53: "Right Hippocampus", 16: "Brain Stem"}
+    >>> affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    >>> affine[0, 3] = -1.0
+    >>> mirror_labels(np.array([[17], [16], [0]]), affine, sides).ravel().tolist()
+    [0, 16, 53]
+    """
+    labels = np.asarray(labels)
+    numbers = {name: label for label, name in structures.items()}
+    table = np.arange(max(int(labels.max(initial=0)), *structures) + 1, dtype=labels.dtype)
+    for name, label in numbers.items():
+        other = _other_side(name)
+        if other not in numbers:
+            raise ValueError(
+                f"structures: {name!r} has no partner {other!r}; add it, with its label"
+            )
+        table[label] = numbers[other]
+    return _reflected(table[labels], affine, order=0)
+
+
+def _reflected(array, affine, *, order):
+    matrix = mirror_matrix(affine, array.ndim)
+    linear, start = matrix[:-1, :-1], matrix[:-1, -1]
+    # SciPy rounds halves up at order 0, so that a midplane between two voxels drops none of them.
+    return ndimage.affine_transform(array, linear, start, order=order, mode="grid-constant")
+
+
+def _other_side(name):
+    """The name of the structure on the other side; a structure of the middle is its own."""
+    words = {"Left": "Right", "Right": "Left", "left": "right", "right": "left"}
+    return " ".join(words.get(word, word) for word in name.split(" "))
