@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from vxmlib import grid
+from vxmlib.experiments import sweep
 
 CODE = Path(workflow.basedir)
 ROOT = Path(config.get("root", CODE))  # the book's own folder; the tests give another
@@ -59,7 +59,7 @@ GRID = str(config.get("grid", "wide"))  # the one that target `lambda` makes
 
 def grid_points(name):
     path = ROOT / "config" / "lambda.yaml"
-    return grid.points(
+    return sweep.points(
         path, name, cohort=RUN["cohort"], profile=RUN["profile"], root=RUN["own"] or None
     )
 

@@ -42,9 +42,9 @@ seed = 0
 root = None
 
 # %%
-from vxmlib import profiles
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 plan = settings.plan
 settings
 
@@ -90,9 +90,9 @@ backend.versions()
 # same page runs on 30 real people.
 
 # %%
-from vxmlib import recipe
+from vxmlib.experiments import runs
 
-people = recipe.load_cohort(settings)
+people = runs.load_cohort(settings)
 print(
     people.shape,
     f"{people.spacing} mm,",
@@ -106,7 +106,7 @@ print(
 # validation people; nobody trains on them.)
 
 # %% mystnb={"image": {"alt": "Three grey-scale coronal brain slices: a moving image, a fixed image, and their difference, in which folds of the cortex and the ventricles appear as orange and purple double edges."}, "figure": {"caption": "One test pair before registration. The brains are aligned as wholes; the difference shows that their parts are not.", "name": "fig-01-pair"}}
-from vxmlib import figures
+from vxmlib.book import figures
 
 moving_id, fixed_id = people.split["test"][:2]
 moving, fixed = people.image(moving_id), people.image(fixed_id)
@@ -129,9 +129,9 @@ identity_dice = sum(identity.values()) / len(identity)
 print(f"Dice {identity_dice:.3f} over {len(identity)} structures")
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     identity_dice=identity_dice,
     n_structures=len(identity),
 )
@@ -210,7 +210,7 @@ n = len(people.split["train"])
 print(f"{n} people make {n * (n - 1)} ordered pairs")
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     n_train=n,
     n_ordered=n * (n - 1),
 )

@@ -32,9 +32,10 @@ seed = 0
 root = None
 
 # %%
-from vxmlib import profiles, recipe
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 settings
 
 # %% [markdown]
@@ -48,9 +49,9 @@ settings
 # %%
 import nibabel as nib
 
-from vxmlib import examples
+from vxmlib.sources import examples
 
-path = examples.scan(settings, recipe.output_folder() / "02_data")
+path = examples.scan(settings, runs.output_folder() / "02_data")
 scan = nib.load(path)
 print("shape      ", scan.shape)
 print("voxel size ", *(f"{mm:.2f}" for mm in scan.header.get_zooms()), "mm")
@@ -90,7 +91,7 @@ print(
 # A header that is read wrong shows at once in a picture:
 
 # %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The simulated scan is stored to the Posterior, Left and Inferior, so the same index cuts another plane, upside down. A scan of malf is stored to the Left: merely mirrored, which is harder to notice.", "name": "fig-02-orientation"}}
-from vxmlib import figures
+from vxmlib.book import figures
 
 stored = np.asarray(scan.dataobj, dtype="float32")
 top = np.percentile(image, 99.5)
@@ -105,10 +106,10 @@ figures.people(pictures, titles, columns=2, side=False);
 # head is 3 cm away; and Grad charges for every slope, also for a plain rotation.
 #
 # ANTs finds the 12 numbers. For this page it looks at a coarse template, which takes seconds;
-# the stored matrices of the real cohort were computed at 1 mm (`python -m vxmlib.align malf`).
+# the stored matrices of the real cohort were computed at 1 mm (`python -m vxmlib.sources.align malf`).
 
 # %%
-from vxmlib import align
+from vxmlib.sources import align
 
 matrix = align.affine_to_template(image, canonical.affine, spacing=4.0)
 print(np.array2string(matrix, precision=3, suppress_small=True))
@@ -151,10 +152,11 @@ else:
 # nearest neighbour.
 
 # %%
-from vxmlib import preprocess
+from vxmlib import checks, preprocess
+from vxmlib.sources import template
 
 spacing = settings.plan.spacing
-resampled = preprocess.resample_to_template(
+resampled = template.resample_to_template(
     image, canonical.affine, matrix, spacing=spacing
 )
 print(
@@ -200,7 +202,7 @@ broken = {
 # %%
 for name, array in broken.items():
     try:
-        preprocess.check_image(array, name=name)
+        checks.check_image(array, name=name)
     except ValueError as error:
         print(error, end="\n\n")
 
@@ -211,7 +213,7 @@ for name, array in broken.items():
 # has images, label maps, names of the structures, and the split.
 
 # %%
-people = recipe.load_cohort(settings)
+people = runs.load_cohort(settings)
 print(people.name, people.shape, people.plane)
 print({part: len(ids) for part, ids in people.split.items()})
 print(people.licence)
@@ -258,9 +260,9 @@ print(
 )
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     start=start["dice_mean"],
     n_structures=overlap["label"].nunique(),
 )

@@ -35,10 +35,12 @@ lam = 1.0
 int_steps = 0
 
 # %%
-from vxmlib import backend, profiles, recipe
+from vxmlib import backend
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
 backend.set_seed(settings.seed)
 settings
 
@@ -147,9 +149,9 @@ table = pd.DataFrame(rows).T
 table.round(3) + 0.0
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     off_all=table.loc["itself, 4 voxels off", "NCC loss"],
     off_brain=table.loc["itself, 4 voxels off", "NCC loss, brain"],
     inverted=abs(table.loc["inverted (1 − x)", "NCC loss, brain"]),
@@ -263,7 +265,7 @@ priced = pd.DataFrame(prices).T
 priced.round(5)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     noise_cheap=priced.loc["noise, SD 1 voxel", "λ=0.01"],
     noise_dear=priced.loc["noise, SD 1 voxel", "λ=1"],
     noise_folds=priced.loc["noise, SD 1 voxel", "folded voxels, %"],

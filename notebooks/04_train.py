@@ -35,11 +35,13 @@ lam = 1.0
 int_steps = 0
 
 # %%
-from vxmlib import backend, profiles, recipe
+from vxmlib import backend
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 plan = settings.plan
-people = recipe.load_cohort(settings)
+people = runs.load_cohort(settings)
 settings
 
 # %% [markdown]
@@ -59,9 +61,9 @@ for name in (
     print(f"{name:16}", getattr(plan, name))
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     steps=plan.steps,
     share=100 * plan.steps * plan.batch_size / 150_000,
     rate=plan.learning_rate,
@@ -97,7 +99,7 @@ model = models.build(
 # %%
 from vxmlib import training
 
-validation_pairs = recipe.validation_pairs(people)
+validation_pairs = runs.validation_pairs(people)
 monitor = training.RegistrationMonitor(people, validation_pairs)
 print(
     len(validation_pairs), "validation pairs, the first:", validation_pairs[0]
@@ -111,7 +113,7 @@ print(
 # with an explanation if the loss is no longer a number.
 
 # %% tags=["scroll-output"]
-folder = recipe.run_folder(settings)
+folder = runs.run_folder(settings)
 history = training.fit(
     model,
     people,
@@ -137,7 +139,7 @@ history.set_index("epoch")[watched].iloc[[0, 1, -2, -1]].round(4)
 # ## Read the curves
 
 # %% mystnb={"image": {"alt": "Line plot of the image loss term over optimiser steps for training and validation pairs. Both fall steeply at first and then ever more slowly."}, "figure": {"caption": "The similarity term alone, training and validation. The training line is the mean over an epoch's random pairs, so it jitters; the validation pairs are always the same.", "name": "fig-04-terms"}}
-from vxmlib import figures
+from vxmlib.book import figures
 
 figures.curves(
     history,
@@ -185,7 +187,7 @@ from vxmlib import metrics
 before = metrics.summary(
     metrics.evaluate_pairs(people, validation_pairs, "identity")
 )
-pages.glue(
+glue.glue(
     dice_before=before["dice_mean"],
     dice_first=history["val_dice"].iloc[0],
     dice_last=history["val_dice"].iloc[-1],
@@ -251,11 +253,11 @@ print(f"largest difference {difference} voxels")
 # is a function of the seed and the step, nothing else.
 
 # %%
-run = recipe.run(settings)
+run = runs.run(settings)
 print(len(run.history), "epochs found, none trained again")
 
 # %% tags=["remove-cell"]
-recipe.write_record(
+runs.write_record(
     "04_train",
     run,
     people,
@@ -266,7 +268,7 @@ recipe.write_record(
     steps=history["step"].iloc[-1],
     training_seconds=history["seconds"].sum(),
 )
-pages.glue(
+glue.glue(
     minutes=history["seconds"].sum() / 60,
     device=backend.device_summary(),
 )

@@ -35,11 +35,14 @@ lam = 1.0
 int_steps = 0
 
 # %%
-from vxmlib import cohorts, figures, metrics, models, profiles, recipe, warp
+from vxmlib import cohorts, metrics, models, warp
+from vxmlib.book import figures
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
-run = recipe.run(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
+run = runs.run(settings)
 print(run.folder.name, "-", run.history["step"].iloc[-1], "steps")
 
 # %% [markdown]
@@ -86,9 +89,9 @@ print("labels that nobody has:", invented[:12], "...")
 print("nearest invents:", np.setdiff1d(nearest, moving_labels))
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     n_invented=len(invented),
     mixed=mixed,
 )
@@ -178,7 +181,7 @@ by_pair = [
     t.groupby(["moving", "fixed"])["dice"].mean() for t in (before, after)
 ]
 gains = by_pair[1] - by_pair[0]
-pages.glue(
+glue.glue(
     dice_before=old["dice_mean"],
     dice_after=new["dice_mean"],
     gain=new["dice_mean"] - old["dice_mean"],
@@ -230,10 +233,10 @@ if people.simulated:
         f"In this build the ceiling is {top:.3f}, and the network made "
         f"{100 * way:.0f} % of the way there from the identity"
     )
-pages.glue(ceiling=said)
+glue.glue(ceiling=said)
 
 # %% tags=["remove-cell"]
-recipe.write_record(
+runs.write_record(
     "05_dice",
     run,
     people,

@@ -35,11 +35,14 @@ lam = 1.0
 int_steps = 0
 
 # %%
-from vxmlib import cohorts, figures, metrics, models, profiles, recipe, warp
+from vxmlib import cohorts, metrics, models, warp
+from vxmlib.book import figures
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
-run = recipe.run(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
+run = runs.run(settings)
 pairs = cohorts.ordered_pairs(
     people.split["test"], limit=settings.plan.pairs, seed=settings.seed
 )
@@ -125,9 +128,9 @@ metrics.folding(displacement, mask=brain)
 # "folds less". We print all three and quote the brain's.
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     n_pairs=len(pairs),
     folds=summary["folds"],
     all_percent=summary["folding_percent"],
@@ -161,7 +164,7 @@ pages.glue(
 # %% tags=["hide-output"]
 from dataclasses import replace
 
-loose_run = recipe.run(replace(settings, lam=0.01))
+loose_run = runs.run(replace(settings, lam=0.01))
 loose = models.register(loose_run.model, moving, fixed)
 
 # %% [markdown]
@@ -199,7 +202,7 @@ columns = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
 pd.DataFrame({titles[0]: summary, titles[1]: loose_summary}).T[columns].round(4)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     dice=summary["dice_mean"],
     loose_dice=loose_summary["dice_mean"],
     loose_change=loose_summary["dice_mean"] - summary["dice_mean"],
@@ -207,7 +210,7 @@ pages.glue(
 )
 
 # %% tags=["remove-cell"]
-recipe.write_record(
+runs.write_record(
     "06_jacobian",
     run,
     people,
@@ -226,7 +229,7 @@ recipe.write_record(
 import matplotlib.pyplot as plt
 
 front = figures.two_answers(moving, fixed, fields, brain, titles)
-front.savefig(recipe.output_folder() / "06_jacobian" / "front.png", dpi=110)
+front.savefig(runs.output_folder() / "06_jacobian" / "front.png", dpi=110)
 plt.close(front)  # the front page shows it
 
 # %% [markdown]

@@ -55,11 +55,13 @@ beside = [
 ]
 
 # %%
-from vxmlib import metrics, profiles, recipe, warp
+from vxmlib import metrics, warp
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
-pairs = recipe.pairs_of(people, evaluate)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
+pairs = runs.pairs_of(people, evaluate)
 print(settings.name)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
@@ -76,7 +78,7 @@ print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 # weights. A run that was trained before is found again.
 
 # %% tags=["hide-output"]
-run = recipe.run(settings, people)
+run = runs.run(settings, people)
 
 # %% [markdown]
 # ## What λ weighs
@@ -93,9 +95,9 @@ print(
 print(f"λ · smoothness at the end  {weighted:.5f}")
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     lam=settings.lam,
     gained=first["image_loss"] - last["image_loss"],
     paid=weighted,
@@ -120,7 +122,7 @@ mse_gain = ((moving - fixed) ** 2).mean() - ((warped - fixed) ** 2).mean()
 print(f"NCC gained {ncc_gain:.4f}, MSE gained {mse_gain:.5f}")
 
 # %% tags=["remove-cell"]
-pages.glue(ncc_gain=ncc_gain, mse_gain=mse_gain, ratio=ncc_gain / mse_gain)
+glue.glue(ncc_gain=ncc_gain, mse_gain=mse_gain, ratio=ncc_gain / mse_gain)
 
 # %% [markdown]
 # The same deformation is worth {glue:text}`ncc_gain:.3f` to NCC and {glue:text}`mse_gain:.4f` to
@@ -159,20 +161,20 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # Dice and the field, on pairs of people that the network did not learn from:
 
 # %%
-identity = recipe.measure("identity", people, pairs)
-measured = recipe.measure(run.register, people, pairs)
+identity = runs.measure("identity", people, pairs)
+measured = runs.measure(run.register, people, pairs)
 print(f"Dice {identity['dice_mean']:.3f} → {measured['dice_mean']:.3f}")
 print(f"folding {measured['folding_percent_brain']:.3f} % of the brain")
 print(f"SD of log det J {measured['sd_log_jacobian']:.3f}")
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     n_pairs=len(pairs),
     before=identity["dice_mean"],
     dice=measured["dice_mean"],
     folding=measured["folding_percent_brain"],
 )
-recipe.write_record(
+runs.write_record(
     "07_lambda",
     run,
     people,
@@ -201,20 +203,20 @@ recipe.write_record(
 from dataclasses import replace
 
 others = [replace(settings, **choice) for choice in beside]
-runs = [run, *(recipe.run(other, people) for other in others)]
+trained = [run, *(runs.run(other, people) for other in others)]
 
 # %%
 import pandas as pd
 
-rows = [recipe.measure(r.register, people, pairs) for r in runs]
-table = pd.DataFrame(rows, index=[r.title for r in runs])
+rows = [runs.measure(r.register, people, pairs) for r in trained]
+table = pd.DataFrame(rows, index=[r.title for r in trained])
 names = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
 table[names].round(4)
 
 # %% tags=["remove-cell"]
 by_title = table[["dice_mean", "folding_percent_brain"]]
-pages.glue(
-    n_choices=len(runs),
+glue.glue(
+    n_choices=len(trained),
     best=by_title["dice_mean"].idxmax(),
     best_dice=by_title["dice_mean"].max(),
     roughest=by_title["folding_percent_brain"].idxmax(),
@@ -235,20 +237,20 @@ pages.glue(
 # number does: where the tissue was stretched, where squeezed, where torn.
 
 # %% mystnb={"figure": {"caption": "One pair, registered by each of the runs: the warped image with the fixed brain's edge, what is left of the difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-07-steps"}}
-from vxmlib import interactive
+from vxmlib.book import steppable
 
 brain = people.brain(fixed_id)
 steps = []
-for one, row in zip(runs, rows, strict=True):
+for one, row in zip(trained, rows, strict=True):
     field = one.register(moving, fixed)
     image = warp.warp_image(moving, field)
     more = f"Dice over all pairs {row['dice_mean']:.3f}"
     steps.append(
-        interactive.registration_step(
+        steppable.registration_step(
             one.title, image, fixed, field, brain, label="run", more=more
         )
     )
-interactive.steps(steps, name="choices", label="run", start=run.title)
+steppable.steps(steps, name="choices", label="run", start=run.title)
 
 # %% [markdown]
 # ## A hundred of them

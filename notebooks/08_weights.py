@@ -38,9 +38,13 @@ root = None
 download = False
 
 # %%
-from vxmlib import cohorts, cvpr2018, metrics, profiles, recipe, vxm2018
+from vxmlib import cohorts, metrics
+from vxmlib.experiments import runs
+from vxmlib.networks import cvpr2018
+from vxmlib.sources import vxm2018
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 at_hand = vxm2018.available() or download
 live = bool(at_hand) and settings.profile != "smoke"
 print("live" if live else "from the committed record")
@@ -115,7 +119,7 @@ if live:
             lambda m, f, model=model: cvpr2018.register(model, m, f),
         )
 else:
-    record = recipe.committed_record("vxm2018/record.json")
+    record = runs.committed_record("vxm2018/record.json")
 
 # %% tags=["remove-cell"]
 measures = ["dice_mean", "dice_sd_pooled", "folds", "folding_percent"]
@@ -139,7 +143,7 @@ if live:
         "all": int(people.image("test").size),
         "brain": int(people.brain("test").sum()),
     }
-    record = recipe.make_record(
+    record = runs.make_record(
         "08_weights",
         settings,
         people,
@@ -168,13 +172,13 @@ by_pair = rows[rows["weights"] != "identity"].set_index(["weights", "pair"])
 by_pair[list(short)].rename(columns=short).astype({"folds": int}).round(3)
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
 paired = rows.set_index(["weights", "pair"])
 best = rows.loc[rows["dice_mean"].idxmax()]
 cc, l2 = (rows[rows["weights"] == n] for n in ("vm2_cc", "vm2_l2"))
 voxels = found["voxels"]
-pages.glue(
+glue.glue(
     before=rows.loc[rows["weights"] == "identity", "dice_mean"].mean(),
     cc=cc["dice_mean"].mean(),
     l2=l2["dice_mean"].mean(),
@@ -208,7 +212,7 @@ pages.glue(
 # ## Look at each structure
 
 # %% mystnb={"image": {"alt": "Two dots joined by a line for each structure: Dice before registration as an open dot, and with the 2018 network as a filled one, which lies further to the right in nearly every row."}, "figure": {"caption": "Dice by structure over both directions: before, and by network 2 trained with correlation.", "name": "fig-08-boxes"}}
-from vxmlib import figures
+from vxmlib.book import figures
 
 by_name = pd.DataFrame(found["structures"])
 before, after = (
@@ -218,7 +222,7 @@ figures.dots_by_structure(before, after, names=("before", "vm2_cc"));
 
 # %% tags=["remove-cell"]
 gains = after.set_index("structure")["dice"] - before.set_index("structure")["dice"]
-pages.glue(
+glue.glue(
     n_structures=len(gains),
     n_gained=int((gains > 0).sum()),
     most=gains.idxmax(),
@@ -255,9 +259,9 @@ if live:
 pd.Series(found["readings"], name="Dice").round(3)
 
 # %% tags=["remove-cell"]
-recipe.keep_record("08_weights", record)
+runs.keep_record("08_weights", record)
 readings = found["readings"]
-pages.glue(
+glue.glue(
     **{f"reading_{way}": dice for way, dice in readings.items()},
     lost=100
     * (readings["ij"] - readings["swapped"])

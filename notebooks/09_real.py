@@ -36,12 +36,14 @@ root = None
 download = False
 
 # %%
-from vxmlib import malf, profiles, recipe
-from vxmlib.comparison import Comparison
+from vxmlib.experiments import runs
+from vxmlib.sources import malf
+from vxmlib.experiments.settings import read_parameters
+from vxmlib.experiments.results import Comparison
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 live = bool(malf.available() or download) and settings.profile != "smoke"
-folder = recipe.results_folder()
+folder = runs.results_folder()
 plan = folder.parent / "config" / "real.yaml"
 results = Comparison(folder / "malf", plan)
 print("trained: ", ", ".join(results.training))
@@ -83,10 +85,10 @@ print(usual)
 import numpy as np
 import pandas as pd
 
-from vxmlib import figures
+from vxmlib.book import figures
 
 generator = np.random.default_rng(seed)
-people = recipe.load_cohort(settings)
+people = runs.load_cohort(settings)
 image = people.image(people.split["train"][0])
 drawn = [change(image, generator, people.affine) for change in (usual, usual, strong, strong)]
 titles = ["as it is", "used", "used", "strong", "strong"]
@@ -112,11 +114,11 @@ short = {"dice_sd": "± seeds", "folding_percent_brain": "folded, %"}
 parts[["loss", "dice", *short]].rename(columns=short).round(4)
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
 gains = parts["dice"] - parts.loc["none", "dice"]
 single = gains[["flip", "affine", "bend"]]
-pages.glue(
+glue.glue(
     short_steps=int(parts["steps"].iloc[0]),
     seeds=int(parts["seeds"].iloc[0]),
     all_gain=gains["all"],
@@ -175,7 +177,7 @@ def against_all(name):
 
 smooth, wide = tried.loc["all, λ of 2"], tried.loc["all, the wide network"]
 both = tried.loc["all, λ of 2, the wide network"]
-pages.glue(
+glue.glue(
     usual_folds=tried.loc["all", "folding_percent_brain"],
     slow=against_all("all, a third of the rate"),
     fast=against_all("all, three times the rate"),
@@ -235,7 +237,7 @@ figures.steps_of(
 
 # %% tags=["remove-cell"]
 trained = results.trainings()
-pages.glue(
+glue.glue(
     long_steps=int(trained.loc["ncc", "steps"]),
     hours=trained.loc["ncc", "seconds"] / 3600,
     hours_wide=trained.loc["ncc-wide", "seconds"] / 3600,
@@ -265,7 +267,7 @@ pages.glue(
 # {glue:text}`folds_plain:.2f` % of the brain. The wide network ends at {glue:text}`dice_wide:.4f`,
 # with {glue:text}`folds_wide:.2f` % folded. One seed of each.
 #
-# The usual network is the smaller one of the 2018 paper, built anew (`vxmlib.networks`), with
+# The usual network is the smaller one of the 2018 paper, built anew (`vxmlib.networks.strided`), with
 # {glue:text}`weights` weights; the 2019 paper's has twice the filters at full size, our wide one
 # {glue:text}`weights_wide` weights, most of them below full size. The convolutions of all of these
 # stride from the first on, which makes a step on a processor cheaper than one of voxelmorph's own
@@ -305,7 +307,7 @@ figures.steps_of(
 # %% tags=["remove-cell"]
 more = {words[name]: told["dice"].diff() for name, told in passes.items()}
 folded = {words[name]: told["folding_percent_brain"] for name, told in passes.items()}
-pages.glue(
+glue.glue(
     pass_wide_2=more["wide"][2],
     pass_wide_3=more["wide"][3],
     pass_wide_4=more["wide"][4],
@@ -338,7 +340,7 @@ pages.glue(
 # iterations at voxels of 8, 4 and 2 mm.
 
 # %%
-from vxmlib import baselines
+from vxmlib.methods import baselines
 
 for name, told in results.plan["methods"].items():
     if told.get("baseline") == "syn":
@@ -405,7 +407,7 @@ figures.dice_by_seconds(table);
 seconds = table["seconds"]
 times, share = seconds / seconds["ncc"], 100 * seconds["ncc-instance"] / seconds
 gains = table["dice"] - table.loc["identity", "dice"]
-pages.glue(
+glue.glue(
     gain=gains["ncc"],
     folding=table.loc["ncc", "folding_percent_brain"],
     gain_wide=gains["ncc-wide"],
@@ -468,7 +470,7 @@ keys = ["loss", "val_dice", "val_folding_percent"]
 course = {
     word: told[keys].reset_index().to_dict("list") for word, told in long.items()
 }
-record = recipe.make_record(
+record = runs.make_record(
     "09_real",
     settings,
     people,
@@ -482,19 +484,19 @@ record = recipe.make_record(
     syn=better,
     syn_iterations=results.plan["methods"][better]["iterations"],
 )
-recipe.keep_record("09_real", record)
+runs.keep_record("09_real", record)
 
 # %% [markdown]
 # An interval that does not hold 0 is a difference larger than other people, drawn from these ten,
 # would make it. Seeds are not in it: each network was trained once.
 
 # %% tags=["remove-cell"]
-from vxmlib import grid
+from vxmlib.experiments import sweep
 
 
 def said(what, method):
     folded = table.loc[method, "folding_percent_brain"]
-    text = grid.interval_text(compared.loc[what])
+    text = sweep.interval_text(compared.loc[what])
     return f"{text}, with {folded:.2f} % of the brain folded"
 
 
@@ -502,22 +504,22 @@ on_cortex = results.differences(
     {"alone": ("ncc", better), "refined": ("ncc-instance", better)}, "dice_cortex"
 )
 second = table.loc["wide-twice"] - table.loc["ncc-wide"]
-pages.glue(
-    cortex_alone=grid.interval_text(on_cortex.loc["alone"]),
-    cortex_refined=grid.interval_text(on_cortex.loc["refined"]),
+glue.glue(
+    cortex_alone=sweep.interval_text(on_cortex.loc["alone"]),
+    cortex_refined=sweep.interval_text(on_cortex.loc["refined"]),
     to_syn=said("NCC minus SyN", "ncc"),
     refined_to_syn=said("instance minus SyN", "ncc-instance"),
     wide_to_usual=said("wide minus NCC", "ncc-wide"),
-    wide_to_syn=grid.interval_text(compared.loc["wide minus SyN"]),
+    wide_to_syn=sweep.interval_text(compared.loc["wide minus SyN"]),
     twice_to_wide=said("twice minus wide", "wide-twice"),
-    twice_to_syn=grid.interval_text(compared.loc["twice minus SyN"]),
-    twice_to_demons=grid.interval_text(compared.loc["twice minus demons"]),
+    twice_to_syn=sweep.interval_text(compared.loc["twice minus SyN"]),
+    twice_to_demons=sweep.interval_text(compared.loc["twice minus demons"]),
     twice_surface=second["surface_mm"],
     twice_back=second["inverse_consistency_mm"],
     both_to_syn=said("wide, instance minus SyN", "wide-instance"),
-    both_to_refined=grid.interval_text(compared.loc["wide, instance minus instance"]),
-    to_demons=grid.interval_text(compared.loc["NCC minus demons"]),
-    refined_to_demons=grid.interval_text(compared.loc["instance minus demons"]),
+    both_to_refined=sweep.interval_text(compared.loc["wide, instance minus instance"]),
+    to_demons=sweep.interval_text(compared.loc["NCC minus demons"]),
+    refined_to_demons=sweep.interval_text(compared.loc["instance minus demons"]),
     by_mse=said("NCC minus MSE", "mse"),
     by_flow=said("integrated minus NCC", "ncc-integrated"),
 )
@@ -570,7 +572,7 @@ few.round(3)
 
 # %% tags=["remove-cell"]
 longest = few.loc["syn-cc-fine", "dice"]
-pages.glue(
+glue.glue(
     fine_pairs=len(fine),
     fine_gain=longest - few.loc["syn-cc", "dice"],
     fine_minutes=fine["seconds"].mean() / 60,
@@ -607,7 +609,7 @@ retest = results.retest()
 retest.astype(float).round(3)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     same=retest.loc["ncc", "same person, mm"],
     other=retest.loc["ncc", "other person, mm"],
     same_twice=retest.loc["wide-twice", "same person, mm"],

@@ -36,13 +36,15 @@ root = None
 # %%
 import pandas as pd
 
-from vxmlib import figures, grid, profiles, recipe
+from vxmlib.book import figures
+from vxmlib.experiments import runs, sweep
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-folder = recipe.results_folder() / "lambda"
+settings = read_parameters(globals())
+folder = runs.results_folder() / "lambda"
 names = [name for name in ("mni", "malf") if (folder / name).is_dir()]
-runs = pd.concat([grid.runs(folder / name) for name in names])
-runs.groupby(["cohort", "image_loss", "int_steps"])["file"].count().unstack()
+all_runs = pd.concat([sweep.runs(folder / name) for name in names])
+all_runs.groupby(["cohort", "image_loss", "int_steps"])["file"].count().unstack()
 
 # %% [markdown]
 # Each number counts runs: so many λ, three seeds each. A run that diverged would be a row without
@@ -50,26 +52,26 @@ runs.groupby(["cohort", "image_loss", "int_steps"])["file"].count().unstack()
 
 # %%
 about = ["profile", "spacing", "split", "commit"]
-runs["commit"] = runs["commit"].str[:7]
-print(int(runs["diverged"].sum()), "of", len(runs), "runs diverged")
-runs.groupby("cohort")[about].agg(lambda column: ", ".join(map(str, column.unique())))
+all_runs["commit"] = all_runs["commit"].str[:7]
+print(int(all_runs["diverged"].sum()), "of", len(all_runs), "runs diverged")
+all_runs.groupby("cohort")[about].agg(lambda column: ", ".join(map(str, column.unique())))
 
 # %% [markdown]
 # The people come from others, under their terms:
 
 # %%
-from vxmlib import malf, template
+from vxmlib.sources import malf, template
 
 print("mni:", template.CREDIT)
 print("malf:", malf.CREDIT, "Terms:", malf.LICENCE)
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
-    n_runs=len(runs),
-    n_diverged=runs["diverged"].sum(),
-    seconds=runs["seconds"].median(),
+glue.glue(
+    n_runs=len(all_runs),
+    n_diverged=all_runs["diverged"].sum(),
+    seconds=all_runs["seconds"].median(),
 )
 
 # %% [markdown]
@@ -92,10 +94,10 @@ pages.glue(
 # ## The curves
 
 # %%
-dice = grid.curve(runs, "dice_mean")
-folding = grid.curve(runs, "folding_percent_brain")
-live = recipe.grid_folder("book", settings)
-live_runs = grid.runs(live) if live.is_dir() else None
+dice = sweep.curve(all_runs, "dice_mean")
+folding = sweep.curve(all_runs, "folding_percent_brain")
+live = runs.grid_folder("book", settings)
+live_runs = sweep.runs(live) if live.is_dir() else None
 comparable = live_runs is not None and settings.profile == "quick"
 
 
@@ -103,7 +105,7 @@ def curves_of(name, hyper=None):
     def of(table):
         return None if table is None else table[table["cohort"] == name]
 
-    before = of(runs)["identity_dice"].iloc[0]
+    before = of(all_runs)["identity_dice"].iloc[0]
     mine = live_runs if comparable and name == cohort else None
     return figures.lambda_curves(
         of(dice), of(folding), identity=before, points=mine, hyper=of(hyper)
@@ -128,10 +130,10 @@ curves_of(names[0]);
 # and folding at the two ends of that range.
 
 # %%
-both = dice.merge(folding, on=[*grid.GROUP, "lam"], suffixes=("", "_folding"))
-both["best"] = both.groupby(grid.GROUP)["mean"].transform("max")
+both = dice.merge(folding, on=[*sweep.GROUP, "lam"], suffixes=("", "_folding"))
+both["best"] = both.groupby(sweep.GROUP)["mean"].transform("max")
 flat = both[both["mean"] >= both["best"] - 0.005].sort_values("lam")
-ends = flat.groupby(grid.GROUP).agg(
+ends = flat.groupby(sweep.GROUP).agg(
     first=("lam", "first"),
     last=("lam", "last"),
     folding_first=("mean_folding", "first"),
@@ -146,7 +148,7 @@ for name in names:
         text = f"from λ = {row['first']:g} to {row['last']:g}"
         if row["first"] == row["last"]:
             text = f"at λ = {row['first']:g} alone"
-        pages.glue(**{f"flat_{name}_{loss}": text})
+        glue.glue(**{f"flat_{name}_{loss}": text})
 
 # %% [markdown]
 # On real people the plateau of NCC reaches {glue:text}`flat_malf_ncc`, that of MSE
@@ -157,14 +159,14 @@ for name in names:
 # ## The choice
 
 # %%
-chosen = grid.choose(dice)
-largest = dice.groupby(grid.GROUP)["lam"].max()
-at_edge = largest.loc[chosen.set_index(grid.GROUP).index].to_numpy()
+chosen = sweep.choose(dice)
+largest = dice.groupby(sweep.GROUP)["lam"].max()
+at_edge = largest.loc[chosen.set_index(sweep.GROUP).index].to_numpy()
 chosen["at the edge"] = chosen["lam"] == at_edge
 chosen.round(4)
 
 # %% tags=["remove-cell"]
-pages.glue(n_edge=int(chosen["at the edge"].sum()), n_choices=len(chosen))
+glue.glue(n_edge=int(chosen["at the edge"].sum()), n_choices=len(chosen))
 
 # %% [markdown]
 # `best` is the λ of the highest mean, `lam` the one the rule takes, `tolerance` the standard error
@@ -180,12 +182,12 @@ pages.glue(n_edge=int(chosen["at the edge"].sum()), n_choices=len(chosen))
 # pairs and seeds:
 
 # %%
-pairs = pd.concat([grid.by_pair(folder / name) for name in names])
+pairs = pd.concat([sweep.by_pair(folder / name) for name in names])
 loose_rows = []
 for name in names:
     asked = {"cohort": name, "image_loss": "ncc", "int_steps": 0}
-    loose, usual = (grid.select(pairs, **asked, lam=lam) for lam in (0.01, 1))
-    gain = grid.paired_difference(usual, loose)
+    loose, usual = (sweep.select(pairs, **asked, lam=lam) for lam in (0.01, 1))
+    gain = sweep.paired_difference(usual, loose)
     folds = [t["folding_percent_brain"].mean() for t in (loose, usual)]
     loose_rows.append(
         {"cohort": name, "folding at 0.01": folds[0], "folding at 1": folds[1]}
@@ -204,7 +206,7 @@ for name, row in loose_table.iterrows():
         verdict = "lower at λ = 1"
     loose, usual = row["folding at 0.01"], row["folding at 1"]
     against = f"{usual:.3f} %, {loose / usual:.0f} times less" if usual else "none"
-    pages.glue(
+    glue.glue(
         **{
             f"folds_{name}": f"{loose:.2f} % of the brain fold, against {against}",
             f"verdict_{name}": verdict,
@@ -227,8 +229,8 @@ for name, row in loose_table.iterrows():
 # test people, all ordered pairs. Nothing is chosen from here on.
 
 # %%
-tests = pd.concat([grid.runs(folder / name / "test") for name in names])
-report = grid.report(tests)
+tests = pd.concat([sweep.runs(folder / name / "test") for name in names])
+report = sweep.report(tests)
 short = {"identity_dice": "before", "dice_mean": "Dice"}
 short |= {"dice_sd_seeds": "SD, seeds", "folding_percent_brain": "folding %"}
 short |= {"sd_log_jacobian": "SD log J"}
@@ -238,8 +240,8 @@ report[list(short)].rename(columns=short).round(3)
 # Differences between rows, pair by pair, with their intervals over people:
 
 # %%
-test_pairs = pd.concat([grid.by_pair(folder / name / "test") for name in names])
-differences = grid.differences(test_pairs, chosen)
+test_pairs = pd.concat([sweep.by_pair(folder / name / "test") for name in names])
+differences = sweep.differences(test_pairs, chosen)
 differences.drop(columns=["pairs", "people"]).round(4)
 
 # %% tags=["remove-cell"]
@@ -247,7 +249,7 @@ short = {"NCC: chosen": "loose", "NCC minus": "loss", "NCC: integrated": "int"}
 for _, row in differences.iterrows():
     for start, key in short.items():
         if row["comparison"].startswith(start):
-            pages.glue(**{f"{key}_{row['cohort']}": grid.interval_text(row)})
+            glue.glue(**{f"{key}_{row['cohort']}": sweep.interval_text(row)})
 
 # %% [markdown]
 # The chosen λ against λ = 0.01: {glue:text}`loose_malf` on real people, {glue:text}`loose_mni` on
@@ -284,7 +286,7 @@ figures.lambda_shape(ours, paper);
 
 # %%
 known = [name for name in names if (folder / name / "hyper").is_dir()]
-hyper = pd.concat([grid.hyper_curves(folder / name / "hyper") for name in known])
+hyper = pd.concat([sweep.hyper_curves(folder / name / "hyper") for name in known])
 key = ["cohort", "image_loss", "lam"]
 laid = hyper.merge(plain, on=key)
 laid["minus plain"] = laid["dice_mean"] - laid["mean"]
@@ -298,7 +300,7 @@ plateau = laid.merge(
     on=["cohort", "image_loss"],
 )
 plateau = plateau[plateau["lam"].between(plateau["first"], plateau["last"])]
-pages.glue(
+glue.glue(
     lowest=plateau["minus plain"].min(),
     highest=plateau["minus plain"].max(),
 )
@@ -320,7 +322,7 @@ lengths.round(4)
 # %% tags=["remove-cell"]
 gap = alike["dice_mean"] - alike["as_long_dice"]
 close = int((gap.abs() <= 0.01).sum())
-pages.glue(
+glue.glue(
     longer=(alike["as_long_dice"] - alike["mean"]).mean(),
     gap_low=gap.min(),
     gap_high=gap.max(),
@@ -347,7 +349,7 @@ costs = pd.DataFrame({"grid, one seed": one_seed, "one network": one_network})
 (costs / 60).round(1)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     cheaper=(one_seed / one_network).min(),
     times_steps=(hyper_cost["steps"] / hyper_cost["plain_steps"]).iloc[0],
 )
@@ -365,7 +367,7 @@ pages.glue(
 
 # %%
 point = ["cohort", "image_loss", "int_steps", "lam"]
-some = runs.iloc[:0] if live_runs is None else live_runs
+some = all_runs.iloc[:0] if live_runs is None else live_runs
 now = some.rename(columns={"dice_mean": "this build"})
 columns = [*point, "this build", "mean", "low", "high"]
 now.merge(dice, on=point)[columns].round(4)
@@ -381,8 +383,8 @@ now.merge(dice, on=point)[columns].round(4)
 # rule?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-smoothest = folding.loc[folding.groupby(grid.GROUP)["mean"].idxmin()]
-print(smoothest[[*grid.GROUP, "lam", "mean"]].to_string(index=False))
+smoothest = folding.loc[folding.groupby(sweep.GROUP)["mean"].idxmin()]
+print(smoothest[[*sweep.GROUP, "lam", "mean"]].to_string(index=False))
 
 # %% [markdown]
 # The largest of the grid, or any λ once folding is 0: identity folds least of all. A measure that
@@ -392,7 +394,7 @@ print(smoothest[[*grid.GROUP, "lam", "mean"]].to_string(index=False))
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for name in names:
-    one = grid.select(dice, cohort=name, image_loss="ncc", int_steps=0)
+    one = sweep.select(dice, cohort=name, image_loss="ncc", int_steps=0)
     one = one.set_index("lam")
     gap = one.loc[1.0, "mean"] - one.loc[0.5, "mean"]
     print(f"{name}: {gap:+.4f}, SD over seeds {one.loc[1.0, 'sd']:.4f}")
@@ -402,7 +404,7 @@ for name in names:
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for name in names:
-    at_one = grid.select(dice, cohort=name, image_loss="ncc", int_steps=0, lam=1)
+    at_one = sweep.select(dice, cohort=name, image_loss="ncc", int_steps=0, lam=1)
     print(f"{name}: {(at_one['sd'].item() / 1e-3) ** 2:.0f} seeds")
 
 # %% [markdown]

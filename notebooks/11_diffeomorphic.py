@@ -44,15 +44,17 @@ schedule = "cosine"
 from dataclasses import replace
 from functools import partial
 
-from vxmlib import cohorts, metrics, models, profiles, recipe, warp
+from vxmlib import cohorts, metrics, models, warp
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 if not settings.int_steps:
     raise ValueError(
         "int_steps: found 0, expected at least 1: this lesson integrates"
     )
-people = recipe.load_cohort(settings)
-run = recipe.run(settings, people)
+people = runs.load_cohort(settings)
+run = runs.run(settings, people)
 
 # %% [markdown]
 # The test pairs, and one of them to look at closely:
@@ -70,7 +72,7 @@ brain = people.brain(fixed_id)
 # what goes wrong; nothing else differs.
 
 # %% tags=["hide-output"]
-loose = recipe.run(replace(settings, lam=0.01), people)
+loose = runs.run(replace(settings, lam=0.01), people)
 
 # %% [markdown]
 # ## Ask the model what it returns
@@ -97,7 +99,7 @@ print("register:", displacement.shape)
 import numpy as np
 import pandas as pd
 
-from vxmlib.simulate import upsample
+from vxmlib.augment import upsample
 
 half = velocity[0]
 readings = {
@@ -154,10 +156,10 @@ assert folds["velocity, as it comes"] > folds["displacement"]
 pd.Series(folds, name="folding, %").to_frame().round(3)
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
 right = wrong.loc["displacement (register)"]
-pages.glue(
+glue.glue(
     enlarged=-1.5 / steepest,
     wrong_folding=folds["velocity, as it comes"],
     right_folding=folds["displacement"],
@@ -207,7 +209,7 @@ for steps in (0, 1, 2, 3, 5, 7, 9):
 pd.Series(errors, name="mean distance, half-size voxels").round(4)
 
 # %% tags=["remove-cell"]
-pages.glue(seven=errors[7], none=errors[0], nine=errors[9])
+glue.glue(seven=errors[7], none=errors[0], nine=errors[9])
 
 # %% [markdown]
 # Without integration the mean distance is {glue:text}`none:.3f` voxels of the coarse grid, with
@@ -246,7 +248,7 @@ pd.DataFrame(grids).T
 # there? For comparison, the plain model of the same λ:
 
 # %% tags=["hide-output"]
-plain = recipe.run(replace(settings, int_steps=0), people)
+plain = runs.run(replace(settings, int_steps=0), people)
 
 # %% [markdown]
 # One pair, by both models:
@@ -274,7 +276,7 @@ pd.Series(left, name="voxels, mean in the brain").to_frame().round(4)
 
 # %% tags=["remove-cell"]
 names = ("by_velocity", "by_minus", "flow_point", "plain_minus", "fixed_point")
-pages.glue(**dict(zip(names, left.values(), strict=True)))
+glue.glue(**dict(zip(names, left.values(), strict=True)))
 
 # %% [markdown]
 # The negative velocity returns to within {glue:text}`by_velocity:.3f` voxels; the negative
@@ -307,11 +309,11 @@ training.fit(
     both_ways,
     people,
     people.split["train"],
-    run_dir=recipe.runs_folder() / f"{run.folder.name}-bidir",
+    run_dir=runs.runs_folder() / f"{run.folder.name}-bidir",
     epochs=settings.plan.epochs,
     steps_per_epoch=settings.plan.steps_per_epoch,
     seed=settings.seed,
-    callbacks=recipe.callbacks(settings.plan),
+    callbacks=runs.callbacks(settings.plan),
 );
 
 # %% [markdown]
@@ -354,7 +356,7 @@ compared = {
 rows, forward = {}, {}
 for name, (model, invert) in compared.items():
     register = partial(models.register, model)
-    forward[name] = recipe.measure(register, people, pairs)
+    forward[name] = runs.measure(register, people, pairs)
     found = [back_and_apart(model, invert, *pair) for pair in pairs]
     rows[name] = [forward[name]["dice_mean"], *np.mean(found, axis=0)]
 columns = ["Dice there", "Dice back", "there and back, voxels"]
@@ -372,10 +374,10 @@ table.round(3)
 # model found or trained:
 
 # %% tags=["hide-output"]
-loose_plain = recipe.run(replace(settings, int_steps=0, lam=0.01), people)
+loose_plain = runs.run(replace(settings, int_steps=0, lam=0.01), people)
 
 for name, each in {"plain": loose_plain, "integrated": loose}.items():
-    forward[f"{name}, λ = 0.01"] = recipe.measure(each.register, people, pairs)
+    forward[f"{name}, λ = 0.01"] = runs.measure(each.register, people, pairs)
 
 # %% [markdown]
 # All four, beside the one that was trained both ways. Simulated people have one thing that real
@@ -395,7 +397,7 @@ folding.astype(float).round(3)
 # %% tags=["remove-cell"]
 brain_folds = folding["folding_percent_brain"].astype(float)
 rough = folding["sd_log_jacobian"].astype(float)
-pages.glue(
+glue.glue(
     plain_loose=brain_folds["plain, λ = 0.01"],
     flow_loose=brain_folds["integrated, λ = 0.01"],
     usual_lam=settings.lam,
@@ -435,12 +437,12 @@ scales = pd.DataFrame(scales).T.rename_axis("times")
 scales.round(3)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     most_folds=scales.loc[8, "7 squarings"],
     first_folds=scales.loc[1, "7 squarings"],
     few_steps=scales.loc[8, "2 squarings"],
 )
-recipe.write_record(
+runs.write_record(
     "11_diffeomorphic",
     run,
     people,

@@ -40,11 +40,14 @@ learning_rate = 0.001
 # %%
 from functools import partial
 
-from vxmlib import backend, loops, metrics, models, pairs, profiles, recipe
+from vxmlib import backend, metrics, models, pairs
+from vxmlib.experiments import runs
+from vxmlib.methods import loops
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 plan = settings.plan
-people = recipe.load_cohort(settings)
+people = runs.load_cohort(settings)
 steps = max(plan.steps // 4, 6)
 print(steps, "steps a training, a quarter of those of lesson 4")
 
@@ -96,7 +99,7 @@ model.compile(optimizer, loss=model.loss, loss_weights=[1.0, settings.lam])
 falling = tf.keras.callbacks.LearningRateScheduler(  # 3: scheduled
     lambda epoch, rate: rate / 2 if epoch > 1 else rate
 )
-few = recipe.validation_pairs(people)[:2]
+few = runs.validation_pairs(people)[:2]
 monitor = training.RegistrationMonitor(people, few)  # 4: watched
 
 # %% [markdown]
@@ -137,7 +140,7 @@ pd.DataFrame(history.history)[columns].round(4)
 # ## Write the step yourself, and get the same numbers
 #
 # Between `fit()` and a bare loop lies a third way: keep `fit()`, replace its `train_step`. It is
-# four lines (`vxmlib.loops.OwnStep`):
+# four lines (`vxmlib.methods.loops.OwnStep`):
 #
 # ```python
 # with tf.GradientTape() as tape:
@@ -150,7 +153,7 @@ pd.DataFrame(history.history)[columns].round(4)
 # way. Then whoever trains in 16 bits has to scale the loss and unscale the gradient, too
 # (`get_scaled_loss`, `get_unscaled_gradients`), which `minimize` does unasked.
 #
-# The bare loop (`vxmlib.loops.train`) has these lines, its own `for`, and its own guards.
+# The bare loop (`vxmlib.methods.loops.train`) has these lines, its own `for`, and its own guards.
 # If all three are right, they give the same losses, step by step. Here is each for some steps:
 
 # %%
@@ -192,9 +195,9 @@ bridge = pd.DataFrame(
 bridge.round({"last loss": 6, "ms a step": 1})
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     count=count,
     apart=f"{bridge['largest difference from fit'].max():.0e}".replace("0e+00", "0"),
     share=100 * bridge.loc["bare loop", "ms a step"] / bridge.loc["fit", "ms a step"],
@@ -214,11 +217,11 @@ pages.glue(
 
 # %%
 results = {}
-watched = recipe.pairs_of(people, "validation")
+watched = runs.pairs_of(people, "validation")
 
 
 def measured(name, register):
-    found = recipe.measure(register, people, watched)
+    found = runs.measure(register, people, watched)
     keys = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
     results[name] = {key: found[key] for key in keys}
     return pd.Series(results[name]).round(4)
@@ -275,7 +278,7 @@ loosened = attempt("curriculum", model, terms, after=loosen)
 # Do deformations grow as it loosens? The mean length of each training pair's displacement:
 
 # %% mystnb={"image": {"alt": "Two panels against the step: lambda, which falls by a straight line on a logarithmic axis over the first half and then stays; and the mean length of each training pair's displacement, which rises."}, "figure": {"caption": "The curriculum: λ, and how far it lets the voxels of each training pair move.", "name": "fig-12-curriculum"}}
-from vxmlib import figures
+from vxmlib.book import figures
 
 curves = {"training pair": loosened.set_index("step")}
 labels = ["λ", "mean length, voxels"]
@@ -298,7 +301,7 @@ model.fit(data(), steps_per_epoch=steps, callbacks=[schedule], verbose=0)
 measured("curriculum, fit()", partial(models.register, model))
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     by_loop=results["curriculum"]["dice_mean"],
     by_fit=results["curriculum, fit()"]["dice_mean"],
     short_moves=loosened["length"].iloc[: steps // 4].mean(),
@@ -363,7 +366,7 @@ figures.steps_of(
     {"training pair": contest.set_index("step")}, losses_of, titles
 );
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     first_guess=contest["discriminator_loss"].iloc[0],
     last_guess=contest["discriminator_loss"].iloc[-20:].mean(),
     rival_dice=results["discriminator"]["dice_mean"],
@@ -501,7 +504,7 @@ measured("two contrasts, MI, fit()", register_two(model))
 
 # %% tags=["remove-cell"]
 drift = np.abs(np.array(history["loss"]) / told["loss"].to_numpy() - 1)
-pages.glue(
+glue.glue(
     wrong_contrast=results["two contrasts, NCC"]["dice_mean"],
     right_contrast=results["two contrasts, MI"]["dice_mean"],
     right_by_fit=results["two contrasts, MI, fit()"]["dice_mean"],
@@ -553,12 +556,13 @@ told = loops.train(model, data(), terms, steps=steps, after=look)
 # The film:
 
 # %% mystnb={"figure": {"caption": "One validation pair while the network trains: choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-12-film"}}
-from vxmlib import interactive, warp
+from vxmlib import warp
+from vxmlib.book import steppable
 
 brain = people.brain(last)
-interactive.steps(
+steppable.steps(
     [
-        interactive.registration_step(
+        steppable.registration_step(
             str(step), warp.warp_image(moving, u), fixed, u, brain, label="step"
         )
         for step, u in film.items()
@@ -581,7 +585,7 @@ table.set_axis(names, axis=1).round(3)
 # %% tags=["remove-cell"]
 fitted = table.loc["fit()", "dice_mean"]
 others = table.drop(index=["identity", "fit()"])
-pages.glue(
+glue.glue(
     steps=steps,
     fit_dice=fitted,
     best=others["dice_mean"].idxmax(),
@@ -592,9 +596,9 @@ pages.glue(
 
 # %% tags=["remove-cell"]
 dices = table["dice_mean"].astype(float)
-recipe.keep_record(
+runs.keep_record(
     "12_loops",
-    recipe.make_record(
+    runs.make_record(
         "12_loops",
         settings,
         people,

@@ -38,11 +38,13 @@ image_loss = "ncc"
 lam = 1.0
 
 # %%
-from vxmlib import cohorts, metrics, profiles, recipe
+from vxmlib import cohorts, metrics
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
-run = recipe.run(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
+run = runs.run(settings)
 
 # %% [markdown]
 # How many steps are right is chosen on validation people, as everything is. Three pairs of them,
@@ -61,7 +63,7 @@ moving, fixed = (people.image(subject) for subject in seen[0])
 # optimise the *velocity*: a displacement added to a flow is no flow, and may fold again.)
 
 # %%
-from vxmlib.instance import InstanceOptimiser
+from vxmlib.methods.instance import InstanceOptimiser
 
 options = {"image_loss": settings.image_loss, "learning_rate": 0.1}
 optimise = InstanceOptimiser(people.shape, lam=settings.lam, **options)
@@ -132,7 +134,7 @@ from_network, from_nothing = (
 # Over the steps:
 
 # %% mystnb={"image": {"alt": "Two panels against steps. Left, Dice: the curve that starts from the network begins high and rises a little, the curve that starts from nothing begins low and climbs towards it. Right, folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding while the displacement is optimised, from the network's and from zero: means over three validation pairs.", "name": "fig-13-steps"}}
-from vxmlib import figures
+from vxmlib.book import figures
 
 figures.steps_of(
     {"from the network": from_network, "from nothing": from_nothing},
@@ -150,9 +152,9 @@ chosen = max(5, int(near_best.idxmax()))
 print(chosen, "steps")
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     chosen=chosen,
     at_chosen=from_network["dice"][chosen],
     at_start=from_network["dice"].iloc[0],
@@ -175,7 +177,7 @@ pages.glue(
 # %%
 from functools import partial
 
-from vxmlib import baselines
+from vxmlib.methods import baselines
 
 few = cohorts.ordered_pairs(people.split["test"], limit=6)
 
@@ -223,7 +225,7 @@ if "SyN" in tables:
         f"{syn['seconds']:.1f} s: {'more' if syn['dice_mean'] > one['dice_mean'] else 'less'} "
         f"overlap, in {syn['seconds'] / one['seconds']:.0f} times the time."
     )
-recipe.write_record(
+runs.write_record(
     "13_instance",
     run,
     people,
@@ -233,7 +235,7 @@ recipe.write_record(
 )
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     n_pairs=len(few),
     refined_by=refined_by,
     extra=one["seconds"] - summary.loc["network", "seconds"],
@@ -290,7 +292,7 @@ figures.steps_of(
 # iterations at 2 mm, as in that lesson) and with mutual information (with them). Means over pairs:
 
 # %%
-told = recipe.committed_record("malf/instance/ncc-instance.json")
+told = runs.committed_record("malf/instance/ncc-instance.json")
 steps_3d = pd.DataFrame(told["metrics"]["rows"])
 measures = ["dice", "folding_percent_brain", "seconds"]
 same = steps_3d[["moving", "fixed"]].drop_duplicates()
@@ -303,7 +305,7 @@ steps_3d.iloc[::2].round(3)
 # %%
 syn_3d = {}
 for name in ("cc", "mattes"):
-    told_syn = recipe.committed_record(f"malf/validation/syn-{name}.json")
+    told_syn = runs.committed_record(f"malf/validation/syn-{name}.json")
     rows = pd.DataFrame(told_syn["metrics"]["rows"])
     syn_3d[f"SyN, {name}"] = same.merge(rows)[measures].mean()
 pd.DataFrame(syn_3d).T.round(3)
@@ -321,7 +323,7 @@ figures.steps_of(
 
 # %% tags=["remove-cell"]
 used = told["parameters"]["instance"]["steps"]
-pages.glue(
+glue.glue(
     used=used,
     pairs_3d=len(same),
     cc_3d=syn_3d["SyN, cc"]["dice"],
@@ -362,7 +364,7 @@ pd.DataFrame(
 ).round(4)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     loose_folding=loose["folding"].iloc[-1],
     usual_folding=from_network["folding"].iloc[-1],
     lam_used=settings.lam,
@@ -386,7 +388,7 @@ names = {"a tenth": from_network, "one": coarse}
 pd.concat(names, axis=1).drop(columns="seconds", level=1).iloc[:7].round(4)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     calm_first=from_network["dice"][5],
     wide_first=coarse["dice"][5],
     calm_last=from_network["dice"].iloc[-1],

@@ -38,11 +38,13 @@ lam = 0.01
 int_steps = 0
 
 # %%
-from vxmlib import cohorts, metrics, profiles, recipe, warp
+from vxmlib import cohorts, metrics, warp
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
-run = recipe.run(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
+run = runs.run(settings)
 
 # %% [markdown]
 # One pair, its field, and the labels that it carries over:
@@ -84,9 +86,9 @@ theirs = vxm.py.utils.dice(warped, target, labels=asked).mean()
 print(f"voxelmorph: {theirs:.4f}")
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
-pages.glue(
+glue.glue(
     n_present=len(present),
     absent_low=min(absent.values()),
     absent_high=max(absent.values()),
@@ -114,7 +116,7 @@ linear_dice = metrics.mean_dice(linear, target, present)
 print(f"nearest {nearest_dice:.4f}, one-hot linear {linear_dice:.4f}")
 
 # %% tags=["remove-cell"]
-pages.glue(one_hot=linear_dice - nearest_dice)
+glue.glue(one_hot=linear_dice - nearest_dice)
 
 # %% [markdown]
 # A difference of {glue:text}`one_hot:+.4f`, from the interpolation alone.
@@ -141,7 +143,7 @@ means = {
 pd.Series(means, name="Dice").round(4)
 
 # %% tags=["remove-cell"]
-pages.glue(
+glue.glue(
     spread_ratio=means["± over pairs and structures"] / means["± over pairs"]
 )
 
@@ -171,7 +173,7 @@ denominators.round(3)
 
 # %% tags=["remove-cell"]
 shares = denominators["folding in %"]
-pages.glue(
+glue.glue(
     n_folds=folds.count,
     share_low=shares.min(),
     share_high=shares.max(),
@@ -209,7 +211,7 @@ pd.Series(spreads, name="SD of log det J").round(3)
 
 # %% tags=["remove-cell"]
 honest, floored, hidden = spreads.values()
-pages.glue(
+glue.glue(
     honest=honest,
     floored=floored,
     hidden=hidden,
@@ -254,7 +256,7 @@ print(f"before: whole image {whole:.3f}, brain {inside:.3f}")
 print(f"after, in the brain: {after:.3f}")
 
 # %% tags=["remove-cell"]
-pages.glue(whole=whole, inside=inside)
+glue.glue(whole=whole, inside=inside)
 
 # %% [markdown]
 # An unregistered pair scores {glue:text}`whole:.2f` on the whole image and

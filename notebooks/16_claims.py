@@ -42,10 +42,13 @@ learning_rate = 0.001
 schedule = "cosine"
 
 # %%
-from vxmlib import claims, profiles, recipe, records
+from vxmlib import records
+from vxmlib.book import claims
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters, PROFILES
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
 ledger = claims.Ledger()
 print(len(ledger.claims), "claims to answer")
 
@@ -58,7 +61,7 @@ import re
 
 
 def measured(lesson):
-    path = recipe.output_folder() / lesson / "record.json"
+    path = runs.output_folder() / lesson / "record.json"
     return records.read(path)["metrics"]
 
 
@@ -164,7 +167,7 @@ answer("epoch", f"{found}: it draws at random", holds=len(moved) == len(files))
 # %%
 import keras
 
-full = profiles.PROFILES["full"]
+full = PROFILES["full"]
 found = f"profile full: {full.steps} steps of {full.batch_size} pair, cut into"
 found += f" {full.epochs} epochs only for the records"
 answer("steps", found, holds=full.steps * full.batch_size == 150_000)
@@ -282,7 +285,7 @@ answer("grad", found, holds=abs(slope - 1) < 1e-6)
 # %%
 import pandas as pd
 
-tables = recipe.results_folder() / "lambda" / "tables"
+tables = runs.results_folder() / "lambda" / "tables"
 
 
 def grid_of(image_loss, int_steps=0):
@@ -330,7 +333,7 @@ answer("fig7_mse", found, holds=0.01 <= best <= 0.05)
 
 
 # %%
-from vxmlib import grid
+from vxmlib.experiments import sweep
 
 
 def sided(difference):
@@ -340,7 +343,7 @@ def sided(difference):
 
 
 def told(difference):
-    text = grid.interval_text(difference)
+    text = sweep.interval_text(difference)
     undecided = sided(difference) is None
     return text + (": 0 is in it, so undecided" if undecided else "")
 
@@ -349,12 +352,12 @@ def told(difference):
 # Each pair's mean over seeds:
 
 # %%
-runs = grid.by_pair(recipe.results_folder() / "lambda" / "malf")
-ncc_runs = runs.query(
+lambda_pairs = sweep.by_pair(runs.results_folder() / "lambda" / "malf")
+ncc_runs = lambda_pairs.query(
     "image_loss == 'ncc' and int_steps == 0 and split == 'validation'"
 )
 one, none = (ncc_runs[ncc_runs["lam"] == lam] for lam in (1, 0))
-gap = grid.paired_difference(one, none)
+gap = sweep.paired_difference(one, none)
 found = f"at 0 {overlap[0]:.3f}, at 1 {overlap[1]:.3f}: {told(gap)}"
 answer("fig7_zero", found, holds=sided(gap))
 
@@ -429,7 +432,7 @@ answer("loss", found, holds=bool(fold.iloc[-1] < 1.5 * fold.iloc[0]))
 # %% tags=["hide-output"]
 from vxmlib import warp
 
-run = recipe.run(settings, people)
+run = runs.run(settings, people)
 
 # %% [markdown]
 # Its displacement carries integer labels, by nearest neighbour:
@@ -630,7 +633,7 @@ answer("channel", found, holds=bool(same))
 # was made with other scans:
 
 # %%
-rows = pd.DataFrame(recipe.committed_record("vxm2018/record.json")["metrics"]["rows"])
+rows = pd.DataFrame(runs.committed_record("vxm2018/record.json")["metrics"]["rows"])
 ours = rows.groupby("weights")["dice_mean"].mean()[["vm2_cc", "vm2_l2"]]
 paper = pd.read_csv(claims.CLAIMS.with_name("paper_tables.csv"))
 table1 = paper[paper["table"] == "I"].set_index("method")["dice"]
@@ -650,7 +653,7 @@ found = f"CC {gains.iloc[0]:+.3f} against {their_gains.iloc[0]:+.3f}"
 found += f", MSE {gains.iloc[1]:+.3f} against {their_gains.iloc[1]:+.3f}"
 enough = gains.to_numpy() > their_gains.to_numpy() - 0.02
 answer("weights_gain", found, holds=bool(enough.all()))
-voxels = recipe.committed_record("vxm2018/record.json")["metrics"]["voxels"]
+voxels = runs.committed_record("vxm2018/record.json")["metrics"]["voxels"]
 found = (
     f"a brain of the authors' own has {voxels['brain'] / 1e6:.1f} million, the grid"
 )
@@ -773,7 +776,7 @@ answer("modalities", found, holds=not equal)
 # What the bare loop says to a callback, and to an optimiser that scales the loss for 16 bits:
 
 # %%
-from vxmlib import loops
+from vxmlib.methods import loops
 
 terms = loops.compiled_terms(model)
 scaled = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.Adam())
@@ -819,17 +822,17 @@ table["lesson"] = table["lesson"].str[:2].astype(int)
 table.drop(columns="section").style.set_properties(**left)
 
 # %% tags=["remove-cell"]
-from vxmlib import pages
+from vxmlib.book import glue
 
 counts = ledger.counts()
-pages.glue(
+glue.glue(
     total=len(table),
     n_holds=counts["holds"],
     n_condition=counts["holds with a condition"],
     n_fails=counts["does not hold"],
     n_untested=counts["not testable here"],
 )
-recipe.write_record(
+runs.write_record(
     "16_claims",
     run,
     people,

@@ -39,11 +39,14 @@ from functools import partial
 import numpy as np
 from scipy import ndimage
 
-from vxmlib import claims, metrics, models, preprocess, profiles, recipe, warp
+from vxmlib import checks, metrics, models, preprocess, warp
+from vxmlib.book import claims
+from vxmlib.experiments import runs
+from vxmlib.experiments.settings import read_parameters
 from vxmlib.backend import tf, versions, vxm
 
-settings = profiles.read_parameters(globals())
-people = recipe.load_cohort(settings)
+settings = read_parameters(globals())
+people = runs.load_cohort(settings)
 moving, fixed = (people.image(k) for k in people.split["train"][:2])
 
 # %% [markdown]
@@ -77,7 +80,7 @@ for name, version in versions().items():
 # two calls that tutorials make. The first reads a NIfTI file:
 
 # %%
-from vxmlib import template
+from vxmlib.sources import template
 
 path = str(template.brain_path())
 print(claims.error_of(lambda: vxm.py.utils.load_volfile(path))[:72])
@@ -123,7 +126,7 @@ print(padded.shape, "offset", offset)
 # %%
 scan = 1000 * moving
 for wrong in (scan, 1e-4 * moving):
-    print(claims.error_of(partial(preprocess.check_pair, wrong, fixed)))
+    print(claims.error_of(partial(checks.check_pair, wrong, fixed)))
 
 # %% [markdown]
 # **Cause.** Network and losses expect intensities that span $[0, 1]$, background 0, and one grid.
@@ -131,7 +134,7 @@ for wrong in (scan, 1e-4 * moving):
 
 # %%
 ready = preprocess.normalise(scan)
-preprocess.check_pair(ready, fixed)
+checks.check_pair(ready, fixed)
 print("from", ready.min(), "to", ready.max())
 
 # %% [markdown]
@@ -147,7 +150,7 @@ print("from", ready.min(), "to", ready.max())
 # angle; how well do the images correlate in the brain, before and after?
 
 # %%
-from vxmlib.instance import InstanceOptimiser
+from vxmlib.methods.instance import InstanceOptimiser
 
 optimise = InstanceOptimiser(people.shape)
 inside = people.brain(people.split["train"][1])
@@ -260,12 +263,12 @@ print(f"the same one  {gradient(fixed, fixed):.2g}")
 
 # %% [markdown]
 # **Cause.** No gradient, no learning: look there before you look at the network. Often the images
-# are of another scale, or moving and fixed are the same. **Remedy.** `preprocess.check_pair` on a
+# are of another scale, or moving and fixed are the same. **Remedy.** `checks.check_pair` on a
 # batch, which refuses both:
 
 # %%
 for two in ((1e-4 * moving, 1e-4 * fixed), (fixed, fixed)):
-    print(claims.error_of(partial(preprocess.check_pair, *two))[:62])
+    print(claims.error_of(partial(checks.check_pair, *two))[:62])
 
 # %% [markdown]
 # Then one pair alone, which any setup must be able to fit ([lesson 13](13_instance.ipynb)). Threads
@@ -308,7 +311,7 @@ print(
 # them. No memory is needed to ask. Two networks, at the papers' size and with voxels twice as long:
 
 # %% tags=["remove-stderr"]
-from vxmlib.networks import StridedVxmDense
+from vxmlib.networks.strided import StridedVxmDense
 
 for shape in ((160, 192, 224), (80, 96, 112)):
     for network in (vxm.networks.VxmDense, StridedVxmDense):
@@ -351,7 +354,7 @@ print(claims.error_of(lambda: tf.keras.utils.multi_gpu_model))
 # %%
 from vxmlib import records
 
-told = records.read(recipe.output_folder() / "04_train" / "record.json")["metrics"]
+told = records.read(runs.output_folder() / "04_train" / "record.json")["metrics"]
 end, last = (told["validation_dice" + part] for part in ("", "_last_quarter"))
 print(f"before any step         {told['validation_dice_identity']:.3f}")
 print(f"after three quarters    {end - last:.3f}")

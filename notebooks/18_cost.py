@@ -34,7 +34,11 @@ root = None
 # in two, to have several devices.
 
 # %%
-from vxmlib import claims, cohorts, loops, models, pairs, profiles, recipe
+from vxmlib import cohorts, models, pairs
+from vxmlib.book import claims
+from vxmlib.experiments import runs
+from vxmlib.methods import loops
+from vxmlib.experiments.settings import read_parameters, PROFILES
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
 
 for gpu in tf.config.list_physical_devices("GPU"):
@@ -44,7 +48,7 @@ two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(processor, two)
 
 # %%
-settings = profiles.read_parameters(globals())
+settings = read_parameters(globals())
 print(device_summary())
 print(", ".join(f"{name} {version}" for name, version in versions().items()))
 
@@ -61,7 +65,7 @@ import json
 
 import pandas as pd
 
-found = sorted(recipe.output_folder().glob("*/cost.json"))
+found = sorted(runs.output_folder().glob("*/cost.json"))
 costs = {path.parent.name: json.loads(path.read_text()) for path in found}
 costs = pd.DataFrame(costs, index=["seconds", "peak_gb", "threads"]).T
 costs["minutes"] = (costs["seconds"] / 60).round(1)
@@ -75,9 +79,10 @@ costs["most memory, GB"] = costs["peak_gb"].round(1)
 costs[["minutes", "most memory, GB", "cores"]]
 
 # %% tags=["remove-cell"]
-from vxmlib import pages, records
+from vxmlib import records
+from vxmlib.book import glue
 
-grid_folder = recipe.output_folder().parents[1] / "lambda"
+grid_folder = runs.output_folder().parents[1] / "lambda"
 grid_seconds = [
     records.read(path)["seconds"]
     for path in grid_folder.glob(f"*-{settings.cohort}*/*.json")
@@ -86,7 +91,7 @@ on_top = "This profile has no grid in lesson 7."
 if grid_seconds:
     on_top = f"The {len(grid_seconds)} trainings of lesson 7's grid come on top, with"
     on_top += f" {sum(grid_seconds) / 60:.0f} minutes."
-pages.glue(
+glue.glue(
     lessons=len(costs),
     total=float(costs["minutes"].sum()),
     peak=float(costs["peak_gb"].max()) if len(costs) else 0.0,
@@ -109,7 +114,7 @@ pages.glue(
 # %% tags=["remove-stderr"]
 import numpy as np
 
-from vxmlib.networks import NETWORKS
+from vxmlib.networks.strided import NETWORKS
 
 grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers'": (160, 192, 224)}
 size = pd.DataFrame(index=grids)
@@ -132,15 +137,15 @@ size.round(2)
 # And time? `make full` trains `StridedVxmDense` at 2 mm. What its first training took:
 
 # %%
-told = recipe.committed_record("malf/training/ncc.json")
+told = runs.committed_record("malf/training/ncc.json")
 steps_taken = told["metrics"]["steps"]
-plan_full = profiles.PROFILES["full"]
+plan_full = PROFILES["full"]
 hours = told["seconds"] / 3600
 print(f"{told['device']}: {steps_taken} steps in {hours:.1f} hours")
 
 # %% tags=["remove-cell"]
 days = hours / 24 * 8 * plan_full.steps / steps_taken
-pages.glue(full_steps=plan_full.steps, days=days)
+glue.glue(full_steps=plan_full.steps, days=days)
 
 # %% [markdown]
 # The profile `full` has eight times the voxels and {glue:text}`full_steps` steps: on that processor
@@ -182,7 +187,7 @@ both, _ = fitted(mirrored, 6)
 pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round(6)
 
 # %% tags=["remove-cell"]
-pages.glue(apart=f"{np.abs(both / one - 1).max():.0e}")
+glue.glue(apart=f"{np.abs(both / one - 1).max():.0e}")
 
 # %% [markdown]
 # They differ by {glue:text}`apart`, relatively: rounding. The batch is divided, two pairs for each
@@ -261,7 +266,7 @@ pd.DataFrame(half).rename_axis("step").round(4).iloc[::3]
 # %% tags=["remove-cell"]
 ratios = {policy: took / seconds["float32"] for policy, took in seconds.items()}
 slower = min(ratios["mixed_float16"], ratios["mixed_bfloat16"]) > 1.1
-pages.glue(
+glue.glue(
     float16_times=ratios["mixed_float16"],
     bfloat16_times=ratios["mixed_bfloat16"],
     device=device_summary(),

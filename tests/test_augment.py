@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vxmlib import axes, metrics, template, warp
+from vxmlib import axes, metrics, warp
 from vxmlib.augment import Augmentation
+from vxmlib.sources import template
 
 SHAPE = (80, 96)
 

@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vxmlib import axes, cohorts, metrics, template, vxm2018
+from vxmlib import axes, cohorts, metrics
+from vxmlib.sources import template, vxm2018
 
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.3, 0.9, 2.0]), [-40.0, -50.0, -60.0]

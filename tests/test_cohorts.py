@@ -11,18 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vxmlib import (
-    cohorts,
-    fetch,
-    malf,
-    metrics,
-    nifti,
-    own,
-    preprocess,
-    simulate,
-    template,
-    vxm2018,
-)
+from vxmlib import cohorts, fetch, metrics, nifti, preprocess
+from vxmlib.sources import malf, own, simulate, template, vxm2018
 
 FEW = {"train": 2, "validation": 1, "test": 2}
 
@@ -137,20 +127,26 @@ def test_an_affine_says_where_a_pixel_of_the_slice_is(mni):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "ixi"}, r"'ixi' is not known; expected one of mni, malf, vxm2018, lpba40, oasis"),
+        (
+            {"name": "ixi"},
+            "found 'ixi', expected one of: mni, malf, vxm2018, lpba40, oasis",
+        ),
         ({"name": "mni", "ndim": 4}, "ndim=4"),
         ({"name": "mni", "spacing": 3.0}, r"spacing=3.0 .*Use 1.0 or 2.0"),
         ({"name": "mni", "spacing": 4.0}, r"spacing=4.0 .*multiples of 16"),
         ({"name": "mni", "spacing": "1"}, "spacing='1' is no voxel size"),
         ({"name": "mni", "spacing": -1.0}, "no voxel size"),
-        ({"name": "mni", "seed": -1}, "seed=-1"),
-        ({"name": "mni", "seed": 1.5}, "seed=1.5"),
-        ({"name": "mni", "root": "x"}, "only for 'lpba40' and 'oasis' and 'own', not 'mni'"),
-        ({"name": "malf", "root": "x"}, "root='x': only for .*'own', not 'malf'"),
-        ({"name": "malf", "people": 10}, "only for 'mni', not 'malf'"),
-        ({"name": "mni", "labels": "manual"}, "only for 'malf' and 'oasis', not 'mni'"),
+        ({"name": "mni", "seed": -1}, "seed: found -1"),
+        ({"name": "mni", "seed": 1.5}, "seed: found 1.5"),
+        ({"name": "mni", "root": "x"}, "root='x': cohort 'mni' has no such option; it takes ndim"),
+        (
+            {"name": "malf", "root": "x"},
+            "root='x': cohort 'malf' has no such option; it takes",
+        ),
+        ({"name": "malf", "people": 10}, "people=10: cohort 'malf' has no such option"),
+        ({"name": "mni", "labels": "manual"}, "labels='manual': cohort 'mni' has no such option"),
         ({"name": "malf", "labels": "mine"}, "labels='mine'"),
-        ({"name": "mni", "align": "affine"}, "only for 'lpba40' and 'own', not 'mni'"),
+        ({"name": "mni", "align": "affine"}, "align='affine': cohort 'mni' has no such option"),
         ({"name": "mni", "people": 5}, "people=5: expected a total of at least 6"),
         ({"name": "mni", "people": {"train": 3}}, "each a number of at least 1"),
         ({"name": "mni", "people": FEW | {"test": 0}}, "each a number of at least 1"),

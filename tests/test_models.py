@@ -104,7 +104,7 @@ def test_no_other_shape(shape):
 
 @pytest.mark.parametrize("lam", [-0.1, float("nan"), float("inf"), "1", None, True])
 def test_no_other_lambda(lam):
-    with pytest.raises(ValueError, match="lam must be a finite number at least 0, found"):
+    with pytest.raises(ValueError, match=r"lam: found .*, expected a finite number of at"):
         models.build((32, 32), lam=lam)
 
 
@@ -123,7 +123,7 @@ def test_no_other_lambda(lam):
     ],
 )
 def test_no_other_option(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be .* found {value!r}"):
+    with pytest.raises(ValueError, match=f"{name}.*found {value!r}"):
         models.build((32, 32), **{name: value})
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from vxmlib import losses, models
 from vxmlib.backend import set_seed, tf, vxm
-from vxmlib.networks import StridedVxmDense
+from vxmlib.networks.strided import StridedVxmDense
 
 HALVES = ("float16", "bfloat16")
 SHAPE = (32, 48)

@@ -9,7 +9,8 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vxmlib import preprocess, template
+from vxmlib import checks, preprocess
+from vxmlib.sources import template
 
 ORIENTATIONS = [
     "".join(signs[k] for k in order)
@@ -133,7 +134,7 @@ def test_resample_to_template_puts_a_world_position_where_the_grid_says():
     point = np.zeros((5, 5, 5), np.int16)
     point[2, 2, 2] = 7
     affine = nib.affines.from_matvec(np.diag([2.0, 2.0, 2.0]), np.array([20.5, -30.5, 10.5]) - 4)
-    found = preprocess.resample_to_template(point, affine, spacing=2.0, labels=True)
+    found = template.resample_to_template(point, affine, spacing=2.0, labels=True)
     shape, grid = template.grid(2.0)
     assert found.shape == shape
     where = np.argwhere(found == 7).mean(0)
@@ -213,11 +214,11 @@ def spoilt(value):
 )
 def test_check_image_says_what_is_wrong(image, message):
     with pytest.raises(ValueError, match=f"^a_scan: .*{message}"):
-        preprocess.check_image(image, name="a_scan")
+        checks.check_image(image, name="a_scan")
 
 
 def test_check_image_lets_a_good_one_pass_unchanged():
-    assert preprocess.check_image(GOOD) is GOOD
+    assert checks.check_image(GOOD) is GOOD
 
 
 @pytest.mark.parametrize(
@@ -230,14 +231,14 @@ def test_check_image_lets_a_good_one_pass_unchanged():
 )
 def test_check_labels_says_what_is_wrong(labels, message):
     with pytest.raises(ValueError, match=f"^a_map: .*{message}"):
-        preprocess.check_labels(labels, shape=(16, 32), name="a_map")
+        checks.check_labels(labels, shape=(16, 32), name="a_map", least=0)
 
 
 def test_check_pair_wants_one_shape_and_names_the_bad_one():
     with pytest.raises(ValueError, match=r"moving has shape \(16, 32\) and fixed has shape \(16,"):
-        preprocess.check_pair(GOOD, GOOD[:, :16])
+        checks.check_pair(GOOD, GOOD[:, :16])
     with pytest.raises(ValueError, match=r"^fixed: every voxel is 0"):
-        preprocess.check_pair(GOOD, np.zeros_like(GOOD))
-    moving, fixed = preprocess.check_pair(GOOD, GOOD * 0.5)
+        checks.check_pair(GOOD, np.zeros_like(GOOD))
+    moving, fixed = checks.check_pair(GOOD, GOOD * 0.5)
     assert moving is GOOD
     assert fixed.max() <= 0.5

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vxmlib import instance, losses, metrics, models, nifti, pairs, preprocess, training, warp
+from vxmlib import checks, losses, metrics, models, nifti, pairs, preprocess, training, warp
 from vxmlib.augment import Augmentation
 from vxmlib.backend import tf, versions, vxm
-from vxmlib.networks import StridedVxmDense
+from vxmlib.methods import instance
+from vxmlib.networks.strided import StridedVxmDense
 
 SHAPE = (48, 48)
 
@@ -76,11 +77,11 @@ class TestAnErrorAboutConcatenate:
 class TestIntensities:
     def test_symptom(self):
         with pytest.raises(ValueError, match=r"intensities from 0 to 1000, expected \[0, 1\]"):
-            preprocess.check_pair(1000 * image(0), image(1))
+            checks.check_pair(1000 * image(0), image(1))
 
     @pytest.mark.parametrize("scale", [1000, 1e-4])
     def test_remedy(self, scale):
-        preprocess.check_pair(preprocess.normalise(scale * image(0)), image(1))
+        checks.check_pair(preprocess.normalise(scale * image(0)), image(1))
 
 
 class TestAffineAlignment:
@@ -168,8 +169,8 @@ class TestItLearnsNothing:
             ((image(0), image(0)), "are the same image"),
         ):
             with pytest.raises(ValueError, match=cause):
-                preprocess.check_pair(*two)
-        preprocess.check_pair(image(0), image(1))
+                checks.check_pair(*two)
+        checks.check_pair(image(0), image(1))
         assert self.slope(image(0), image(1)) > 1e-4
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from vxmlib import files
-from vxmlib.profiles import Settings
+from vxmlib.experiments.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
 

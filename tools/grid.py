@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tools.lesson import LessonError, run_lesson
-from vxmlib import files, grid, records
-from vxmlib.profiles import Settings
+from vxmlib import files, records
+from vxmlib.experiments import sweep
+from vxmlib.experiments.settings import Settings
 
 LESSON = "07_lambda"
 
@@ -83,4 +84,4 @@ def diverged(settings: Settings, reason: str, split: str = "validation") -> dict
 def points(root: Path, name: str, cohort: str, profile: str, own: str = "") -> dict[str, Settings]:
     """The points of a grid of ``config/lambda.yaml``, by the names of their records."""
     path = root / "config" / "lambda.yaml"
-    return grid.points(path, name, cohort=cohort, profile=profile, root=own or None)
+    return sweep.points(path, name, cohort=cohort, profile=profile, root=own or None)

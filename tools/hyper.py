@@ -13,9 +13,11 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from vxmlib import grid, hyper, models, pairs, recipe, records, training
+from vxmlib import models, pairs, records, training
 from vxmlib.backend import device_summary, set_seed
-from vxmlib.profiles import Settings
+from vxmlib.experiments import runs, sweep
+from vxmlib.experiments.settings import Settings
+from vxmlib.networks import hyper
 
 CODE = Path(__file__).resolve().parent.parent
 #: Steps that are timed, for each of the two networks, by turns.
@@ -46,14 +48,14 @@ def train(model, settings: Settings, people, plan, run_dir: Path):
         epochs=plan.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         seed=settings.seed,
-        callbacks=recipe.callbacks(plan),
+        callbacks=runs.callbacks(plan),
     )
 
 
 def measure(people, register, lam) -> dict:
     """One row of a curve: a method on the validation pairs."""
-    summary = recipe.measure(register, people, recipe.pairs_of(people, "validation"))
-    return {"lam": lam} | {name: summary[name] for name in grid.MEASURES}
+    summary = runs.measure(register, people, runs.pairs_of(people, "validation"))
+    return {"lam": lam} | {name: summary[name] for name in sweep.MEASURES}
 
 
 def curve(model, people, lams) -> list[dict]:
@@ -92,7 +94,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=32, help="units in each")
     parser.add_argument("--results", type=Path, default=CODE / "results" / "lambda")
     options = parser.parse_args()
-    points = grid.points(
+    points = sweep.points(
         CODE / "config" / "lambda.yaml", "wide", cohort=options.cohort, profile=options.profile
     )
     plain = [s for s in points.values() if s.image_loss == options.image_loss and not s.int_steps]
@@ -102,8 +104,8 @@ def main() -> None:
     usual = settings.plan
     epochs = max(1, options.times * usual.epochs // 4)
     plan = replace(usual, epochs=epochs, steps_per_epoch=4 * usual.steps_per_epoch)
-    people = recipe.load_cohort(settings)
-    base = recipe.runs_folder()
+    people = runs.load_cohort(settings)
+    base = runs.runs_folder()
     name = f"hyper-{options.times}-{options.layers}-{options.units}-{settings.name}"
     model = build(settings, people.shape, plan, layers=options.layers, units=options.units)
     history = train(model, settings, people, plan, base / name)
@@ -119,10 +121,10 @@ def main() -> None:
     )
     measured = curve(model, people, sorted({s.lam for s in plain}))
     usual_lam = replace(settings, lam=hyper.MIDDLE[settings.image_loss])
-    single = recipe.build_model(usual_lam, people.shape)
+    single = runs.build_model(usual_lam, people.shape)
     train(single, usual_lam, people, plan, base / f"as-long-{options.times}-{usual_lam.name}")
     as_long = measure(people, lambda m, f: models.register(single, m, f), usual_lam.lam)
-    each = step_seconds([model, recipe.build_model(settings, people.shape)], people)
+    each = step_seconds([model, runs.build_model(settings, people.shape)], people)
     record["metrics"] = {
         "split": "validation",
         "curve": measured,

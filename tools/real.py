@@ -21,24 +21,14 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from vxmlib import (
-    baselines,
-    cascade,
-    cohorts,
-    compare,
-    files,
-    metrics,
-    models,
-    profiles,
-    recipe,
-    records,
-    training,
-    warp,
-)
+from vxmlib import cohorts, files, metrics, models, records, training, warp
 from vxmlib.augment import Augmentation
 from vxmlib.backend import device_summary, set_seed
-from vxmlib.instance import InstanceOptimiser
-from vxmlib.networks import NETWORKS
+from vxmlib.experiments import compare, runs
+from vxmlib.experiments.settings import SCHEDULES
+from vxmlib.methods import baselines, passes
+from vxmlib.methods.instance import InstanceOptimiser
+from vxmlib.networks.strided import NETWORKS
 
 CODE = Path(__file__).resolve().parent.parent
 RESULTS = CODE / "results" / "malf"
@@ -73,7 +63,7 @@ def load_plan(path: Path = CODE / "config" / "real.yaml") -> dict:
             if unknown := set(own or {}) - set(common):
                 raise RealError(f"{path}, training {name}: unknown {', '.join(sorted(unknown))}")
             told[name] = base | (own or {})
-            _one_of(f"{path}, training {name}", told[name], "schedule", profiles.SCHEDULES)
+            _one_of(f"{path}, training {name}", told[name], "schedule", SCHEDULES)
             _one_of(f"{path}, training {name}", told[name], "network", NETWORKS)
     _check_methods(plan, path)
     _check_repeat(plan, path)
@@ -113,9 +103,9 @@ def _check_repeat(plan, path):
 
 
 def _check_passes(where, told):
-    passes = told.get("passes", 1)
-    if type(passes) is not int or passes < 1:
-        raise RealError(f"{where}: found passes {passes!r}, expected a whole number, at least 1")
+    count = told.get("passes", 1)
+    if type(count) is not int or count < 1:
+        raise RealError(f"{where}: found passes {count!r}, expected a whole number, at least 1")
 
 
 def _methods(plan):
@@ -206,7 +196,7 @@ def fit(settings: dict, people, run_dir: Path, seed: int | None = None):
         both_ways=settings["both_ways"],
         callbacks=[
             training.RegistrationMonitor(people, watched, every=max(1, settings["epochs"] // 6)),
-            *recipe.callbacks(SimpleNamespace(**settings)),
+            *runs.callbacks(SimpleNamespace(**settings)),
         ],
         more_settings=_course(settings),
     )
@@ -271,7 +261,7 @@ def _last_row(name, seed, history):
 
 
 def method(plan: dict, name: str, people, results: Path):
-    """A method as :func:`vxmlib.compare.measure_pair` takes it."""
+    """A method as :func:`vxmlib.experiments.compare.measure_pair` takes it."""
     told = dict(entry(plan, "methods", name))
     if "baseline" in told:
         options = {key: value for key, value in told.items() if key != "baseline"}
@@ -297,7 +287,7 @@ def network_of(plan: dict, told: dict, people, results: Path):
     path = results / "weights" / f"{told['training']}.h5"
     register = partial(models.register, models.load(path, network=NETWORKS[settings["network"]]))
     register(*_any_two(people))
-    return cascade.repeated(register, told.get("passes", 1))
+    return passes.repeated(register, told.get("passes", 1))
 
 
 def optimiser_of(plan: dict, told: dict, people) -> InstanceOptimiser:
@@ -415,7 +405,7 @@ def repeat(plan: dict, results: Path) -> None:
 def _each_pass(people, register, moving, fixed, count):
     """Dice and folding after each pass, and the seconds that this pass took."""
     seen_of = _looking_at(people, moving, fixed)
-    fields = cascade.passes(register, people.image(moving), people.image(fixed), count=count)
+    fields = passes.passes(register, people.image(moving), people.image(fixed), count=count)
     for number in range(1, count + 1):
         began = time.perf_counter()
         field = next(fields)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from vxmlib import files, records
-from vxmlib.comparison import Comparison
+from vxmlib.experiments.results import Comparison
 
 CODE = Path(__file__).resolve().parent.parent
 HEAD = ("Method", "Dice", "± pooled SD", "Folding", "Seconds a pair")

@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from tools import record_table
-from vxmlib import figures, files, grid, records
-from vxmlib.profiles import Settings
+from vxmlib import files, records
+from vxmlib.book import figures
+from vxmlib.experiments import sweep
+from vxmlib.experiments.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
 FOLDER = CODE / "results" / "lambda"
@@ -22,12 +24,12 @@ COHORTS = ("mni", "malf")
 def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Settings]:
     """The runs to measure on the test people: the chosen λ of each group, and NCC at ``common``.
 
-    Chosen by :func:`vxmlib.grid.choose` from the validation records in ``folder``.
+    Chosen by :func:`vxmlib.experiments.sweep.choose` from the validation records in ``folder``.
     """
-    chosen = grid.choose(grid.curve(grid.runs(folder / cohort), "dice_mean"))
+    chosen = sweep.choose(sweep.curve(sweep.runs(folder / cohort), "dice_mean"))
     wanted = set(chosen[["image_loss", "int_steps", "lam"]].itertuples(index=False, name=None))
     wanted.add(("ncc", 0, common))
-    points = grid.points(CODE / "config" / "lambda.yaml", "wide", cohort=cohort).values()
+    points = sweep.points(CODE / "config" / "lambda.yaml", "wide", cohort=cohort).values()
     return [s for s in points if (s.image_loss, s.int_steps, s.lam) in wanted]
 
 
@@ -61,25 +63,25 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
     Raises
     ------
-    vxmlib.grid.GridError, vxmlib.records.RecordError
+    vxmlib.experiments.sweep.GridError, vxmlib.records.RecordError
         A record that does not fit; the file is named.
     """
     names = [name for name in COHORTS if (folder / name).is_dir()]
-    runs = pd.concat([grid.runs(folder / name) for name in names])
-    tests = pd.concat([grid.runs(folder / name / "test") for name in names])
-    pairs = pd.concat([grid.by_pair(folder / name / "test") for name in names])
-    dice = grid.curve(runs, "dice_mean")
-    chosen = grid.choose(dice)
+    runs = pd.concat([sweep.runs(folder / name) for name in names])
+    tests = pd.concat([sweep.runs(folder / name / "test") for name in names])
+    pairs = pd.concat([sweep.by_pair(folder / name / "test") for name in names])
+    dice = sweep.curve(runs, "dice_mean")
+    chosen = sweep.choose(dice)
     return {
         "runs": runs,
         "dice": dice,
-        "folding": grid.curve(runs, "folding_percent_brain"),
+        "folding": sweep.curve(runs, "folding_percent_brain"),
         "chosen": chosen,
-        "test": grid.report(tests).reset_index(),
-        "differences": grid.differences(pairs, chosen),
+        "test": sweep.report(tests).reset_index(),
+        "differences": sweep.differences(pairs, chosen),
         "hyper": pd.concat(
             [
-                grid.hyper_curves(path)
+                sweep.hyper_curves(path)
                 for name in names
                 if (path := folder / name / "hyper").is_dir()
             ]

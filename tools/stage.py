@@ -22,7 +22,8 @@ import yaml
 from PIL import Image
 
 from tools import record_table
-from vxmlib import malf, records, template
+from vxmlib import records
+from vxmlib.sources import malf, template
 
 LARGE_IMAGE = 120_000  # bytes
 

@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
-from vxmlib import axes, simulate, warp
+from vxmlib import axes, warp
 
 #: Voxels of the image to one of the lattice on which bends are drawn, and of that on which they
 #: are integrated.
@@ -109,9 +110,9 @@ class Augmentation:
         lattice = tuple(size // _LATTICE for size in shape)
         velocity = self._velocity(lattice, generator)
         factor = _LATTICE // _INTEGRATION
-        coarse = simulate.upsample(velocity / _INTEGRATION, factor)
-        flow = simulate.exponential(coarse)
-        return (simulate.upsample(flow, _INTEGRATION) * _INTEGRATION).astype(np.float32)
+        coarse = upsample(velocity / _INTEGRATION, factor)
+        flow = warp.exponential(coarse)
+        return (upsample(flow, _INTEGRATION) * _INTEGRATION).astype(np.float32)
 
     def _velocity(self, lattice, generator):
         """A random velocity on the lattice, in voxels of the image: linear part and bend."""
@@ -121,6 +122,48 @@ class Augmentation:
         position = (np.moveaxis(np.indices(lattice), 0, -1) - middle) * _LATTICE
         velocity = position @ slope.T + self.shift * generator.standard_normal(nd)
         for axis in range(nd):
-            field = simulate.unit_field(generator, lattice, self.width / _LATTICE)
+            field = unit_field(generator, lattice, self.width / _LATTICE)
             velocity[..., axis] += self.bend * field
         return velocity
+
+
+def unit_field(generator, shape, width):
+    """Draw a Gaussian random field of mean 0 and standard deviation 1.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+    shape : tuple of int
+    width : float
+        Standard deviation in voxels of the Gaussian that smooths white noise.  The field is
+        periodic, so that its spread is the same at the border.
+
+    Returns
+    -------
+    (*shape) float64 ndarray
+    """
+    white = generator.standard_normal(shape)
+    kept = (4 * np.pi * width**2) ** (-len(shape) / 4)  # what the filter leaves of white noise
+    return ndimage.gaussian_filter(white, width, mode="wrap") / kept
+
+
+def upsample(field, factor):
+    """Interpolate a field by cubic splines to voxels `factor` times smaller, axis by axis.
+
+    Parameters
+    ----------
+    field : (*vol, n) ndarray
+    factor : float
+        The field of view stays; ``vol * factor`` has to be whole.
+
+    Returns
+    -------
+    (*vol * factor, n) ndarray
+        The values are not scaled.
+    """
+    if factor == 1:
+        return field
+    for axis, size in enumerate(field.shape[:-1]):
+        weights = ndimage.zoom(np.eye(size), (factor, 1), order=3, mode="nearest", grid_mode=True)
+        field = np.moveaxis(np.tensordot(weights, field, axes=(1, axis)), 0, axis)
+    return field

@@ -5,26 +5,26 @@
 ((160, 160), ('train-00', 'train-01'))
 """
 
-import functools
+import importlib
+import inspect
 import numbers
 import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from vxmlib import fetch, lpba40, malf, oasis, own, preprocess, simulate, template, vxm2018, warp
-from vxmlib import labels as structure_labels
+from vxmlib import checks, warp
 
-KNOWN = ("mni", "malf", "vxm2018", "lpba40", "oasis", "own")
-TAKEN_BY = {  # option -> the cohorts that take it
-    "root": ("lpba40", "oasis", "own"),
-    "people": ("mni",),
-    "labels": ("malf", "oasis"),
-    "align": ("lpba40", "own"),
+#: Cohort -> the module that builds it, by its function ``cohort``. Imported when it is asked for.
+SOURCES = {
+    "mni": "vxmlib.sources.simulate",
+    "malf": "vxmlib.sources.malf",
+    "vxm2018": "vxmlib.sources.vxm2018",
+    "lpba40": "vxmlib.sources.lpba40",
+    "oasis": "vxmlib.sources.oasis",
+    "own": "vxmlib.sources.own",
 }
 PARTS = ("train", "validation", "test")
-DEFAULT_PEOPLE = {"train": 40, "validation": 5, "test": 10}
-SMALLEST_AREA = 20  # mm2 of a structure in the coronal plane that is worth evaluating in 2D
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +158,10 @@ class Cohort:
         if self.ndim == 2 and image.ndim == 3:  # a slab one voxel deep
             image, labels = image[:, 0], None if labels is None else labels[:, 0]
         name = f"{self.name} {subject}"
-        preprocess.check_image(image, name=name)
+        checks.check_image(image, name=name)
         if labels is None:
             return image, None
-        preprocess.check_labels(labels, shape=image.shape, name=f"{name} (labels)")
+        checks.check_labels(labels, shape=image.shape, name=f"{name} (labels)", least=0)
         evaluated = np.isin(labels, list(self.structures))
         return image, np.where(evaluated, labels, 0).astype(np.int16)
 
@@ -193,7 +193,7 @@ def load(
     root=None,
     people=None,
     labels=None,
-    align="centre",
+    align=None,
 ):
     """Open a data set.
 
@@ -219,9 +219,9 @@ def load(
         For `malf`: 27 structures in FreeSurfer's numbers (the default), or the 138 original
         labels.  For `oasis`: "seg35" (the default) or "seg4" in 3D, "seg24" (the default) or
         "seg4" in 2D.
-    align : {"centre", "affine", "none"}
+    align : {"centre", "affine", "none"}, optional
         For `own` and `lpba40` only: how scans are laid onto the MNI template; see
-        `vxmlib.own.Folder`.
+        `vxmlib.sources.own.Folder`.  Default "centre".
 
     Returns
     -------
@@ -236,225 +236,39 @@ def load(
     vxmlib.fetch.FetchError
         The files of `malf` or `vxm2018` cannot be had.
     """
-    if name not in KNOWN:
-        raise ValueError(f"Cohort {name!r} is not known; expected one of {', '.join(KNOWN)}.")
-    _check_options(name, root=root, people=people, labels=labels, align=align)
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise ValueError(f"seed={seed!r}: expected a whole number, 0 or above.")
-    if name == "vxm2018":
-        return _load_vxm2018(ndim, spacing)
-    if name == "oasis":
-        return _load_oasis(ndim, spacing, root, labels)
-    common = _grid(ndim, spacing)
-    if name == "mni":
-        return _load_mni(common, int(seed), people)
-    if name == "malf":
-        return _load_malf(common, labels)
-    if name == "lpba40":
-        return _load_lpba40(common, root, align)
-    return _load_own(common, int(seed), root, align)
-
-
-def _check_options(name, *, root, people, labels, align):
-    if root is None and name in TAKEN_BY["root"]:
+    checks.check_choice("Cohort", name, SOURCES)
+    seed = checks.check_whole("seed", seed)
+    build = importlib.import_module(SOURCES[name]).cohort
+    takes = inspect.signature(build).parameters
+    given = {"ndim": ndim, "spacing": spacing, "root": root, "people": people}
+    given |= {"labels": labels, "align": align}
+    given = {option: value for option, value in given.items() if value is not None}
+    for option, value in given.items():
+        if option not in takes:
+            raise ValueError(
+                f"{option}={value!r}: cohort {name!r} has no such option; it takes "
+                f"{', '.join(takes)}. Leave it out."
+            )
+    if "root" in takes and root is None:
         what = "a folder of NIfTI files" if name == "own" else "the folder it was unpacked to"
         raise ValueError(f"root: cohort {name!r} needs {what}, for example root='scans'.")
-    usual = {"root": None, "align": "centre", "people": None, "labels": None}
-    given = {"root": root, "align": align, "people": people, "labels": labels}
-    for option, value in given.items():
-        if name not in TAKEN_BY[option] and value != usual[option]:
-            who = " and ".join(repr(other) for other in TAKEN_BY[option])
-            raise ValueError(f"{option}={value!r}: only for {who}, not {name!r}. Leave it out.")
-    if name == "malf" and labels not in (None, "freesurfer", "manual"):
-        raise ValueError(f"labels={labels!r}: expected 'freesurfer' or 'manual'.")
+    if "seed" in takes:
+        given["seed"] = seed
+    return build(**given)
 
 
-def _dimensions(ndim):
+def check_ndim(ndim):
+    """Return the number of dimensions of a cohort, 2 by default.
+
+    Raises
+    ------
+    ValueError
+        It is neither 2 nor 3.
+    """
     ndim = 2 if ndim is None else ndim
     if ndim not in (2, 3):
         raise ValueError(f"ndim={ndim!r}: expected 2 (a coronal slice) or 3 (the volume).")
     return ndim
-
-
-def _grid(ndim, spacing):
-    """The part of a cohort that says where its voxels are; with the grid to sample on."""
-    ndim = _dimensions(ndim)
-    spacing = {2: 1.0, 3: 2.0}[ndim] if spacing is None else spacing
-    slab, affine = template.plane(spacing) if ndim == 2 else template.grid(spacing)
-    shape = (slab[0], slab[2]) if ndim == 2 else slab
-    if any(n % preprocess.MULTIPLE for n in shape):
-        raise ValueError(
-            f"spacing={spacing!r} gives images of {shape}; the network needs multiples of "
-            f"{preprocess.MULTIPLE}. Use 1.0 or 2.0 mm."
-        )
-    affine.setflags(write=False)
-    plane = f"coronal, y = {template.PLANE_MM:g} mm (MNI)" if ndim == 2 else None
-    where = {"ndim": ndim, "shape": shape, "spacing": float(spacing), "affine": affine}
-    return where | {"plane": plane}, slab
-
-
-def _load_mni(common, seed, people):
-    where, _ = common
-    counts = _counts(people)
-    return Cohort(
-        name="mni",
-        **where,
-        split={part: tuple(f"{part}-{k:02d}" for k in range(counts[part])) for part in PARTS},
-        structures=_crossing(structure_labels.structures(), where["ndim"]),
-        licence=template.LICENCE,
-        credit=template.CREDIT,
-        simulated=True,
-        source=_Simulated(where["ndim"], where["spacing"], seed),
-    )
-
-
-class _Simulated:
-    """Makes the people of `mni`, each from (seed, part of the split, number)."""
-
-    def __init__(self, ndim, spacing, seed):
-        self.ndim, self.spacing, self.seed = ndim, spacing, seed
-
-    def flow(self, subject, *, inverse):
-        person = [*self._seed(subject), 0]
-        return simulate.displacement(person, ndim=self.ndim, spacing=self.spacing, inverse=inverse)
-
-    def person(self, subject):
-        brightness, labels = simulate.anatomy(self.ndim, self.spacing)
-        flow = self.flow(subject, inverse=False)
-        scanner = [*self._seed(subject), 1]
-        scan = simulate.scan(warp.warp_image(brightness, flow), scanner, spacing=self.spacing)
-        return preprocess.normalise(scan), warp.warp_labels(labels, flow)
-
-    def _seed(self, subject):
-        part, number = subject.rsplit("-", 1)
-        return self.seed, PARTS.index(part), int(number)
-
-
-def _counts(people):
-    """How many people to simulate for each part."""
-    if people is None:
-        return DEFAULT_PEOPLE
-    if isinstance(people, numbers.Integral) and not isinstance(people, bool) and people >= 6:
-        share = people / sum(DEFAULT_PEOPLE.values())
-        held = {part: max(2, round(share * DEFAULT_PEOPLE[part])) for part in PARTS[1:]}
-        return {"train": int(people) - sum(held.values()), **held}
-    if isinstance(people, dict) and set(people) == set(PARTS):
-        counts = list(people.values())
-        if all(isinstance(n, numbers.Integral) and n >= 1 for n in counts):
-            return people
-    raise ValueError(
-        f"people={people!r}: expected a total of at least 6, or a dict that gives "
-        f"{', '.join(PARTS)} each a number of at least 1, for example {DEFAULT_PEOPLE}."
-    )
-
-
-@functools.cache
-def _in_plane():
-    """Labels whose area in the template's coronal plane is worth evaluating."""
-    labels, areas = np.unique(simulate.anatomy(2, 1.0)[1], return_counts=True)
-    return {int(n) for n, area in zip(labels, areas, strict=True) if area >= SMALLEST_AREA}
-
-
-def _crossing(structures, ndim):
-    """Keep the structures that a 2-D cohort's plane crosses."""
-    if ndim == 3:
-        return structures
-    return {label: name for label, name in structures.items() if label in _in_plane()}
-
-
-def _load_malf(common, labels):
-    where, slab = common
-    malf.fetch_all()
-    manual = labels == "manual"
-    structures = malf.manual_names() if manual else structure_labels.manual_structures()
-    return Cohort(
-        name="malf",
-        **where,
-        split=dict(malf.SPLIT),
-        structures=structures if manual else _crossing(structures, where["ndim"]),
-        licence=malf.LICENCE,
-        credit=malf.CREDIT,
-        simulated=False,
-        source=malf.Scans(slab, where["affine"], manual=manual),
-    )
-
-
-def _load_vxm2018(ndim, spacing):
-    if ndim not in (None, 3) or spacing not in (None, 1.0):
-        raise ValueError(
-            f"ndim={ndim!r}, spacing={spacing!r}: the scans of 'vxm2018' are volumes of 1 mm. "
-            "Leave both out."
-        )
-    for paths in vxm2018.FILES.values():
-        for path in paths:
-            fetch.fetch(path)
-    return Cohort(
-        name="vxm2018",
-        ndim=3,
-        shape=vxm2018.SHAPE,
-        spacing=1.0,
-        affine=vxm2018.affine(),
-        plane=None,
-        split={"train": (), "validation": (), "test": tuple(vxm2018.FILES)},
-        structures=structure_labels.structures(),
-        licence=vxm2018.LICENCE,
-        credit=vxm2018.CREDIT,
-        simulated=False,
-        source=vxm2018.Released(),
-    )
-
-
-def _load_lpba40(common, root, align):
-    where, slab = common
-    return Cohort(
-        name="lpba40",
-        **where,
-        split=dict(lpba40.SPLIT),
-        structures=lpba40.structures(),
-        licence=lpba40.LICENCE,
-        credit=lpba40.CREDIT,
-        simulated=False,
-        source=lpba40.Scans(root, slab, where["affine"], alignment=align),
-    )
-
-
-def _load_oasis(ndim, spacing, root, labels):
-    ndim, spacing = _dimensions(ndim), 1.0 if spacing is None else spacing
-    scans = oasis.Scans(root, ndim=ndim, spacing=spacing, labels=labels)
-    scans.affine.setflags(write=False)
-    return Cohort(
-        name="oasis",
-        ndim=ndim,
-        shape=scans.shape,
-        spacing=float(spacing),
-        affine=scans.affine,
-        plane=f"coronal, slice {oasis.SLICE} of the aligned volume" if ndim == 2 else None,
-        split=scans.split(),
-        structures=scans.structures,
-        licence=oasis.LICENCE,
-        credit=oasis.CREDIT,
-        simulated=False,
-        source=scans,
-    )
-
-
-def _load_own(common, seed, root, align):
-    where, slab = common
-    folder = own.Folder(root, slab, where["affine"], alignment=align)
-    cohort = Cohort(
-        name="own",
-        **where,
-        split=folder.split(seed),
-        structures=folder.structures(),
-        licence="yours",
-        credit=f"{len(folder.files)} scans of {folder.root}",
-        simulated=False,
-        source=folder,
-        unlabelled=folder.unlabelled(),
-    )
-    for subject in cohort.subjects:
-        cohort.image(subject)  # whatever is wrong shows now, not in the middle of a training
-    return cohort
 
 
 def ordered_pairs(ids, limit=None, seed=0):

@@ -7,14 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import binary_erosion, distance_transform_edt, uniform_filter
 
-from vxmlib.warp import (
-    check_displacement,
-    check_labels,
-    each_slab,
-    identity,
-    inversion_error,
-    warp_labels,
-)
+from vxmlib.checks import check_displacement, check_labels, check_mask
+from vxmlib.warp import each_slab, identity, inversion_error, warp_labels
 
 ABSENT_RULES = ("skip", "nan", "zero", "one")
 NONPOSITIVE_RULES = ("exclude", "floor")
@@ -283,7 +277,7 @@ def folding(displacement, mask=None):
     Folding(count=5, percent=25.0, percent_in_mask=None)
     """
     field = check_displacement(displacement)
-    return _folding_of(jacobian_determinant(field), _check_mask(mask, field.shape[:-1]))
+    return _folding_of(jacobian_determinant(field), check_mask(mask, field.shape[:-1]))
 
 
 def sd_log_jacobian(displacement, mask=None, *, nonpositive="exclude", floor=1e-9):
@@ -326,7 +320,7 @@ def sd_log_jacobian(displacement, mask=None, *, nonpositive="exclude", floor=1e-
     0.0
     """
     field = check_displacement(displacement)
-    mask = _check_mask(mask, field.shape[:-1])
+    mask = check_mask(mask, field.shape[:-1])
     return _sd_log_of(jacobian_determinant(field), mask, nonpositive, floor)
 
 
@@ -372,7 +366,7 @@ def local_ncc(a, b, window=9, mask=None, *, eps=1e-5):
         raise ValueError(f"b: found shape {b.shape}, expected that of a, {a.shape}.")
     if int(window) != window or window < 1 or window % 2 == 0:
         raise ValueError(f"window: found {window}, expected an odd number of voxels.")
-    mask = _check_mask(mask, a.shape)
+    mask = check_mask(mask, a.shape)
     voxels = float(window) ** a.ndim
 
     def total(values):
@@ -414,7 +408,7 @@ def endpoint_error(u, v, mask=None):
     u = check_displacement(u, name="u")
     v = check_displacement(v, shape=u.shape[:-1], name="v")
     length = np.linalg.norm((u - v).astype(np.float64), axis=-1)
-    mask = _check_mask(mask, length.shape)
+    mask = check_mask(mask, length.shape)
     return float(length.mean() if mask is None else length[mask].mean())
 
 
@@ -444,7 +438,7 @@ def inverse_consistency(forward, backward, mask=None):
     >>> inverse_consistency(shift, -shift)
     0.0
     """
-    mask = _check_mask(mask, np.shape(forward)[:-1])
+    mask = check_mask(mask, np.shape(forward)[:-1])
     errors = (inversion_error(forward, backward), inversion_error(backward, forward))
     return float(np.mean([e.mean() if mask is None else e[mask].mean() for e in errors]))
 
@@ -554,7 +548,7 @@ def summary(table):
 def _measure_pair(cohort, moving, fixed, method):
     """The rows of one pair, as dicts."""
     image, target = cohort.image(moving), cohort.image(fixed)
-    brain = _check_mask(cohort.brain(fixed), target.shape)
+    brain = check_mask(cohort.brain(fixed), target.shape)
     labels = _labels_of(cohort, moving, fixed, target.shape) if cohort.has_labels else None
     start = perf_counter()
     displacement = identity(target.shape) if method == "identity" else method(image, target)
@@ -713,20 +707,6 @@ def _sd_log_of(determinant, mask, nonpositive, floor):
             f"nonpositive: found {nonpositive!r}, expected one of {', '.join(NONPOSITIVE_RULES)}."
         )
     return float(np.log(values).std()) if values.size else float("nan")
-
-
-def _check_mask(mask, shape):
-    """A boolean mask of the grid with at least one voxel, or None."""
-    if mask is None:
-        return None
-    mask = np.asarray(mask)
-    if mask.dtype != bool:
-        raise ValueError(f"mask: found dtype {mask.dtype}, expected bool; write image > 0.")
-    if mask.shape != tuple(shape):
-        raise ValueError(f"mask: found grid {mask.shape}, expected {tuple(shape)}.")
-    if not mask.any():
-        raise ValueError("mask: found no voxel in it, expected at least one.")
-    return mask
 
 
 def _check_image(image, name):

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vxmlib import files, preprocess
+from vxmlib import checks, files
 from vxmlib.backend import tf, vxm
 from vxmlib.losses import image_loss as image_loss_by_name
 
@@ -71,7 +71,8 @@ def build(
     clipnorm : float, optional
         Largest norm of each weight's gradient.
     network : callable
-        What makes the network from VxmDense's arguments; :func:`vxmlib.hyper.build` has another.
+        What makes the network from VxmDense's arguments; :func:`vxmlib.networks.hyper.build` has
+        another.
 
     Returns
     -------
@@ -98,13 +99,13 @@ def build(
     ['image', 'smoothness']
     """
     shape = _checked_shape(shape)
-    lam = _checked_number("lam", lam, least=0)
-    learning_rate = _checked_number("learning_rate", learning_rate, above=0)
+    lam = checks.check_number("lam", lam, least=0)
+    learning_rate = checks.check_number("learning_rate", learning_rate, above=0)
     if clipnorm is not None:
-        clipnorm = _checked_number("clipnorm", clipnorm, above=0)
-    _check_choice("int_steps", int_steps, range(13))
-    _check_choice("int_resolution", int_resolution, (1, 2, 4, 8, 16))
-    _check_choice("features", features, sorted(FEATURES))
+        clipnorm = checks.check_number("clipnorm", clipnorm, above=0)
+    checks.check_choice("int_steps", int_steps, range(13))
+    checks.check_choice("int_resolution", int_resolution, (1, 2, 4, 8, 16))
+    checks.check_choice("features", features, FEATURES)
     similarity = image_loss_by_name(image_loss)
 
     model = network(
@@ -202,7 +203,8 @@ def register(model, moving, fixed, *more):
     moving, fixed : ndarray, (*vol)
         Finite intensities in [0, 1].
     *more : ndarray
-        Inputs that the model has beside the images; :func:`vxmlib.hyper.register` gives them.
+        Inputs that the model has beside the images; :func:`vxmlib.networks.hyper.register` gives
+        them.
 
     Returns
     -------
@@ -224,46 +226,11 @@ def register(model, moving, fixed, *more):
     """
     shape = tuple(model.inputs[0].shape[1:-1])
     images = [
-        fitting_image(image, name=name, shape=shape)[..., None]
+        checks.check_image_on_grid(image, name=name, shape=shape)[..., None]
         for name, image in (("moving", moving), ("fixed", fixed))
     ]
     inputs = [np.asarray(each, np.float32)[None] for each in (*images, *more)]
     return _displacement_function(model)(*map(tf.constant, inputs))[0].numpy()
-
-
-def fitting_image(image, *, name, shape):
-    """Refuse an image that a model of this grid cannot take, before it does harm.
-
-    Parameters
-    ----------
-    image : array, (*vol)
-    name : str
-        What the error calls the image.
-    shape : tuple of int
-        The grid it must have.
-
-    Returns
-    -------
-    ndarray, (*vol), float32
-
-    Raises
-    ------
-    ValueError
-        If the shape differs, or a value is not finite or outside [0, 1], or all are equal.
-
-    Examples
-    --------
-    >>> fitting_image(np.ones((4, 4)), name="moving", shape=(4, 8))
-    Traceback (most recent call last):
-    ValueError: moving has shape (4, 4), expected the grid (4, 8): resample, crop or pad it
-    """
-    image = np.asarray(image)
-    if image.shape != tuple(shape):
-        raise ValueError(
-            f"{name} has shape {image.shape}, expected the grid {tuple(shape)}: "
-            "resample, crop or pad it"
-        )
-    return np.asarray(preprocess.check_image(image, name=name), dtype=np.float32)
 
 
 def _displacement_function(model):
@@ -314,7 +281,7 @@ def load(path, *, network=vxm.networks.VxmDense):
     ----------
     path : path
     network : type
-        The class that was saved: VxmDense, or :class:`vxmlib.hyper.HyperVxmDense`.
+        The class that was saved: VxmDense, or :class:`vxmlib.networks.hyper.HyperVxmDense`.
 
     Returns
     -------
@@ -339,7 +306,7 @@ def load(path, *, network=vxm.networks.VxmDense):
         if found != expected:
             raise ModelFileError(
                 f"{path} holds a {found}, expected a {expected}; pass network= the class it holds "
-                "(vxmlib.networks.NETWORKS lists ours)"
+                "(vxmlib.networks.strided.NETWORKS lists ours)"
             )
         return network.load(str(path))
     except ModelFileError:
@@ -357,24 +324,9 @@ def _checked_shape(shape):
     whole = all(isinstance(n, numbers.Integral) and n > 0 for n in sizes)
     if len(sizes) not in (2, 3) or not whole:
         raise ValueError(f"shape must be 2 or 3 positive integers, found {shape!r}")
-    if any(n % preprocess.MULTIPLE for n in sizes):
+    if any(n % checks.MULTIPLE for n in sizes):
         raise ValueError(
-            f"shape must have sizes divisible by {preprocess.MULTIPLE} (the network halves the "
-            f"grid four times), found {sizes}: pad to {preprocess.fitting_shape(sizes)}"
+            f"shape must have sizes divisible by {checks.MULTIPLE} (the network halves the "
+            f"grid four times), found {sizes}: pad to {checks.fitting_shape(sizes)}"
         )
     return tuple(int(n) for n in sizes)
-
-
-def _check_choice(name, value, choices):
-    """Refuse what is not one of the choices; True and 1.0 are not 1."""
-    if isinstance(value, bool | float) or value not in choices:
-        raise ValueError(f"{name} must be one of {list(choices)}, found {value!r}")
-
-
-def _checked_number(name, value, *, least=-math.inf, above=-math.inf):
-    """Return ``value`` as a float, or name the parameter and what would do."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not (math.isfinite(value) and value >= least and value > above):
-        wanted = "at least 0" if least == 0 else "above 0"
-        raise ValueError(f"{name} must be a finite number {wanted}, found {value!r}")
-    return float(value)

@@ -13,7 +13,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from vxmlib import files
-from vxmlib.warp import check_displacement
+from vxmlib.checks import check_displacement
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI points right and anterior, ITK left and posterior
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 
 from vxmlib.backend import tf
-from vxmlib.models import fitting_image
+from vxmlib.checks import check_image_on_grid
 
 
 def pair_dataset(
@@ -77,7 +77,7 @@ def pair_dataset(
     ids = list(ids)
     images = [_usable_image(cohort, i) for i in ids]
     if atlas is not None:
-        images.append(fitting_image(atlas, name="atlas", shape=cohort.shape))
+        images.append(check_image_on_grid(atlas, name="atlas", shape=cohort.shape))
     if len(images) < 2:
         raise ValueError(f"ids must name at least two people to make a pair, found {ids}")
 
@@ -201,7 +201,9 @@ def _batches(steps, gather, vol, batch_size, field_shape, bidir):
 
 
 def _usable_image(cohort, subject):
-    return fitting_image(cohort.image(subject), name=f"image of {subject}", shape=cohort.shape)
+    return check_image_on_grid(
+        cohort.image(subject), name=f"image of {subject}", shape=cohort.shape
+    )
 
 
 def _check_whole(name, value, *, least):

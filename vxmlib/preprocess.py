@@ -9,11 +9,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from vxmlib import template, warp
-
-MULTIPLE = 16  # the U-Net halves the grid four times
-#: An image whose intensities span less than this is not normalised to [0, 1].
-SPAN = 0.05
+from vxmlib import checks
 
 
 def reorient(image, affine):
@@ -75,7 +71,8 @@ def resample(
     grid_affine : (4, 4) ndarray
         Voxel index of the wanted grid -> mm of its world (RAS).
     matrix : (4, 4) ndarray, optional
-        Wanted world -> world of `image` (pull; what `vxmlib.align` stores).  Default: the same.
+        Wanted world -> world of `image` (pull; what `vxmlib.sources.align` stores).
+        Default: the same.
     labels : bool
         False: linear, smoothed before where the new voxels are larger (anti-aliasing).
         True: the nearest voxel, integers in the image's type.
@@ -121,25 +118,6 @@ def _sample(image, to_voxel, shape, order=1):
     return ndimage.affine_transform(image, linear, start, **how)
 
 
-def resample_to_template(image, affine, matrix=None, *, spacing=1.0, labels=False):
-    """Sample a skull-stripped scan or its label map on the common 3-D grid in MNI space.
-
-    Parameters
-    ----------
-    image, affine, matrix, labels
-        As for `resample`; `matrix` maps template RAS mm to scan RAS mm (pull).
-    spacing : float
-        Voxel size of the common grid (`vxmlib.template.grid`) in mm.
-
-    Returns
-    -------
-    (*vol) float32 ndarray, or the type of the label map
-    """
-    shape, grid_affine = template.grid(spacing)
-    how = {"matrix": matrix, "labels": labels, "keep_background": not labels}
-    return resample(image, affine, shape, grid_affine, **how)
-
-
 def normalise(image, *, percentile=99.5):
     """Scale intensities to [0, 1] by a high percentile of the brain, and cut off what is above.
 
@@ -170,7 +148,7 @@ def normalise(image, *, percentile=99.5):
     image = np.asarray(image, np.float32)
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile={percentile!r} is not above 0 and at most 100.")
-    _check_finite(image, "image")
+    checks.check_finite(image, "image")
     brain = image[image > 0]
     if brain.size == 0:
         raise ValueError(
@@ -180,17 +158,6 @@ def normalise(image, *, percentile=99.5):
     return np.clip(image / np.percentile(brain, percentile), 0, 1).astype(np.float32)
 
 
-def fitting_shape(shape, multiple=MULTIPLE):
-    """Return the smallest shape of multiples of 16 that holds `shape`.
-
-    Examples
-    --------
-    >>> fitting_shape((155, 160, 1))
-    (160, 160, 16)
-    """
-    return tuple(int(-(-n // multiple)) * multiple for n in shape)
-
-
 def crop_or_pad(image, shape=None):
     """Cut or fill with 0 on both ends of each axis, so that the middle stays the middle.
 
@@ -198,7 +165,7 @@ def crop_or_pad(image, shape=None):
     ----------
     image : (*vol) ndarray
     shape : tuple of int, optional
-        Wanted; default: the next multiples of 16 (`fitting_shape`).
+        Wanted; default: the next multiples of 16 (`vxmlib.checks.fitting_shape`).
 
     Returns
     -------
@@ -216,7 +183,7 @@ def crop_or_pad(image, shape=None):
     [0, 1, 2, 0]
     """
     image = np.asarray(image)
-    shape = fitting_shape(image.shape) if shape is None else tuple(shape)
+    shape = checks.fitting_shape(image.shape) if shape is None else tuple(shape)
     if len(shape) != image.ndim:
         raise ValueError(
             f"shape={shape}: expected {image.ndim} numbers, as the image has shape {image.shape}."
@@ -229,117 +196,5 @@ def crop_or_pad(image, shape=None):
     return result, offset
 
 
-def check_image(image, *, name="image"):
-    """Return `image` as it is if the network can take it, or say what is wrong with it.
-
-    Parameters
-    ----------
-    image : (*vol) ndarray
-        2-D or 3-D, real numbers in [0, 1] that span at least `SPAN`, every side a multiple of 16.
-    name : str
-        Argument or file name for the message.
-
-    Raises
-    ------
-    ValueError
-        Anything else; the message says what was found, what is expected and how to mend it.
-    """
-    image = np.asarray(image)
-    if image.ndim not in (2, 3) or not np.issubdtype(image.dtype, np.number):
-        raise ValueError(
-            f"{name}: expected a 2-D or 3-D array of numbers, found shape {image.shape} of "
-            f"{image.dtype}. Batch and channel axes are added at the model's door."
-        )
-    _check_sides(image.shape, name)
-    _check_finite(image, name)
-    low, high = float(image.min()), float(image.max())
-    if low == high:
-        raise ValueError(
-            f"{name}: every voxel is {low:g}; there is nothing to register. Look at the scan; it "
-            "may be empty, or sampled outside of its field of view."
-        )
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"{name}: intensities from {low:g} to {high:g}, expected [0, 1]. Use "
-            "vxmlib.preprocess.normalise; NCC loses its digits on large values."
-        )
-    if high - low < SPAN:
-        raise ValueError(
-            f"{name}: intensities from {low:g} to {high:g}, expected to span [0, 1]. Use "
-            "vxmlib.preprocess.normalise; NCC takes what hardly varies for constant and sends no "
-            "gradient."
-        )
-    return image
-
-
-def check_labels(labels, *, shape=None, name="labels"):
-    """Return `labels` as it is if it is a label map of the grid, or say what is wrong with it.
-
-    Parameters
-    ----------
-    labels : (*vol) ndarray
-        Integers, not negative.
-    shape : tuple of int, optional
-        Of the image that the map belongs to.
-    name : str
-        Argument or file name for the message.
-
-    Raises
-    ------
-    ValueError
-        Not integer, negative, or of another grid.
-    """
-    labels = warp.check_labels(labels, shape=shape, name=name)
-    if labels.size and labels.min() < 0:
-        raise ValueError(
-            f"{name}: found label {labels.min()}, expected 0 (background) and above. The file "
-            "may be an intensity image, or may have been read into too small a type."
-        )
-    return labels
-
-
-def check_pair(moving, fixed, *, names=("moving", "fixed")):
-    """Return both images if they can be registered to each other, or say what is wrong.
-
-    Raises
-    ------
-    ValueError
-        As `check_image` for either, of unequal shape, or twice the same image.
-    """
-    shapes = np.shape(moving), np.shape(fixed)
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"{names[0]} has shape {shapes[0]} and {names[1]} has shape {shapes[1]}; a pair has "
-            "one shape. Resample both to one grid (vxmlib.preprocess.resample) or crop_or_pad."
-        )
-    if np.array_equal(moving, fixed):
-        raise ValueError(
-            f"{names[0]} and {names[1]} are the same image: their best displacement is zero, and "
-            "there is nothing to learn. Draw two people."
-        )
-    return tuple(
-        check_image(image, name=name) for image, name in zip((moving, fixed), names, strict=True)
-    )
-
-
 def _box(first, last):
     return tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-
-
-def _check_sides(shape, name):
-    if all(n > 0 and n % MULTIPLE == 0 for n in shape):
-        return
-    raise ValueError(
-        f"{name}: shape {tuple(shape)} does not fit; the network halves every side four times, so "
-        f"each has to be a multiple of {MULTIPLE}. Use vxmlib.preprocess.crop_or_pad, which makes "
-        f"it {fitting_shape(shape)}."
-    )
-
-
-def _check_finite(image, name):
-    wrong = int(image.size - np.isfinite(image).sum())
-    if wrong:
-        raise ValueError(
-            f"{name}: {wrong} of {image.size} voxels are NaN or infinite. Find out where they "
-            "come from; numpy.nan_to_num hides them at 0."
-        )

@@ -7,6 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from vxmlib.checks import check_displacement, check_labels
+
+#: Of an integration: the first step is exp(v / 64), a small part of a voxel.
+SQUARINGS = 6
 _SLAB = 1 << 18  # voxels at a time: what is computed for them stays in the processor's cache
 
 
@@ -32,83 +36,6 @@ def identity(shape):
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(f"shape: expected 2 or 3 positive sizes, found {shape}.")
     return np.zeros((*shape, len(shape)), np.float32)
-
-
-def check_displacement(displacement, *, shape=None, name="displacement"):
-    """Return `displacement` as an array of floats, or say what is wrong with it.
-
-    Parameters
-    ----------
-    displacement : array_like
-        Expected ``(*vol, nd)`` with ``nd`` = 2 or 3 = number of grid axes, finite, in voxels.
-    shape : sequence of int, optional
-        The grid ``(*vol)`` it has to be defined on.
-    name : str
-        What to call it in the message.
-
-    Raises
-    ------
-    ValueError
-        Wrong number of axes or components, another grid, NaN or infinite entries.
-    """
-    field = np.asarray(displacement)
-    grid = field.shape[:-1]
-    if len(grid) not in (2, 3) or field.shape[-1] != len(grid):
-        raise ValueError(
-            f"{name}: expected shape (*vol, nd), for example (160, 160, 2) or (80, 96, 80, 3), "
-            f"found {field.shape}. Drop the batch axis with field[0]; there is one component "
-            "for each axis of the grid, and it comes last."
-        )
-    if shape is not None and grid != tuple(shape):
-        raise ValueError(
-            f"{name}: defined on grid {grid}, expected {tuple(shape)}. Use the full-resolution "
-            "displacement (models.register), not the model's half-resolution output."
-        )
-    if not (np.issubdtype(field.dtype, np.floating) or np.issubdtype(field.dtype, np.integer)):
-        raise ValueError(f"{name}: expected real numbers, found dtype {field.dtype}.")
-    if field.dtype not in (np.float32, np.float64):
-        field = field.astype(np.float32)
-    # The extremes are finite exactly when every entry is, and need no array of flags.
-    if field.size and not (np.isfinite(field.min()) and np.isfinite(field.max())):
-        raise ValueError(
-            f"{name}: found NaN or infinite entries, expected finite voxels. The model that made "
-            "it has diverged: lower the learning rate and check that images lie in [0, 1]."
-        )
-    return field
-
-
-def check_labels(labels, *, shape=None, name="labels"):
-    """Return `labels` as an integer array (booleans become 0 and 1), or say what is wrong.
-
-    Parameters
-    ----------
-    labels : array_like
-        Label map ``(*vol)`` of an integer or boolean type.
-    shape : sequence of int, optional
-        The grid it has to be defined on.
-    name : str
-        What to call it in the message.
-
-    Raises
-    ------
-    ValueError
-        Not of an integer type, or on another grid.
-    """
-    array = np.asarray(labels)
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"{name}: expected an integer label map, found dtype {array.dtype}. If every value is "
-            "a whole number use labels.astype('int16'); values between two labels come from "
-            "linear interpolation, which must not be used on label maps."
-        )
-    if shape is not None and array.shape != tuple(shape):
-        raise ValueError(
-            f"{name}: found grid {array.shape}, expected {tuple(shape)}. Both maps have to be "
-            "resampled to one grid (nearest neighbour) before they are compared or warped."
-        )
-    return array
 
 
 def each_slab(shape, work):
@@ -348,6 +275,34 @@ def inverse(displacement, *, iterations=50, tolerance=1e-3):
 
     each_slab(field.shape[:-1], fill)
     return backward
+
+
+def exponential(velocity):
+    """Integrate a stationary velocity field over unit time, by scaling and squaring.
+
+    Parameters
+    ----------
+    velocity : (*vol, nd) float ndarray
+        Voxels per unit time.
+
+    Returns
+    -------
+    (*vol, nd) float32 ndarray
+        Displacement in voxels.
+
+    Notes
+    -----
+    Arsigny et al., A Log-Euclidean Framework for Statistics on Diffeomorphisms, MICCAI 2006.
+
+    Examples
+    --------
+    >>> exponential(np.full((8, 8, 2), 1.5))[4, 4].tolist()
+    [1.5, 1.5]
+    """
+    flow = np.asarray(velocity, np.float32) / 2**SQUARINGS
+    for _ in range(SQUARINGS):
+        flow = compose(flow, flow)
+    return flow
 
 
 def inversion_error(displacement, inverse_displacement):

@@ -1,0 +1,201 @@
+"""The committed comparison read back: tables of known records, and what a missing one does."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vxmlib import models, records
+from vxmlib.experiments import compare
+from vxmlib.experiments.results import COLUMNS, Comparison
+from vxmlib.methods import baselines
+from vxmlib.networks.strided import NETWORKS
+
+PLAN = """
+trainings: {ncc: {}, ncc-none: {augment: null}, mse: {}}
+methods:
+  identity: {}
+  syn: {baseline: syn}
+  ncc: {training: ncc}
+"""
+PEOPLE = ("a", "b", "c")
+
+
+def record(metrics, **parameters):
+    asked = {"cohort": "malf", "profile": "full", "seed": 0, "seconds": 7200.0}
+    return records.provenance("test", parameters=parameters, **asked) | {"metrics": metrics}
+
+
+def rows(dice):
+    """All ordered pairs; Dice grows by 0.01 from pair to pair, two structures 0.1 apart."""
+    pairs = [(m, f) for m in PEOPLE for f in PEOPLE if m != f]
+    others = dict.fromkeys(compare.MEASURES, 1.0)
+    return [
+        {"moving": m, "fixed": f, **others, "dice": dice + 0.01 * n}
+        | {"structures": {"one": dice + 0.01 * n - 0.05, "two": dice + 0.01 * n + 0.05}}
+        for n, (m, f) in enumerate(pairs)
+    ]
+
+
+def measured(dice):
+    return record({"split": "test", **compare.summary(rows(dice)), "rows": rows(dice)})
+
+
+def trained(augment, lam, dice):
+    history = {"step": [10, 20, 30], "loss": [-0.1, -0.2, -0.3]}
+    history |= {"val_dice": [np.nan, 0.6, dice], "val_folding_percent": [np.nan, 0.2, 0.1]}
+    metrics = {"steps": 30, "weights": 5, "validation_dice": dice}
+    metrics |= {"validation_folding_percent": 0.1, "history": history}
+    return record(metrics, augment=augment, lam=lam)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "real.yaml").write_text(PLAN)
+    for name, dice in {"identity": 0.5, "ncc": 0.7}.items():
+        records.write(tmp_path / "test" / f"{name}.json", measured(dice))
+    flip = {"flip": "midplane", "affine": 0, "shift": 0, "bend": 0, "width": 8}
+    all_three = {"flip": "midplane", "affine": 0.03, "shift": 1, "bend": 2, "width": 8}
+    for name, told in {
+        "ncc": (all_three, 1.0, 0.8),
+        "ncc-none": (None, 1.0, 0.7),
+        "mse": (flip, 0.5, 0.72),
+    }.items():
+        records.write(tmp_path / "training" / f"{name}.json", trained(*told))
+    return tmp_path
+
+
+@pytest.fixture
+def found(folder):
+    return Comparison(folder, folder / "real.yaml")
+
+
+def test_trainings_say_what_set_them_apart(found):
+    table = found.trainings()
+    assert table.loc["ncc", "augmentation"] == "flip + affine + bend"
+    assert table.loc["ncc-none", "augmentation"] == "none"
+    assert found.trainings("ncc")["lam"].to_dict() == {"ncc": 1.0, "ncc-none": 1.0}
+    assert table.loc["mse", ["lam", "dice"]].tolist() == [0.5, 0.72]
+
+
+def test_the_ablation_is_over_seeds(folder):
+    assert len(Comparison(folder, folder / "real.yaml").ablation()) == 0
+    row = {"steps": 30, "loss": -0.2, "folding_percent_brain": 0.1, "seconds": 5.0}
+    rows = [
+        row | {"run": run, "seed": seed, "dice": dice + 0.02 * seed}
+        for run, dice in {"none": 0.6, "flip": 0.7}.items()
+        for seed in (0, 1)
+    ]
+    records.write(folder / "ablation.json", record({"rows": rows}))
+    table = Comparison(folder, folder / "real.yaml").ablation()
+    assert table.index.tolist() == ["none", "flip"]
+    assert table["dice"].tolist() == pytest.approx([0.61, 0.71])
+    assert table["dice_sd"].tolist() == pytest.approx([0.02 / np.sqrt(2)] * 2)
+    assert table["seeds"].tolist() == [2, 2]
+
+
+def test_passes_are_means_over_pairs(folder):
+    with pytest.raises(records.RecordError, match=r"passes\.json: not there; run .*real repeat`"):
+        Comparison(folder, folder / "real.yaml").passes()
+    rows = [
+        {"training": name, "moving": m, "fixed": f, "pass": number, "seconds": 0.5}
+        | {"dice": dice + 0.1 * number, "folding_percent_brain": number}
+        for name, shift in {"ncc": 0.0, "wide": 0.2}.items()
+        for m, f, dice in (("a", "b", 0.3 + shift), ("b", "a", 0.5 + shift))
+        for number in (1, 2)
+    ]
+    records.write(folder / "passes.json", record({"split": "validation", "rows": rows}))
+    found = Comparison(folder, folder / "real.yaml").passes()
+    assert list(found) == ["ncc", "wide"]
+    assert found["wide"].index.tolist() == [1, 2]
+    assert found["ncc"]["dice"].tolist() == pytest.approx([0.5, 0.6])
+    assert found["wide"]["dice"].tolist() == pytest.approx([0.7, 0.8])
+    assert found["wide"]["folding_percent_brain"].tolist() == [1, 2]
+
+
+def test_a_history_has_the_epochs_that_were_looked_at(found):
+    history = found.history("ncc")
+    assert history.index.tolist() == [20, 30]
+    assert history["val_dice"].tolist() == [0.6, 0.8]
+
+
+def test_the_summary_has_a_row_for_each_method_of_the_plan(found):
+    table = found.summary()
+    assert table.index.tolist() == ["identity", "syn", "ncc"]
+    assert table.columns.tolist() == list(COLUMNS)
+    assert table.loc["ncc", "dice"] == pytest.approx(0.725)
+    assert table.loc["ncc", "training_hours"] == 2
+    assert found.missing == ["syn"] and table.loc["syn"].isna().all()
+
+
+def test_seconds_are_those_of_the_run_by_turns(folder):
+    times = [{"method": "ncc", "seconds": seconds} for seconds in (3.0, 1.0, 2.0)]
+    records.write(folder / "times.json", record({"rows": times}))
+    table = Comparison(folder, folder / "real.yaml").summary()
+    assert table.loc["ncc", "seconds"] == 2
+    assert np.isnan(table.loc["identity", "seconds"])
+
+
+def test_differences_are_paired_and_a_missing_method_gives_an_empty_row(found):
+    table = found.differences({"gain": ("ncc", "identity"), "against SyN": ("ncc", "syn")})
+    assert table.loc["gain", ["difference", "low", "high"]].tolist() == pytest.approx([0.2] * 3)
+    assert table.loc["gain", "people"] == 3
+    assert table.loc["against SyN"].isna().all()
+
+
+def test_structures_are_means_over_pairs(found):
+    table = found.by_structure("ncc").set_index("structure")["dice"]
+    assert table.to_dict() == pytest.approx({"one": 0.675, "two": 0.775})
+
+
+def test_retest_needs_both_parts(folder):
+    records.write(folder / "repeats" / "ncc.json", record({"length_mm": 0.5, "dice": 0.9}))
+    assert len(Comparison(folder, folder / "real.yaml").retest()) == 0
+    records.write(folder / "validation" / "ncc.json", record({"length_mm": 2.5, "dice": 0.7}))
+    table = Comparison(folder, folder / "real.yaml").retest()
+    assert table.loc["ncc"].tolist() == [0.5, 2.5, 0.9, 0.7]
+
+
+def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
+    people = dataclasses.replace(tiny_cohort, spacing=2.0)
+    parameters = {"network": "strided", "augment": None, "lam": 1.0}
+    (tmp_path / "real.yaml").write_text("trainings: {ncc: {}}\nmethods: {ncc: {training: ncc}}\n")
+    model = models.build(people.shape, network=NETWORKS["strided"], features="small")
+    models.save(model, tmp_path / "weights" / "ncc.h5")
+    unmoved = compare.one_way(baselines.identity)
+    recorded = compare.measure_pair(people, None, *people.split["test"][:2], unmoved)
+    told = trained(None, 1.0, 0.8) | {"parameters": parameters}
+    records.write(tmp_path / "training" / "ncc.json", told)
+    records.write(tmp_path / "test" / "ncc.json", record({"rows": recorded}))
+    again = Comparison(tmp_path, tmp_path / "real.yaml").again("ncc", pairs=1, people=people)
+    # An untrained network moves nothing.
+    assert again["difference"].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert again["recorded"].tolist() == [row["dice"] for row in recorded]
+
+
+@pytest.mark.parametrize("name", ["identity", "syn", "optimised", "nothing"])
+def test_only_a_network_alone_is_measured_again(folder, name):
+    with (folder / "real.yaml").open("a") as plan:
+        plan.write("  optimised: {training: ncc, instance: {steps: 5}}\n")
+    with pytest.raises(ValueError, match=f"found '{name}', expected a method that is a network"):
+        Comparison(folder, folder / "real.yaml").again(name, pairs=1, people=None)
+
+
+def test_a_damaged_record_is_named(folder):
+    (folder / "test" / "ncc.json").write_text('{"schema"')
+    with pytest.raises(records.RecordError, match=r"ncc\.json"):
+        Comparison(folder, folder / "real.yaml")
+
+
+@pytest.mark.parametrize(
+    ("ask", "work"),
+    [
+        (lambda found: found.pairs("syn"), "measure --part test syn"),
+        (lambda found: found.pairs("ncc", part="repeats"), "measure --part repeats ncc"),
+        (lambda found: found.by_structure("syn"), "measure --part test syn"),
+        (lambda found: found.history("other"), "train other"),
+    ],
+)
+def test_what_was_not_measured_is_said_with_the_command_that_does(folder, ask, work):
+    with pytest.raises(records.RecordError, match=f"not there; run `python -m tools.real {work}`"):
+        ask(Comparison(folder, folder / "real.yaml"))

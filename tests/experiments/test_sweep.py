@@ -1,0 +1,322 @@
+"""λ grids: what the file states, what the records say, and what is chosen from them."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vxmlib import records
+from vxmlib.experiments import sweep
+from vxmlib.experiments.settings import Settings
+
+FILE = """
+shared: {spacing: 2.0}
+grids:
+  small:
+    seeds: [0, 1]
+    runs:
+      - {image_loss: ncc, lam: [0.1, 1], int_steps: [0, 7]}
+      - {image_loss: mse, lam: 0.01, int_steps: 0}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a grid file, with something replaced."""
+
+    def write(old="", new=""):
+        path = tmp_path / "lambda.yaml"
+        assert old in FILE
+        path.write_text(FILE.replace(old, new) if old else FILE)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Write a record as lesson 7 does."""
+
+    def write(lam=1.0, seed=0, dice=0.7, folder="records", file=None, **more):
+        settings = Settings(profile="smoke", lam=lam, seed=seed, spacing=2.0)
+        record = records.provenance(
+            "07_lambda",
+            cohort="mni",
+            profile="smoke",
+            seed=seed,
+            parameters={**asdict(settings), **asdict(settings.plan)},
+            seconds=1.0,
+        )
+        pairs = [["a", "b", dice - 0.01, 0.0, 0.1], ["b", "a", dice + 0.01, 0.2, 0.3]]
+        record["metrics"] = {
+            "diverged": False,
+            "split": "validation",
+            "identity_dice": 0.5,
+            "dice_mean": dice,
+            "folding_percent_brain": 0.1,
+            "sd_log_jacobian": 0.2,
+            "by_pair": pairs,
+        } | more
+        path = tmp_path / folder / f"{file or settings.name}.json"
+        records.write(path, record)
+        return path
+
+    return write
+
+
+def test_a_grid_is_all_combinations_in_the_order_of_the_file(config):
+    points = sweep.points(config(), "small", cohort="malf", profile="smoke")
+    asked = [(s.image_loss, s.lam, s.int_steps, s.seed) for s in points.values()]
+    assert asked[:4] == [
+        ("ncc", 0.1, 0, 0),
+        ("ncc", 0.1, 0, 1),
+        ("ncc", 0.1, 7, 0),
+        ("ncc", 0.1, 7, 1),
+    ]
+    assert asked[-1] == ("mse", 0.01, 0, 1)
+    assert len(points) == 2 * (2 * 2 + 1)
+    assert {(s.cohort, s.profile, s.spacing) for s in points.values()} == {("malf", "smoke", 2.0)}
+    assert all(name == settings.name for name, settings in points.items())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("0.1, 1]", "0.1, -1]", "grid small, entry 1: lam: found -1, expected a finite number"),
+        ("0.1, 1]", "0.1, .nan]", "entry 1: lam: found nan"),
+        ("0.1, 1]", "0.1, much]", "entry 1: lam: found 'much'"),
+        (
+            "0.1, 1]",
+            "0.1, 0.1]",
+            r"entry 1, lam: found \[0.1, 0.1\], in which a value stands twice",
+        ),
+        ("0.1, 1]", "]", "entry 1, lam: found"),
+        ("image_loss: mse", "image_loss: nmi", "entry 2: image_loss: found 'nmi', expected one of"),
+        ("image_loss: mse, lam: 0.01", "image_loss: ncc, lam: 1", "stands in this grid twice"),
+        ("image_loss: mse", "loss: mse", "entry 2: found .* expected the keys image_loss, lam"),
+        ("seeds: [0, 1]", "seeds: [0, -1]", "seed: found -1"),
+        ("    seeds: [0, 1]\n", "", "grid small: found .* expected the keys seeds, runs"),
+        ("{spacing: 2.0}", "{space: 2.0}", "unexpected keyword argument 'space'"),
+        ("  small:", "  small: {}\n  small:", "line 4: small stands there twice"),
+        ("[0, 7]}", "[0, 7]", "not YAML"),
+    ],
+)
+def test_a_wrong_grid_is_refused_by_file_and_entry(config, old, new, complaint):
+    path = config(old, new)
+    with pytest.raises(sweep.GridError, match=complaint) as error:
+        sweep.points(path, "small")
+    assert str(path) in str(error.value)
+
+
+def test_an_unknown_grid_names_the_known_ones(config, tmp_path):
+    with pytest.raises(sweep.GridError, match="no grid 'large'; it has: small"):
+        sweep.points(config(), "large")
+    with pytest.raises(sweep.GridError, match="no such file"):
+        sweep.points(tmp_path / "none.yaml", "small")
+
+
+def test_the_books_grids_are_sound(root):
+    wide = sweep.points(root / "config" / "lambda.yaml", "wide")
+    lams = {loss: {s.lam for s in wide.values() if s.image_loss == loss} for loss in ("ncc", "mse")}
+    assert lams["ncc"] == {0, 0.01, 0.1, 0.5, 1, 2, 5}
+    assert lams["mse"] == {0, 0.001, 0.01, 0.02, 0.05, 0.1}
+    assert {s.seed for s in wide.values()} == {0, 1, 2}
+    assert {s.int_steps for s in wide.values()} == {0, 7}
+    assert set(sweep.points(root / "config" / "lambda.yaml", "book")) <= set(wide)
+
+
+def test_records_become_a_table_and_a_curve(write_run):
+    for lam, seed, dice in [(1, 0, 0.70), (1, 1, 0.74), (0.1, 0, 0.6)]:
+        path = write_run(lam, seed, dice)
+    write_run(0.1, 1, diverged=True, dice_mean=None, by_pair=None)
+    table = sweep.runs(path.parent)
+    assert table["lam"].tolist() == [0.1, 0.1, 1.0, 1.0]
+    assert table["diverged"].tolist() == [False, True, False, False]
+    curve = sweep.curve(table, "dice_mean").set_index("lam")
+    assert curve.loc[1, ["mean", "low", "high", "seeds"]].tolist() == [0.72, 0.70, 0.74, 2]
+    assert curve.loc[1, "sd"] == pytest.approx(np.std([0.70, 0.74], ddof=1))
+    assert curve.loc[0.1, ["mean", "seeds", "diverged"]].tolist() == [0.6, 1, 1]
+    pairs = sweep.by_pair(path.parent)
+    assert len(pairs) == 6
+    assert pairs.query("lam == 1 and seed == 1")["dice"].tolist() == [0.73, 0.75]
+
+
+def test_a_bad_record_is_an_error_that_names_the_file(write_run, tmp_path):
+    path = write_run()
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(records.RecordError, match=path.name):
+        sweep.runs(path.parent)
+    path.write_text(json.dumps(json.loads(text) | {"schema": 99}))
+    with pytest.raises(records.RecordError, match=f"{path.name}: found schema 99"):
+        sweep.runs(path.parent)
+    path.write_text(json.dumps(json.loads(text) | {"metrics": {"dice": 0.5}}))
+    with pytest.raises(sweep.GridError, match=f"{path.name}: a record, but none of a λ run"):
+        sweep.runs(path.parent)
+    with pytest.raises(sweep.GridError, match="no such folder"):
+        sweep.runs(tmp_path / "nowhere")
+    for read in (sweep.runs, sweep.by_pair):
+        with pytest.raises(sweep.GridError, match="found no record of a run"):
+            read(tmp_path)
+
+
+def test_one_run_twice_is_refused(write_run):
+    write_run()
+    path = write_run(file="copy")
+    with pytest.raises(sweep.GridError, match=r"the same run twice: copy\.json"):
+        sweep.runs(path.parent)
+
+
+def curve_of(means, sd=0.0, seeds=3):
+    table = pd.DataFrame(sorted(means.items()), columns=["lam", "mean"])
+    return table.assign(sd=sd, seeds=seeds, cohort="mni", image_loss="ncc", int_steps=0)
+
+
+def test_the_smoothest_lam_within_one_standard_error_is_chosen():
+    means = {0.1: 0.70, 1.0: 0.72, 2.0: 0.715, 5.0: 0.68}
+    sure, unsure = curve_of(means, sd=0.003), curve_of(means, sd=0.003 * 3)
+    assert sweep.choose(sure)["lam"].item() == 1.0  # error 0.0017: 2.0 is 0.005 worse
+    assert sweep.choose(unsure)["lam"].item() == 2.0  # error 0.0052
+    assert sweep.choose(unsure)["best"].item() == 1.0
+    assert sweep.choose(curve_of(means, sd=np.nan, seeds=1))["lam"].item() == 1.0
+
+
+def all_pairs(people, value):
+    pairs = [(a, b) for a in people for b in people if a != b]
+    table = pd.DataFrame(pairs, columns=["moving", "fixed"])
+    return table.assign(dice=[value(a, b) for a, b in pairs])
+
+
+def test_a_difference_that_is_the_same_everywhere_has_no_width():
+    second = all_pairs("abcd", lambda a, b: ord(a) / 1000)
+    first = second.assign(dice=second["dice"] + 0.05)
+    found = sweep.paired_difference(first, second)
+    assert [found[k] for k in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
+    assert (found["pairs"], found["people"]) == (12, 4)
+
+
+def test_the_interval_is_over_people_and_not_over_pairs():
+    """A gain that belongs to the fixed person: the spread of its mean is that of people."""
+    rng = np.random.default_rng(1)
+    people = [f"p{i:02d}" for i in range(30)]
+    gain = dict(zip(people, rng.normal(0.0, 1.0, 30), strict=True))
+    second = all_pairs(people, lambda a, b: 0.0)
+    first = all_pairs(people, lambda a, b: gain[b])
+    found = sweep.paired_difference(first, second)
+    error = np.std(list(gain.values())) / np.sqrt(30)
+    assert found["difference"] == pytest.approx(np.mean(list(gain.values())))
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert found == sweep.paired_difference(first, second)  # the same draw each time
+
+
+def test_other_pairs_are_refused():
+    table = all_pairs("abc", lambda a, b: 0.5)
+    with pytest.raises(sweep.GridError, match="expected the same pairs"):
+        sweep.paired_difference(table, table.iloc[1:])
+    two = all_pairs("ab", lambda a, b: 0.5)
+    with pytest.raises(sweep.GridError, match="found 2 people, expected at least 3"):
+        sweep.paired_difference(two, two)
+
+
+def groups_of_pairs(dice_of):
+    """Pairs of four people for each group at λ = 1 (mse: 0.01), and plain NCC at 0.01."""
+    asked = [("ncc", 0, 1.0), ("ncc", 7, 1.0), ("mse", 0, 0.01), ("mse", 7, 0.01), ("ncc", 0, 0.01)]
+    return pd.concat(
+        [
+            all_pairs("abcd", lambda a, b, group=group: dice_of[group]).assign(
+                cohort="mni", image_loss=group[0], int_steps=group[1], lam=group[2]
+            )
+            for group in asked
+        ]
+    )
+
+
+def test_differences_compare_each_group_at_its_own_lam():
+    dice_of = {
+        ("ncc", 0, 1.0): 0.70,
+        ("ncc", 7, 1.0): 0.69,
+        ("mse", 0, 0.01): 0.66,
+        ("mse", 7, 0.01): 0.61,
+        ("ncc", 0, 0.01): 0.60,
+    }
+    chosen = pd.DataFrame(
+        [
+            ("mni", "ncc", 0, 1.0),
+            ("mni", "ncc", 7, 1.0),
+            ("mni", "mse", 0, 0.01),
+            ("mni", "mse", 7, 0.01),
+        ],
+        columns=[*sweep.GROUP, "lam"],
+    )
+    found = sweep.differences(groups_of_pairs(dice_of), chosen)
+    assert found["difference"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert found["low"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert set(found["people"]) == {4}
+
+
+def test_a_run_that_the_grid_lacks_is_named():
+    table = groups_of_pairs(
+        dict.fromkeys(
+            [
+                ("ncc", 0, 1.0),
+                ("ncc", 7, 1.0),
+                ("mse", 0, 0.01),
+                ("mse", 7, 0.01),
+                ("ncc", 0, 0.01),
+            ],
+            0.5,
+        )
+    )
+    with pytest.raises(sweep.GridError, match=r"no row with .*'lam': 3"):
+        sweep.select(table, image_loss="ncc", lam=3)
+
+
+def test_a_report_has_means_over_seeds_and_their_spread(write_run):
+    for seed, dice in enumerate([0.70, 0.74]):
+        path = write_run(1.0, seed, dice)
+    row = sweep.report(sweep.runs(path.parent)).reset_index().iloc[0]
+    assert (row["dice_mean"], row["seeds"], row["identity_dice"]) == (0.72, 2, 0.5)
+    assert row["dice_sd_seeds"] == pytest.approx(0.04 / np.sqrt(2))
+
+
+@pytest.fixture
+def write_hyper(tmp_path):
+    """Write a record as tools/hyper.py does."""
+
+    def write(**metrics):
+        record = records.provenance(
+            "hypermorph",
+            cohort="malf",
+            profile="quick",
+            seed=0,
+            parameters={"image_loss": "ncc", "int_steps": 0, "lam": None},
+            seconds=40.0,
+        )
+        row = {"dice_mean": 0.7, "folding_percent_brain": 0.1, "sd_log_jacobian": 0.2}
+        cost = {"steps": 400, "step_seconds": 0.1, "plain_steps": 100, "plain_step_seconds": 0.05}
+        curve = [{"lam": lam} | row for lam in (0.0, 1.0)]
+        as_long = {"as_long": {"lam": 1.0} | row | {"dice_mean": 0.72}}
+        record["metrics"] = {"split": "validation", "curve": curve} | as_long | cost | metrics
+        return records.write(tmp_path / "hyper" / "ncc.json", record), tmp_path / "hyper"
+
+    return write
+
+
+def test_the_curve_of_one_network_is_one_row_a_lam_with_its_cost(write_hyper):
+    table = sweep.hyper_curves(write_hyper()[1])
+    assert table["lam"].tolist() == [0.0, 1.0]
+    assert set(table["cohort"]) == {"malf"}
+    assert (table["steps"] * table["step_seconds"]).tolist() == [40.0, 40.0]
+    assert table["plain_steps"].tolist() == [100, 100]
+    assert np.isnan(table["as_long_dice"][0])
+    assert (table["as_long_dice"][1], table["as_long_folding"][1]) == (0.72, 0.1)
+
+
+def test_a_record_without_a_curve_is_none_of_one_network(write_run):
+    path = write_run()
+    with pytest.raises(sweep.GridError, match=f"{path.name}: a record, but none of one network"):
+        sweep.hyper_curves(path.parent)
+    with pytest.raises(sweep.GridError, match="no such folder"):
+        sweep.hyper_curves(path.parent / "none")

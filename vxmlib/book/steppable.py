@@ -1,0 +1,309 @@
+"""Pictures a reader steps through on a static page: no kernel, no script, no network.
+
+The page gets a group of radio buttons, one a picture, and style rules that show the picture of
+the chosen one. So the arrow keys work, a screen reader names the group, the choice and its
+numbers, and where the style is lost (a plain viewer, a print) every picture is there in turn.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vxmlib import metrics
+from vxmlib.book import figures
+
+DPI = 110
+COLOURS = 256  # of all pictures of one group together
+
+_STYLE = """
+.vxm-steps { display: grid; grid-template-columns: repeat(var(--steps), minmax(0, 1fr));
+  min-width: 0; max-width: 40rem; margin: 0 auto; padding: 6px; border: 0; text-align: center; }
+.vxm-steps > legend { float: none; width: auto; margin: 0 auto 0.5rem; padding: 0;
+  font-size: 1rem; font-weight: 600; }
+.vxm-steps::before { content: ""; grid-area: 1 / 1 / 2 / -1; align-self: center; height: 0;
+  margin: 0 calc(50% / var(--steps)); border-top: 2px solid; opacity: 0.5; }
+.vxm-steps > input { grid-area: 1 / var(--step); justify-self: center; z-index: 1;
+  width: 1.5rem; height: 1.5rem; margin: 0; cursor: pointer;
+  accent-color: var(--pst-color-primary, #1f5fa8); }
+.vxm-steps > input:focus-visible { outline: 3px solid currentColor; outline-offset: 2px;
+  border-radius: 50%; }
+.vxm-steps > label { grid-area: 2 / var(--step); margin: 0; padding: 0.25rem 1px;
+  cursor: pointer; overflow-wrap: anywhere; }
+.vxm-steps > input:checked + label { font-weight: 700; text-decoration: underline; }
+.vxm-steps > div { grid-area: 3 / 1 / 4 / -1; display: grid;
+  grid-template-columns: minmax(0, 1fr); }
+.vxm-steps img { display: block; max-width: 100%; height: auto; margin: 0.25rem auto;
+  padding: 0 !important; background: white !important; }
+.vxm-steps p { margin: 0.25rem 0 0; overflow-wrap: break-word; text-wrap: balance; }
+@media (max-width: 600px) { .vxm-steps > label { font-size: 0.8125rem; } }
+.text_html.text_html:has(> .vxm-steps) { color: inherit !important;
+  background: none !important; padding: 0 !important; }
+@media screen {
+  .vxm-steps > input ~ div > div { grid-area: 1 / 1; visibility: hidden; }
+}
+@media print {
+  .vxm-steps { display: block; max-width: none; }
+  .vxm-steps > :not(div), .vxm-steps::before { display: none; }
+  .vxm-steps > div { display: block; }
+  .vxm-steps > div > div { break-inside: avoid; margin-bottom: 1rem; }
+}
+"""
+
+
+class Step(NamedTuple):
+    """One picture of :func:`steps`.
+
+    Attributes
+    ----------
+    value : str
+        What the reader chooses by, such as "0.1".
+    figure : matplotlib.figure.Figure
+        The picture.
+    text : str
+        What is seen in it, for a reader who does not see it.
+    caption : str
+        Numbers printed below it.
+    """
+
+    value: str
+    figure: Figure
+    text: str
+    caption: str = ""
+
+
+class Steps:
+    """Pictures to step through: HTML on a page, their descriptions where there is no HTML.
+
+    Attributes
+    ----------
+    html : str
+        The fragment that a notebook or page shows.
+    """
+
+    def __init__(self, html: str, text: str):
+        self.html = html
+        self._text = text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def steps(frames: Sequence, *, name: str, label: str = "λ", start: str | None = None) -> Steps:
+    """Show pictures of one size at one place, one at a time, with a radio button for each.
+
+    The last line of a cell. The figures are closed, so that a notebook does not show them once
+    more below.
+
+    Parameters
+    ----------
+    frames : sequence of Step or tuple
+        In the order of their values, up to seven or so (as many stand side by side on a
+        telephone): ``(value, figure, text)`` or ``(value, figure, text,
+        caption)``, see :class:`Step`. All figures have one size.
+    name : str
+        Starts the identifiers on the page, so each group of a page needs its own: letters and
+        digits, joined by single hyphens.
+    label : str
+        What the values are values of.
+    start : str, optional
+        The value shown at first; by default the first.
+
+    Returns
+    -------
+    Steps
+        Draws itself in a notebook.
+
+    Raises
+    ------
+    ValueError
+        For no frames, a value that occurs twice, a frame without words, figures of several
+        sizes, a `start` that is no value, or a `name` that cannot be an identifier.
+
+    Examples
+    --------
+    >>> flat, bent = plt.figure(figsize=(1, 1)), plt.figure(figsize=(1, 1))
+    >>> steps([("1", flat, "A straight grid."), ("0.1", bent, "A bent grid.")], name="grids")
+    λ: 2 pictures to choose from
+      λ = 1: A straight grid.
+      λ = 0.1: A bent grid.
+    """
+    frames = _check_frames(frames)
+    values = [frame.value for frame in frames]
+    start = values[0] if start is None else str(start)
+    if start not in values:
+        raise ValueError(f"start: found {start!r}, expected one of {', '.join(values)}.")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*", name):
+        raise ValueError(
+            f"name: found {name!r}, expected letters and digits joined by single hyphens, "
+            "a letter first."
+        )
+    pictures = _pictures([frame.figure for frame in frames])
+    controls, shown, rules = [], [], []
+    for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True), start=1):
+        one = f"{name}--{number}"
+        checked = " checked" if frame.value == start else ""
+        controls.append(
+            f'<input type="radio" name="{name}--step" id="{one}" style="--step: {number}"'
+            f' aria-describedby="{one}--says"{checked}>'
+            f'<label for="{one}" style="--step: {number}">{escape(frame.value)}</label>'
+        )
+        caption = f": {escape(frame.caption)}" if frame.caption else ""
+        shown.append(
+            f'<div><img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}"'
+            f' width="{picture.width}" height="{picture.height}" alt="{escape(frame.text)}">'
+            f'<p id="{one}--says"><strong>{escape(label)} = {escape(frame.value)}</strong>'
+            f"{caption}</p></div>"
+        )
+        rules.append(f"#{one}:checked ~ div > div:nth-child({number}) {{ visibility: visible; }}")
+    html = "\n".join(
+        [
+            f"<style>{_STYLE}@media screen {{\n" + "\n".join(rules) + "\n}</style>",
+            f'<fieldset class="vxm-steps" style="--steps: {len(frames)}">',
+            f"<legend>Choose {escape(label)}</legend>",
+            *controls,
+            "<div>",
+            *shown,
+            "</div>",
+            "</fieldset>",
+        ]
+    )
+    lines = [f"{label}: {len(frames)} pictures to choose from"]
+    lines += [
+        f"  {label} = {frame.value}: {' '.join(filter(None, (frame.text, frame.caption)))}"
+        for frame in frames
+    ]
+    return Steps(html, "\n".join(lines))
+
+
+def registration_step(
+    value, warped, fixed, displacement, mask, *, label="λ", more="", **options
+) -> Step:
+    """One registration as a step: its picture, what it shows in words, and its numbers.
+
+    Parameters
+    ----------
+    value : str
+        The value it was made with.
+    warped, fixed, displacement, mask
+        As for :func:`vxmlib.book.figures.registration_frame`.
+    label : str
+        What the value is a value of, for the picture's title.
+    more : str
+        A number of the caller's to print before the others, such as "Dice 0.71".
+    **options
+        ``outline``, ``every`` and ``width`` of :func:`vxmlib.book.figures.registration_frame`.
+
+    Returns
+    -------
+    Step
+        For :func:`steps`.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).random((16, 16))
+    >>> step = registration_step("1", image, image, np.zeros((16, 16, 2)), image > 0)
+    >>> step.caption
+    '0 folded voxels in the brain (0.000 %), SD of log det J 0.000'
+    """
+    spread = metrics.sd_log_jacobian(displacement, mask)
+    determinant = metrics.jacobian_determinant(displacement)
+    folded = (determinant <= 0) & mask
+    numbers = (
+        f"{_count(folded.sum(), 'folded voxel')} in the brain "
+        f"({100 * folded.sum() / mask.sum():.3f} %), SD of log det J {spread:.3f}"
+    )
+    brain = figures.view(mask)
+    difference = abs(figures.view(warped - fixed))[brain].mean()
+    shifts = np.hypot(*np.moveaxis(figures.in_plane(displacement), -1, 0)).T[brain]
+    seen = figures.view(determinant)[brain]
+    logs = np.log(seen[seen > 0]) if (seen > 0).any() else np.full(1, np.nan)
+    text = (
+        "Four panels of one slice. The warped moving image, under the edges of the fixed one. "
+        f"Warped minus fixed: {difference:.3f} on average in the brain, regardless of sign. "
+        f"The deformed grid: points of the brain shift by up to {shifts.max():.1f} voxels. "
+        f"A map of log det J from {_signed(logs.min())} to {_signed(logs.max())}, "
+        f"{_count((seen <= 0).sum(), 'folded voxel')} painted in it."
+    )
+    fig = figures.registration_frame(
+        warped, fixed, displacement, mask, f"{label} = {value}", **options
+    )
+    return Step(str(value), fig, text, ", ".join(filter(None, (more, numbers))))
+
+
+class _Picture(NamedTuple):
+    png: bytes
+    width: int
+    height: int
+
+
+def _pictures(drawn) -> list[_Picture]:
+    """The figures as PNG in one common palette, so that no colour changes between them."""
+    images = []
+    for fig in drawn:
+        written = io.BytesIO()
+        fig.savefig(written, format="png", dpi=DPI, facecolor="white")
+        plt.close(fig)
+        images.append(Image.open(written).convert("RGB"))
+    sizes = list(dict.fromkeys(image.size for image in images))
+    if len(sizes) > 1:
+        found = " and ".join(f"{width} × {height}" for width, height in sizes)
+        raise ValueError(f"frames: found figures of {found} pixels, expected one size.")
+    width, height = sizes[0]
+    pile = Image.new("RGB", (width, height * len(images)))
+    for number, image in enumerate(images):
+        pile.paste(image, (0, number * height))
+    pile = pile.quantize(COLOURS, dither=Image.Dither.NONE)
+    pictures = []
+    for number in range(len(images)):
+        written = io.BytesIO()
+        part = pile.crop((0, number * height, width, (number + 1) * height))
+        part.save(written, "PNG", optimize=True)
+        pictures.append(_Picture(written.getvalue(), width, height))
+    return pictures
+
+
+def _check_frames(frames) -> list[Step]:
+    checked = []
+    for frame in frames:
+        if not isinstance(frame, tuple | list) or len(frame) not in (3, 4):
+            raise ValueError(
+                f"frames: found {type(frame).__name__} {frame!r:.60}, expected "
+                "(value, figure, text) or (value, figure, text, caption)."
+            )
+        step = Step(*frame)
+        step = step._replace(value=str(step.value))
+        if not isinstance(step.figure, Figure):
+            raise ValueError(
+                f"frames: found {type(step.figure).__name__} as the figure of {step.value!r}, "
+                "expected a Matplotlib figure."
+            )
+        if not (isinstance(step.text, str) and step.text.strip()):
+            raise ValueError(
+                f"frames: found no words for {step.value!r}, expected a text that says what is "
+                "seen in its figure."
+            )
+        if step.value in [other.value for other in checked]:
+            raise ValueError(f"frames: found the value {step.value!r} twice, expected it once.")
+        checked.append(step)
+    if not checked:
+        raise ValueError("frames: found none, expected at least one (value, figure, text).")
+    return checked
+
+
+def _count(number, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _signed(number: float) -> str:
+    return f"{round(float(number), 2) + 0.0:.2f}".replace("-", "−")  # + 0: no "−0.00"

@@ -1,0 +1,1 @@
+"""From settings to a run, to many runs, to the comparison of methods, and their statistics."""

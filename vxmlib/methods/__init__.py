@@ -1,0 +1,1 @@
+"""Other ways to a displacement than one pass of a trained network."""

@@ -1,0 +1,1 @@
+"""Networks that voxelmorph 0.2 does not have, with the interface of VxmDense."""

@@ -1,0 +1,1 @@
+"""Where people come from: each module builds the cohort of one data set."""

@@ -1,0 +1,110 @@
+"""Names of the evaluated structures, and translation of other label numbers into theirs.
+
+The evaluated structures are the 30 of the VoxelMorph papers, in FreeSurfer's numbers.  The rule
+for every other label is the same in all cohorts:
+
+- a part of an evaluated structure that the source splits off is folded back: cortical parcels
+  into the cerebral cortex of their side, inferior lateral ventricles (5, 44) into the lateral
+  ventricles, and, where the source gives no side, corpus callosum (251-255) and white-matter
+  hypointensities (77) into the cerebral white matter of the side they lie on;
+- everything else becomes 0, background of the evaluation: accumbens, basal forebrain, vessels,
+  optic chiasm, cerebellar vermis of the manual maps (the protocol gives it no side), lesions.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+_DATA = Path(__file__).parents[1] / "data"
+_MIDLINE_WHITE_MATTER = (77, 251, 252, 253, 254, 255)
+
+
+def read_table(name):
+    """Rows of a two-column CSV table of ``vxmlib/data``, without its heading."""
+    rows = (_DATA / name).read_text(encoding="utf-8").splitlines()[1:]
+    return [row.split(",") for row in rows]
+
+
+@functools.cache
+def structures():
+    """Return the 30 evaluated structures, FreeSurfer number -> name.
+
+    Examples
+    --------
+    >>> len(structures()), structures()[17]
+    (30, 'Left Hippocampus')
+    """
+    return {int(label): name for label, name in read_table("structures.csv")}
+
+
+def fold_freesurfer(labels, right):
+    """Reduce a FreeSurfer label map to the 30 evaluated structures.
+
+    Parameters
+    ----------
+    labels : (*vol) integer ndarray
+        FreeSurfer's numbers, cortical parcels (1000-1035, 2000-2035) or 3 and 42.
+    right : bool ndarray that broadcasts to (*vol)
+        True on the right of the midplane; decides the side of labels that have none.
+
+    Returns
+    -------
+    (*vol) int16 ndarray
+        The rule of this module's head.
+
+    Examples
+    --------
+    >>> fold_freesurfer(np.array([1003, 2003, 44, 251, 26]), np.array([0, 1, 1, 0, 0], bool))
+    array([ 3, 42, 43,  2,  0], dtype=int16)
+    """
+    labels = np.asarray(labels)
+    table = np.zeros(max(int(labels.max(initial=0)), 2999) + 1, np.int16)
+    table[list(structures())] = list(structures())
+    table[5], table[44] = 4, 43
+    table[1000:2000], table[2000:3000] = 3, 42
+    folded = table[labels]
+    midline = np.isin(labels, _MIDLINE_WHITE_MATTER)
+    return np.where(midline, np.where(right, 41, 2), folded).astype(np.int16)
+
+
+def fold_manual(labels):
+    """Reduce a manual label map of the challenge to the evaluated structures it shares.
+
+    Parameters
+    ----------
+    labels : (*vol) integer ndarray
+        Neuromorphometrics' numbers, 0-207.
+
+    Returns
+    -------
+    (*vol) int16 ndarray
+        FreeSurfer's numbers of 27 structures; the rule of this module's head.
+
+    Examples
+    --------
+    >>> fold_manual(np.array([0, 48, 101, 100, 71]))
+    array([ 0, 17,  3, 42,  0], dtype=int16)
+    """
+    labels = np.asarray(labels)
+    table = np.zeros(max(int(labels.max(initial=0)), 207) + 1, np.int16)
+    for manual, freesurfer in _manual_table().items():
+        table[manual] = freesurfer
+    return table[labels]
+
+
+@functools.cache
+def _manual_table():
+    """Manual number -> FreeSurfer's; 0 for what is not evaluated."""
+    return {int(manual): int(other) for manual, other in read_table("malf_labels.csv")}
+
+
+def manual_numbers():
+    """Return the 138 label numbers that every manual map of the challenge has."""
+    return tuple(_manual_table())
+
+
+def manual_structures():
+    """Return the evaluated structures that the manual label maps have: 27 of the 30."""
+    known = set(_manual_table().values())
+    return {label: name for label, name in structures().items() if label in known}

