@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -105,6 +105,7 @@ def test_dice_of_masks():
 label_maps = arrays(np.int16, (4, 5), elements=st.integers(-2, 6))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(a=label_maps, b=label_maps)
 def test_dice_is_symmetric_and_between_0_and_1(a, b):
     forth, back = metrics.dice(a, b), metrics.dice(b, a)
@@ -112,6 +113,7 @@ def test_dice_is_symmetric_and_between_0_and_1(a, b):
     assert all(0 <= value <= 1 for value in forth.values())
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(a=label_maps, seed=st.integers(0, 99))
 def test_dice_does_not_care_how_labels_are_numbered(a, seed):
     b = np.random.default_rng(seed).permutation(a.ravel()).reshape(a.shape)
@@ -175,6 +177,12 @@ def test_the_percentile_leaves_out_the_tail():
     b[1, 59] = 1  # one voxel of 41 is 20 away: beyond the 95th percentile, not the 100th
     assert metrics.surface_distance(a, b, spacing=1.0) == 0.0
     assert metrics.surface_distance(a, b, spacing=1.0, percentile=100) == 20.0
+
+
+def test_the_percentile_by_default_is_the_95th():
+    line, start = box((3, 101), (1, 0), (1, 101)), box((3, 101), (1, 0), (1, 1))
+    # The line's voxels are 0, 1, ..., 100 voxels from its start: the q-th percentile is q.
+    assert metrics.surface_distance(line, start, spacing=1.0) == 95.0
 
 
 def test_the_inside_of_a_mask_is_not_surface():
@@ -378,6 +386,13 @@ def test_what_becomes_of_folds_in_sd_log_jacobian_is_named():
     assert np.isnan(metrics.sd_log_jacobian(two_halves(-1.0, -1.0)))
 
 
+def test_sd_log_jacobian_takes_lists():
+    upper = np.repeat([True, False], 4)[:, None] & np.ones(6, bool)
+    field = two_halves(2.0, 0.5)
+    assert metrics.sd_log_jacobian(field.tolist()) == pytest.approx(np.log(2), rel=1e-6)
+    assert metrics.sd_log_jacobian(field.tolist(), upper) == pytest.approx(0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"nonpositive": "ignore"}, "ignore"), ({"nonpositive": "floor", "floor": 0}, "floor")],
@@ -429,7 +444,7 @@ def test_local_ncc_of_one_window_by_hand():
     ("a", "b", "window", "message"),
     [
         (IMAGE, IMAGE[:5], 9, "b: found shape"),
-        (IMAGE, IMAGE * np.nan, 9, "b: found NaN"),
+        (IMAGE, IMAGE * np.nan, 9, "b: 360 of 360 voxels are NaN"),
         (IMAGE, IMAGE, 4, "odd number"),
         (IMAGE, IMAGE, 0, "odd number"),
     ],
@@ -472,7 +487,8 @@ class TwoBoxes:
     """A cohort of three people who have one or two boxes."""
 
     structures = STRUCTURES
-    has_labels = True
+    spacing = 1.5
+    unlabelled = ()
 
     def labels(self, person):
         labels = box((16, 16), (2, {"a": 2, "b": 4, "c": 2}[person]), (4, 4), value=4)
@@ -533,13 +549,127 @@ def test_folding_columns_are_of_the_fixed_brain():
     assert row["sd_log_jacobian"] == 0.0
 
 
-def test_without_labels_there_is_still_a_jacobian():
+@pytest.mark.filterwarnings("error")
+def test_dice_is_measured_where_both_people_have_labels():
+    """Somebody without a label map takes away the Dice of their own pairs alone."""
     cohort = TwoBoxes()
-    cohort.has_labels = False
-    table = metrics.evaluate_pairs(cohort, [("a", "b"), ("b", "a")], "identity")
-    assert len(table) == 2
-    assert table["label"].isna().all() and table["dice"].isna().all()
-    assert metrics.summary(table)["folding_percent_brain"] == 0.0
+    cohort.unlabelled = ("c",)
+    pairs = [("a", "b"), ("c", "a"), ("a", "c")]
+    table = metrics.evaluate_pairs(cohort, pairs, "identity", measures=metrics.MEASURES)
+    assert table["moving"].tolist() == ["a", "a", "c", "a"]
+    assert table["dice"][:2].tolist() == [0.5, 1.0]
+    missing = table[["label", "structure", "dice", "surface_mm"]].iloc[2:]
+    assert missing.isna().all(axis=None)
+    found = metrics.summary(table)
+    assert (found["pairs"], found["dice_mean"]) == (3, 0.75)
+    assert found["folding_percent_brain"] == 0.0
+    assert np.isnan(metrics.summary(table.iloc[2:])["dice_mean"])
+
+
+def both_ways_by_two(a, b):
+    """Displacements of a onto b and back that undo each other, and the seconds of one."""
+    right = np.full((16, 16, 2), [0.0, 2.0], np.float32)
+    return -right, right, 7.0
+
+
+def test_a_method_of_both_directions_gives_the_rows_of_both():
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "b")], both_ways_by_two, measures=metrics.MEASURES, both_ways=True
+    )
+    assert tuple(table.columns) == metrics.COLUMNS + metrics.MEASURES
+    assert table[["moving", "fixed", "label"]].values.tolist() == [
+        ["a", "b", 4],
+        ["a", "b", 7],
+        ["b", "a", 4],
+        ["b", "a", 7],
+    ]
+    # Box 4 of b lies two voxels to the right of a's, which is undone; box 7 is moved away.
+    assert table["dice"].tolist() == [1.0, 0.5, 1.0, 0.5]
+    assert table["surface_mm"].tolist() == [0.0, 3.0, 0.0, 3.0]  # two voxels of 1.5 mm
+    assert table["length_mm"].tolist() == [3.0] * 4
+    assert table["inverse_consistency_mm"].tolist() == [0.0] * 4
+    assert table["seconds"].tolist() == [7.0] * 4
+
+
+def test_the_identity_is_its_own_way_back():
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "c")], "identity", measures=["inverse_consistency_mm"], both_ways=True
+    )
+    assert table["moving"].tolist() == ["a", "c"]
+    assert table["inverse_consistency_mm"].tolist() == [0.0, 0.0]
+
+
+def test_what_is_left_is_measured_in_the_fixed_brain_after_going_forward_first():
+    """Doubling the first coordinate and then going back two voxels is no shift by two."""
+    cohort, rows = TwoBoxes(), np.arange(16.0)
+    doubling, back = np.zeros((16, 16, 2)), np.full((16, 16, 2), [-2.0, 0.0])
+    doubling[..., 0] = 0.25 * rows[:, None]
+    measured = metrics.measure_displacement(
+        cohort, "a", "c", back, backward=doubling, measures=["inverse_consistency_mm", "length_mm"]
+    )
+    # The brain of c is rows 2 to 5. From row x to x - 2, and from there by (x - 2) / 4.
+    left = np.abs(-2 + 0.25 * (rows[2:6] - 2))
+    assert measured["inverse_consistency_mm"] == pytest.approx(1.5 * left.mean())
+    assert measured["length_mm"] == pytest.approx(3.0)
+
+
+def test_structures_may_be_restricted_and_named():
+    table = metrics.evaluate_pairs(TwoBoxes(), [("a", "b")], "identity", structures={7: "seven"})
+    assert table[["label", "structure", "dice"]].values.tolist() == [[7, "seven", 1.0]]
+
+
+def test_second_labels_give_one_mean():
+    parcels = TwoBoxes()
+    parcels.labels = lambda person: TwoBoxes().labels(person) + 100
+    second = (parcels, {104: "parcel", 107: "other parcel", 109: "never there"})
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "b")], "identity", structures={7: "other box"}, second_labels=second
+    )
+    assert table["dice"].tolist() == [1.0]
+    assert table["dice_second"].tolist() == [0.75]  # of 0.5 and 1, by the same rule of structures
+
+
+def test_one_displacement_of_one_pair():
+    shift = np.full((16, 16, 2), [0.0, -2.0], np.float32)
+    measured = metrics.measure_displacement(TwoBoxes(), "a", "b", shift, measures=["surface_mm"])
+    assert measured == {
+        "dice": 0.75,
+        "folds": 0,
+        "folding_percent": 0.0,
+        "folding_percent_brain": 0.0,
+        "sd_log_jacobian": 0.0,
+        "surface_mm": 1.5,
+        "structures": {4: {"dice": 1.0, "surface_mm": 0.0}, 7: {"dice": 0.5, "surface_mm": 3.0}},
+    }
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_structure_that_was_wiped_out_has_no_surface():
+    away = np.zeros((16, 16, 2), np.float32)
+    away[8:, :, 1] = -30.0
+    measured = metrics.measure_displacement(TwoBoxes(), "a", "b", away, measures=["surface_mm"])
+    assert measured["structures"][7]["dice"] == 0.0
+    assert np.isnan(measured["structures"][7]["surface_mm"])
+    assert measured["dice"] == 0.25
+    assert measured["surface_mm"] == 3.0  # of box 4 alone, which is two voxels of 1.5 mm off
+
+
+@pytest.mark.parametrize(
+    ("measures", "message"),
+    [
+        (["surface"], "measures: found 'surface', expected one of: surface_mm"),
+        (
+            ["inverse_consistency_mm"],
+            "measures: found inverse_consistency_mm without",
+        ),
+    ],
+)
+def test_measures_that_cannot_be_measured_are_refused(measures, message):
+    still = np.zeros((16, 16, 2))
+    with pytest.raises(ValueError, match=f"pair a -> b: {message}"):
+        metrics.evaluate_pairs(TwoBoxes(), [("a", "b")], lambda *_: still, measures=measures)
+    with pytest.raises(ValueError, match=message):
+        metrics.measure_displacement(TwoBoxes(), "a", "b", still, measures=measures)
 
 
 @pytest.mark.parametrize(

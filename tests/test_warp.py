@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.interpolate import RegularGridInterpolator
@@ -139,6 +139,7 @@ def test_an_integer_image_comes_back_as_floats():
     np.testing.assert_allclose(warped, [[0.5, 1.0], [2.5, 3.0]])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     labels=arrays(np.int16, (5, 6), elements=st.integers(-5, 3000)),
     field=arrays(np.float32, (5, 6, 2), elements=st.floats(-20, 20, width=32)),
@@ -147,6 +148,7 @@ def test_nearest_keeps_the_label_set(labels, field):
     assert set(warp.warp_labels(labels, field).ravel()) <= set(labels.ravel())
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(field=arrays(np.float32, (5, 6, 2), elements=st.floats(-20, 20, width=32)))
 def test_linear_stays_within_the_image_range(field):
     image = np.random.default_rng(0).random((5, 6), dtype=np.float32)
