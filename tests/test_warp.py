@@ -199,6 +199,18 @@ def test_inverse_of_a_scaling():
     np.testing.assert_allclose(backward, -0.2 * grid, atol=1e-6)  # 1 / 1.25 = 1 - 0.2
 
 
+@pytest.mark.parametrize(("scale", "terms"), [(0.97, 51), (0.5, 14)])
+def test_inverse_stops_after_50_rounds_or_at_a_thousandth_of_a_voxel(scale, terms):
+    """For u = s x the rounds add the terms of -s x + s^2 x - s^3 x + ..., the first before any.
+
+    With s = 0.97 and |x| up to 10 the 51st term is 2.1 voxels: all 50 rounds are done. With
+    s = 0.5 the 14th term is 0.0006 voxels and the 13th 0.0012: the 14th is the last.
+    """
+    grid = np.stack(np.meshgrid(np.arange(21.0), np.arange(21.0), indexing="ij"), axis=-1) - 10
+    partial_sum = sum((-scale) ** term for term in range(1, terms + 1))
+    np.testing.assert_allclose(warp.inverse(scale * grid), partial_sum * grid, atol=1e-6)
+
+
 def test_inversion_error_is_a_length():
     field = constant((4, 5), (3.0, 4.0))
     np.testing.assert_allclose(warp.inversion_error(field, warp.identity((4, 5))), 5.0)
