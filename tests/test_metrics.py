@@ -1,5 +1,8 @@
 """Closed forms and properties of vxmlib.metrics."""
 
+import dataclasses
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -477,6 +480,22 @@ def test_inverse_consistency_looks_both_ways():
     assert metrics.inverse_consistency(scaled, -scaled) == pytest.approx((forth + other) / 2)
 
 
+# --- what is imported ---------------------------------------------------------------------
+
+
+def test_measuring_imports_neither_tensorflow_nor_more_of_scipy_than_it_needs():
+    code = """if True:
+        import sys, scipy.ndimage
+        before = set(sys.modules)
+        from vxmlib import metrics, records, warp
+        from vxmlib.experiments import compare, statistics
+        more = {name.partition(".")[0] for name in set(sys.modules) - before}
+        print(*sorted(more & {"scipy", "tensorflow", "tf_keras", "nibabel", "matplotlib"}))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
+
+
 # --- the table ----------------------------------------------------------------------------
 
 
@@ -566,6 +585,15 @@ def test_dice_is_measured_where_both_people_have_labels():
     assert np.isnan(metrics.summary(table.iloc[2:])["dice_mean"])
 
 
+def test_an_unlabelled_validation_scan_leaves_the_dice_of_test_pairs(tiny_cohort):
+    pairs = [tiny_cohort.split["test"]]
+    cohort = dataclasses.replace(tiny_cohort, unlabelled=tiny_cohort.split["validation"])
+    table = metrics.evaluate_pairs(cohort, pairs, "identity").drop(columns="seconds")
+    labelled = metrics.evaluate_pairs(tiny_cohort, pairs, "identity").drop(columns="seconds")
+    pd.testing.assert_frame_equal(table, labelled)
+    assert table["dice"].between(0.1, 1.0).all()
+
+
 def both_ways_by_two(a, b):
     """Displacements of a onto b and back that undo each other, and the seconds of one."""
     right = np.full((16, 16, 2), [0.0, 2.0], np.float32)
@@ -605,7 +633,7 @@ def test_what_is_left_is_measured_in_the_fixed_brain_after_going_forward_first()
     doubling, back = np.zeros((16, 16, 2)), np.full((16, 16, 2), [-2.0, 0.0])
     doubling[..., 0] = 0.25 * rows[:, None]
     measured = metrics.measure_displacement(
-        cohort, "a", "c", back, backward=doubling, measures=["inverse_consistency_mm", "length_mm"]
+        cohort, "a", "c", back, reverse=doubling, measures=["inverse_consistency_mm", "length_mm"]
     )
     # The brain of c is rows 2 to 5. From row x to x - 2, and from there by (x - 2) / 4.
     left = np.abs(-2 + 0.25 * (rows[2:6] - 2))
@@ -618,15 +646,15 @@ def test_structures_may_be_restricted_and_named():
     assert table[["label", "structure", "dice"]].values.tolist() == [[7, "seven", 1.0]]
 
 
-def test_second_labels_give_one_mean():
+def test_parcels_give_one_mean():
     parcels = TwoBoxes()
     parcels.labels = lambda person: TwoBoxes().labels(person) + 100
     second = (parcels, {104: "parcel", 107: "other parcel", 109: "never there"})
     table = metrics.evaluate_pairs(
-        TwoBoxes(), [("a", "b")], "identity", structures={7: "other box"}, second_labels=second
+        TwoBoxes(), [("a", "b")], "identity", structures={7: "other box"}, parcels=second
     )
     assert table["dice"].tolist() == [1.0]
-    assert table["dice_second"].tolist() == [0.75]  # of 0.5 and 1, by the same rule of structures
+    assert table["dice_parcels"].tolist() == [0.75]  # of 0.5 and 1, by the same rule of structures
 
 
 def test_one_displacement_of_one_pair():
@@ -639,7 +667,10 @@ def test_one_displacement_of_one_pair():
         "folding_percent_brain": 0.0,
         "sd_log_jacobian": 0.0,
         "surface_mm": 1.5,
-        "structures": {4: {"dice": 1.0, "surface_mm": 0.0}, 7: {"dice": 0.5, "surface_mm": 3.0}},
+        "structures": {
+            4: {"structure": "box", "dice": 1.0, "surface_mm": 0.0},
+            7: {"structure": "other box", "dice": 0.5, "surface_mm": 3.0},
+        },
     }
 
 

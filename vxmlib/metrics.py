@@ -17,7 +17,8 @@ from vxmlib.checks import (
 )
 from vxmlib.warp import each_slab, identity, inversion_error, warp_labels
 
-ABSENT_RULES = ("skip", "nan", "zero", "one")
+#: What `dice` says of a label that is in neither map, by the name of the rule.
+ABSENT_RULES = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}
 NONPOSITIVE_RULES = ("exclude", "floor")
 COLUMNS = (
     "moving",
@@ -110,10 +111,9 @@ def dice(a, b, labels=None, *, absent="skip"):
         labels = sorted((_present(a) | _present(b)) - {0})
     labels = _check_numbers(labels)
     both, in_a, in_b = _counts(a, b, labels)
-    when_absent = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}[absent]
     result = {}
     for label, n_both, n_a, n_b in zip(labels, both, in_a, in_b, strict=True):
-        value = 2.0 * n_both / (n_a + n_b) if n_a + n_b else when_absent
+        value = 2.0 * n_both / (n_a + n_b) if n_a + n_b else ABSENT_RULES[absent]
         if value is not None:
             result[label] = float(value)
     return result
@@ -452,7 +452,7 @@ def inverse_consistency(forward, backward, mask=None):
 
 
 def evaluate_pairs(
-    cohort, pairs, method, *, measures=(), structures=None, second_labels=None, both_ways=False
+    cohort, pairs, method, *, measures=(), structures=None, parcels=None, both_ways=False
 ):
     """Register pairs and measure each: one row a displacement and structure.
 
@@ -473,8 +473,9 @@ def evaluate_pairs(
         Further columns, of `MEASURES`; see Returns.
     structures : dict of int to str, optional
         Label -> name of the structures to measure; by default ``cohort.structures``.
-    second_labels : (cohort, dict of int to str), optional
-        The same people with other label maps, and the structures to measure in them.
+    parcels : (cohort, dict of int to str), optional
+        The same people with a second set of label maps, for example of cortical parcels, and the
+        structures to measure in it.
     both_ways : bool
         If true, ``method(a, b)`` registers both directions and returns the displacement of a
         onto b, that of b onto a, and the seconds of one registration. Each pair then gives the
@@ -493,8 +494,8 @@ def evaluate_pairs(
         ``surface_mm`` is the 95th percentile of the surface distance of the structure, missing
         where the warp wiped it out. ``length_mm`` is the mean length of the displacement over
         the fixed brain, and ``inverse_consistency_mm`` that of the way which is left after going
-        there and back (only with `both_ways`). ``dice_second``, with `second_labels`, is the
-        mean Dice over the structures of the second label maps.
+        there and back (only with `both_ways`). ``dice_parcels``, with `parcels`, is
+        the mean Dice over the structures of the second label maps.
 
     Raises
     ------
@@ -507,7 +508,7 @@ def evaluate_pairs(
         raise ValueError("pairs: found none, expected at least one (moving, fixed).")
     if method != "identity" and not callable(method):
         raise ValueError(f"method: found {method!r}, expected 'identity' or a callable.")
-    asked = {"measures": measures, "structures": structures, "second_labels": second_labels}
+    asked = {"measures": measures, "structures": structures, "parcels": parcels}
     rows = []
     for moving, fixed in pairs:
         try:
@@ -518,33 +519,25 @@ def evaluate_pairs(
                 rows += _rows(cohort, fixed, moving, back, there, seconds, asked)
         except ValueError as error:
             raise ValueError(f"pair {moving} -> {fixed}: {error}") from error
-    second = [] if second_labels is None else ["dice_second"]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *measures, *second])
+    columns = [*COLUMNS, *measures, *(["dice_parcels"] if parcels else [])]
+    table = pd.DataFrame(rows, columns=columns)
     return table.astype({"label": "Int64", "folds": "int64"})
 
 
 def measure_displacement(
-    cohort,
-    moving,
-    fixed,
-    displacement,
-    *,
-    backward=None,
-    measures=(),
-    structures=None,
-    second_labels=None,
+    cohort, moving, fixed, displacement, *, reverse=None, measures=(), structures=None, parcels=None
 ):
     """Measure one displacement of one pair, as `evaluate_pairs` does.
 
     Parameters
     ----------
-    cohort, measures, structures, second_labels
+    cohort, measures, structures, parcels
         As for `evaluate_pairs`.
     moving, fixed : str
         Ids of the two people.
     displacement : array_like
         Full-resolution displacement ``(*vol, nd)`` of moving onto fixed, in voxels.
-    backward : array_like, optional
+    reverse : array_like, optional
         That of fixed onto moving, for ``inverse_consistency_mm``.
 
     Returns
@@ -552,7 +545,7 @@ def measure_displacement(
     dict
         By the names of the columns of `evaluate_pairs`. ``dice`` and ``surface_mm`` are means over
         structures (NaN where there is none to measure), and ``structures`` has the values of
-        each: ``{17: {"dice": 0.8}}``.
+        each by its label: ``{17: {"structure": "Left Hippocampus", "dice": 0.8}}``.
 
     Raises
     ------
@@ -561,7 +554,7 @@ def measure_displacement(
     """
     for name in measures:
         check_choice("measures", name, MEASURES)
-    if "inverse_consistency_mm" in measures and backward is None:
+    if "inverse_consistency_mm" in measures and reverse is None:
         raise ValueError(
             "measures: found inverse_consistency_mm without the displacement of the other "
             "direction; use a method of both directions and both_ways=True."
@@ -587,11 +580,11 @@ def measure_displacement(
         length = np.linalg.norm(displacement[brain], axis=-1)
         measured["length_mm"] = cohort.spacing * float(length.mean())
     if "inverse_consistency_mm" in measures:
-        length = inversion_error(backward, displacement)[brain]
+        length = inversion_error(reverse, displacement)[brain]
         measured["inverse_consistency_mm"] = cohort.spacing * float(length.mean())
-    if second_labels is not None:
-        second = _each_structure(*second_labels, moving, fixed, displacement)
-        measured["dice_second"] = _mean(values["dice"] for values in second.values())
+    if parcels:
+        second = _each_structure(*parcels, moving, fixed, displacement)
+        measured["dice_parcels"] = _mean(values["dice"] for values in second.values())
     return measured | {"structures": each}
 
 
@@ -686,21 +679,16 @@ def _register(method, moving, fixed, both_ways):
     return method(moving, fixed), None, perf_counter() - start
 
 
-def _rows(cohort, moving, fixed, displacement, backward, seconds, asked):
+def _rows(cohort, moving, fixed, displacement, reverse, seconds, asked):
     """The rows of one displacement, as dicts."""
-    measured = measure_displacement(cohort, moving, fixed, displacement, backward=backward, **asked)
+    measured = measure_displacement(cohort, moving, fixed, displacement, reverse=reverse, **asked)
     each = measured.pop("structures")
     common = {"moving": moving, "fixed": fixed, **measured, "seconds": seconds}
-    names = cohort.structures if asked["structures"] is None else asked["structures"]
-    rows = [
-        common | {"label": label, "structure": names[label], **values}
-        for label, values in each.items()
-    ]
-    return rows or [common | {"label": None, "structure": None}]
+    return [common | {"label": label, **values} for label, values in each.items()] or [common]
 
 
 def _each_structure(cohort, structures, moving, fixed, displacement, *, surfaces=False):
-    """Label -> Dice (and surface distance) of the structures that both people have."""
+    """Label -> name and Dice (and surface distance) of the structures that both people have."""
     if {moving, fixed} & set(cohort.unlabelled):
         return {}
     grid = displacement.shape[:-1]
@@ -710,7 +698,9 @@ def _each_structure(cohort, structures, moving, fixed, displacement, *, surfaces
     )
     warped = warp_labels(labels, displacement)
     overlaps = dice(warped, target, shared_structures(labels, target, structures))
-    each = {label: {"dice": value} for label, value in overlaps.items()}
+    each = {
+        label: {"structure": structures[label], "dice": value} for label, value in overlaps.items()
+    }
     for label in each if surfaces else ():
         masks = warped == label, target == label
         each[label]["surface_mm"] = surface_distance(*masks, spacing=cohort.spacing)

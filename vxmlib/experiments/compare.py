@@ -122,7 +122,7 @@ def measure_pair(people, parcels, first, second, both):
         both,
         measures=metrics.MEASURES,
         structures=core(people.structures),
-        second_labels=manual,
+        parcels=manual,
         both_ways=True,
     )
     return [_row(part) for _, part in measured.groupby(["moving", "fixed"], sort=False)]
@@ -227,7 +227,7 @@ def _row(part):
     first, overlaps = part.to_dict("records")[0], part.dropna(subset="label")
     means = {
         "dice": float(part["dice"].mean()),
-        "dice_cortex": first.get("dice_second", float("nan")),
+        "dice_cortex": first.get("dice_parcels", float("nan")),
         "surface_mm": float(part["surface_mm"].mean()),  # without structures that were wiped out
     }
     row = {name: (first | means)[name] for name in ("moving", "fixed", *MEASURES[:-1])}
