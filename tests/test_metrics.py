@@ -157,8 +157,8 @@ def test_hausdorff_of_shifted_cubes(shift, spacing, expected):
     """A face of one cube is `shift` from the same face of the other, and no voxel is farther."""
     a = box((30, 16, 16), (3, 3, 3), (8, 8, 8)) > 0
     b = np.roll(a, shift, axis=(0, 1, 2))
-    found = metrics.surface_distance(a, b, spacing=spacing, percentile=100)
-    assert found == pytest.approx(expected)
+    distance = metrics.surface_distance(a, b, spacing=spacing, percentile=100)
+    assert distance == pytest.approx(expected)
 
 
 def test_distance_of_two_points_is_euclidean_in_mm():
@@ -439,8 +439,8 @@ def test_local_ncc_of_one_window_by_hand():
     centre = np.zeros((3, 3), bool)
     centre[1, 1] = True
     expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
-    found = metrics.local_ncc(a, b, window=3, mask=centre)
-    assert found == pytest.approx(max(expected, 0) ** 2, abs=1e-6)
+    score = metrics.local_ncc(a, b, window=3, mask=centre)
+    assert score == pytest.approx(max(expected, 0) ** 2, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -459,13 +459,13 @@ def test_local_ncc_refuses(a, b, window, message):
 
 def test_endpoint_error_arithmetic():
     truth = np.zeros((4, 5, 6, 3), np.float32)
-    found = truth + np.array([1.0, 2.0, 2.0], np.float32)
-    assert metrics.endpoint_error(found, truth) == pytest.approx(3.0)
-    found[0] = 0.0
+    displaced = truth + np.array([1.0, 2.0, 2.0], np.float32)
+    assert metrics.endpoint_error(displaced, truth) == pytest.approx(3.0)
+    displaced[0] = 0.0
     part = np.zeros((4, 5, 6), bool)
     part[:2] = True
-    assert metrics.endpoint_error(found, truth) == pytest.approx(3 * 3 / 4)
-    assert metrics.endpoint_error(found, truth, part) == pytest.approx(3 / 2)
+    assert metrics.endpoint_error(displaced, truth) == pytest.approx(3 * 3 / 4)
+    assert metrics.endpoint_error(displaced, truth, part) == pytest.approx(3 / 2)
 
 
 def test_inverse_consistency_looks_both_ways():
@@ -579,9 +579,9 @@ def test_dice_is_measured_where_both_people_have_labels():
     assert table["dice"][:2].tolist() == [0.5, 1.0]
     missing = table[["label", "structure", "dice", "surface_mm"]].iloc[2:]
     assert missing.isna().all(axis=None)
-    found = metrics.summary(table)
-    assert (found["pairs"], found["dice_mean"]) == (3, 0.75)
-    assert found["folding_percent_brain"] == 0.0
+    means = metrics.summary(table)
+    assert (means["pairs"], means["dice_mean"]) == (3, 0.75)
+    assert means["folding_percent_brain"] == 0.0
     assert np.isnan(metrics.summary(table.iloc[2:])["dice_mean"])
 
 
@@ -747,13 +747,13 @@ def test_summary_averages_structures_first_and_pairs_after():
         {"moving": "b", "fixed": "a", "dice": 0.8, "folds": 0, "seconds": 9.0},
         {"moving": "a", "fixed": "c", "dice": 0.6, "folds": 0, "seconds": 2.0},
     )
-    found = SimpleNamespace(**metrics.summary(table))
-    assert found.pairs == 3
-    assert found.dice_mean == pytest.approx(0.6)  # of 0.4, 0.8, 0.6; the rows' mean is 0.52
-    assert found.dice_sd_pairs == pytest.approx(np.std([0.4, 0.8, 0.6]))
-    assert found.dice_sd_pooled == pytest.approx(np.std([0.2, 0.4, 0.6, 0.8, 0.6]))
-    assert found.folds == pytest.approx(2.0)
-    assert found.seconds == 2.0
+    means = SimpleNamespace(**metrics.summary(table))
+    assert means.pairs == 3
+    assert means.dice_mean == pytest.approx(0.6)  # of 0.4, 0.8, 0.6; the rows' mean is 0.52
+    assert means.dice_sd_pairs == pytest.approx(np.std([0.4, 0.8, 0.6]))
+    assert means.dice_sd_pooled == pytest.approx(np.std([0.2, 0.4, 0.6, 0.8, 0.6]))
+    assert means.folds == pytest.approx(2.0)
+    assert means.seconds == 2.0
 
 
 def test_summary_refuses_other_tables():

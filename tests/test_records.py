@@ -29,23 +29,23 @@ def record_of(run="05_dice", **metrics):
 
 
 def test_provenance_has_all_but_the_metrics():
-    found = records.provenance(
+    given = records.provenance(
         "x", cohort="mni", profile="quick", seed=0, parameters={}, seconds=1.0
     )
-    assert set(found) == set(records.REQUIRED) - {"metrics"}
-    assert found["device"] and found["versions"]["python"] and found["versions"]["numpy"]
-    created = datetime.fromisoformat(found["created"])
+    assert set(given) == set(records.REQUIRED) - {"metrics"}
+    assert given["device"] and given["versions"]["python"] and given["versions"]["numpy"]
+    created = datetime.fromisoformat(given["created"])
     assert created.utcoffset() == timedelta(0)
 
 
 def test_a_record_comes_back(tmp_path):
     record = record_of(dice_mean=0.7, by_label={17: 0.5}, better=True, note="ü", none=None)
     stored = records.write(tmp_path / "deep" / "down" / "record.json", record)
-    found = records.read(tmp_path / "deep" / "down" / "record.json")
-    assert found == stored
-    assert found["metrics"]["by_label"] == {"17": 0.5}
-    assert found["nulls"] == {}
-    assert {key: found[key] for key in records.REQUIRED if key != "metrics"} == {
+    again = records.read(tmp_path / "deep" / "down" / "record.json")
+    assert again == stored
+    assert again["metrics"]["by_label"] == {"17": 0.5}
+    assert again["nulls"] == {}
+    assert {key: again[key] for key in records.REQUIRED if key != "metrics"} == {
         key: record[key] for key in records.REQUIRED if key != "metrics"
     }
     assert [path.name for path in (tmp_path / "deep" / "down").iterdir()] == ["record.json"]
@@ -55,9 +55,9 @@ def test_numpy_becomes_json(tmp_path):
     record = record_of(
         one=np.float32(0.5), two=np.int64(7), three=np.array([[1, 2]]), four=np.bool_(True)
     )
-    found = records.write(tmp_path / "r.json", record)["metrics"]
-    assert found == {"one": 0.5, "two": 7, "three": [[1, 2]], "four": True}
-    assert records.read(tmp_path / "r.json")["metrics"] == found
+    kept = records.write(tmp_path / "r.json", record)["metrics"]
+    assert kept == {"one": 0.5, "two": 7, "three": [[1, 2]], "four": True}
+    assert records.read(tmp_path / "r.json")["metrics"] == kept
 
 
 def test_what_is_no_number_is_null_with_its_reason(tmp_path):
@@ -65,9 +65,9 @@ def test_what_is_no_number_is_null_with_its_reason(tmp_path):
         dice={17: float("nan"), "0.01": np.float32("inf")}, curve=np.array([1.0, -np.inf])
     )
     records.write(tmp_path / "r.json", record)
-    found = records.read(tmp_path / "r.json")
-    assert found["metrics"] == {"dice": {"17": None, "0.01": None}, "curve": [1.0, None]}
-    assert found["nulls"] == {
+    again = records.read(tmp_path / "r.json")
+    assert again["metrics"] == {"dice": {"17": None, "0.01": None}, "curve": [1.0, None]}
+    assert again["nulls"] == {
         "/metrics/dice/17": "nan",
         "/metrics/dice/0.01": "inf",
         "/metrics/curve/1": "-inf",
@@ -299,8 +299,8 @@ def repository(tmp_path, monkeypatch):
 
 
 def commit_of():
-    found = record_of()
-    return found["commit"], found["dirty"]
+    record = record_of()
+    return record["commit"], record["dirty"]
 
 
 def test_a_clean_checkout_names_its_commit(repository):

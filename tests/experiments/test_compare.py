@@ -201,13 +201,13 @@ def test_all_pairs_are_measured_once_and_a_stopped_measurement_goes_on(people, t
     ways = [row["moving"] + row["fixed"] for row in rows]
     assert ways == ["ab", "ba", "ac", "ca", "bc", "cb"]
     assert len(file.read_text().splitlines()) == 6
-    found = compare.summary(rows)
+    means = compare.summary(rows)
     each = [5 / 6, 5 / 6, 4 / 6, 4 / 6, 5 / 6, 5 / 6]
-    assert found["pairs"] == 6
-    assert found["dice"] == pytest.approx(np.mean(each))
-    assert found["dice_sd_pairs"] == pytest.approx(np.std(each))
-    assert found["dice_sd_pooled"] == pytest.approx(np.std(each))
-    assert found["seconds"] == 1.0
+    assert means["pairs"] == 6
+    assert means["dice"] == pytest.approx(np.mean(each))
+    assert means["dice_sd_pairs"] == pytest.approx(np.std(each))
+    assert means["dice_sd_pooled"] == pytest.approx(np.std(each))
+    assert means["seconds"] == 1.0
     assert list(compare.table(rows)["dice"]) == pytest.approx(each)
 
 
@@ -216,9 +216,9 @@ def test_a_pooled_spread_is_over_structures_too(people):
         dict.fromkeys(compare.MEASURES, 0.5)
         | {"moving": "a", "fixed": "b", "structures": {"x": 0.4, "y": 0.6}}
     ]
-    found = compare.summary(rows)
-    assert found["dice_sd_pairs"] == 0
-    assert found["dice_sd_pooled"] == pytest.approx(0.1)
+    means = compare.summary(rows)
+    assert means["dice_sd_pairs"] == 0
+    assert means["dice_sd_pooled"] == pytest.approx(0.1)
 
 
 def test_seconds_of_one_way_are_those_of_one_registration(people, monkeypatch):
