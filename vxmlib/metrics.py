@@ -17,7 +17,7 @@ from vxmlib.checks import (
 )
 from vxmlib.warp import each_slab, identity, inversion_error, warp_labels
 
-#: What `dice` says of a label that is in neither map, by the name of the rule.
+#: Rule of `dice` for a label that is in neither map -> the value of that label.
 ABSENT_RULES = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}
 NONPOSITIVE_RULES = ("exclude", "floor")
 COLUMNS = (
@@ -67,10 +67,10 @@ def dice(a, b, labels=None, *, absent="skip"):
     labels : iterable of int, optional
         Labels to measure. By default all that occur in `a` or `b`, without 0 (background).
     absent : {"skip", "nan", "zero", "one"}
-        What to say of a label that is in neither map, where the formula reads 0/0:
+        Value of a label that is in neither map, where the formula reads 0/0:
 
         ========  ===================  ================================================
-        rule      answer               used by
+        rule      value                used by
         ========  ===================  ================================================
         "skip"    label is left out    surfa; our default
         "nan"     NaN                  MONAI, the Learn2Reg evaluation

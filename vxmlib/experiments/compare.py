@@ -1,4 +1,4 @@
-"""Measure methods on the same pairs, both ways: overlap, surfaces, folding, consistency, time."""
+"""Measure methods on the same pairs in both directions, and keep the rows while it runs."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ def cortical(structures):
 
 
 def unordered(ids):
-    """Each two people once, in the order of the list.
+    """List each pair of two different people once, in the order of the list.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def unordered(ids):
 
 
 def one_way(method):
-    """Make a method that registers both directions of one that registers one.
+    """Make a method of both directions from a method of one direction.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def one_way(method):
 
 
 def both_at_once(method):
-    """The same for a method that returns both displacements of a pair from one registration."""
+    """Time a method that returns both displacements of a pair; the result is that of `one_way`."""
 
     def both(a, b):
         began = perf_counter()
@@ -99,7 +99,7 @@ def measure_pair(people, parcels, first, second, both):
     Parameters
     ----------
     people : Cohort
-        3-D, with label maps; Dice and surfaces are over :func:`core` of its structures.
+        In 3-D; Dice and surfaces are over :func:`core` of its structures.
     parcels : Cohort or None
         The same people with the manual labels, for the cortical parcels.
     first, second : str
@@ -113,7 +113,8 @@ def measure_pair(people, parcels, first, second, both):
         ``surface_mm`` is the 95th percentile of the surface distance, mean over core structures;
         folding in percent of all voxels and of the fixed brain; ``length_mm`` the mean length of
         the displacement over the fixed brain; ``inverse_consistency_mm`` likewise of the way that
-        is left after going there and back.
+        is left after going there and back. Overlaps and surfaces of a person without a label map
+        are NaN.
     """
     manual = None if parcels is None else (parcels, cortical(parcels.structures))
     measured = metrics.evaluate_pairs(
@@ -129,7 +130,7 @@ def measure_pair(people, parcels, first, second, both):
 
 
 def measure_all(people, parcels, pairs, both, *, file, say=None):
-    """Measure both directions of each pair; what is in ``file`` already is kept.
+    """Measure both directions of each pair; rows that ``file`` already has are kept.
 
     Parameters
     ----------
@@ -138,9 +139,9 @@ def measure_all(people, parcels, pairs, both, *, file, say=None):
     pairs : sequence of (str, str)
         Each two people once, see :func:`unordered`.
     file : path
-        One JSON object a line, one line a direction; goes on where it ended.
+        One JSON object a line, one line a direction; a stopped measurement goes on after it.
     say : callable
-        Told of each pair, a line of text; printed by default.
+        Called with a line of text after each pair; prints it by default.
 
     Returns
     -------
