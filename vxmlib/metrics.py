@@ -557,7 +557,7 @@ def measure_displacement(
     if "inverse_consistency_mm" in measures and reverse is None:
         raise ValueError(
             "measures: found inverse_consistency_mm without the displacement of the other "
-            "direction; use a method of both directions and both_ways=True."
+            "direction; give reverse, or use both_ways=True with a method of both directions."
         )
     shape = cohort.image(fixed).shape
     brain = check_mask(cohort.brain(fixed), shape)
