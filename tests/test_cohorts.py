@@ -41,7 +41,7 @@ def check_promises(cohort, subjects):
         assert cohort.brain(subject).dtype == bool
         assert 0.1 < cohort.brain(subject).mean() < 0.6
         assert set(np.unique(labels)) - {0} <= set(cohort.structures)
-    assert cohort.has_labels
+    assert cohort.unlabelled == ()
     assert cohort.licence
     assert cohort.credit
     assert len(cohort.shape) == cohort.ndim
@@ -294,7 +294,7 @@ def test_label_maps_may_lie_in_a_folder_and_have_names_of_their_own(folder):
     assert cohort.structures[17] == "seahorse, left"
     assert cohort.structures[53] == "Right Hippocampus"
     assert (cohort.labels("a") == 17).any()
-    assert not cohort.has_labels
+    assert cohort.unlabelled == ("b",)
     with pytest.raises(ValueError, match=r"'b' of cohort 'own' has no label map.*b_seg\.nii\.gz"):
         cohort.labels("b")
 

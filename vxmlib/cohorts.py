@@ -80,11 +80,6 @@ class Cohort:
         """Everyone, in the order of the split."""
         return tuple(dict.fromkeys(subject for part in self.split.values() for subject in part))
 
-    @property
-    def has_labels(self):
-        """True when everyone that is evaluated (validation, test) has a label map."""
-        return not set(self.unlabelled) & {*self.split["validation"], *self.split["test"]}
-
     def image(self, subject):
         """Return a person's image: (*vol) float32 in [0, 1], background 0, read-only."""
         return self._person(subject)[0]

@@ -98,7 +98,7 @@ def test_lpba40_has_forty_people_each_in_one_part_and_56_structures(lpba_made):
                 name.split(" ", 1)[1] == cohort.structures[label - 1 + label % 2].split(" ", 1)[1]
             )
     assert not cohort.simulated
-    assert cohort.has_labels
+    assert cohort.unlabelled == ()
     assert "LONI" in cohort.licence
     assert "Shattuck" in cohort.credit
 
@@ -326,7 +326,7 @@ def test_the_people_of_oasis_are_divided_by_their_order(oasis_made):
     assert cohorts.load("oasis", root=oasis_made, ndim=3, seed=5).split == cohort.split
     assert cohort.name == "oasis"
     assert not cohort.simulated
-    assert cohort.has_labels
+    assert cohort.unlabelled == ()
     assert "data use agreement" in cohort.licence
     assert "Marcus" in cohort.credit
 
