@@ -238,9 +238,9 @@ IMAGE = np.zeros((3, 4, 5), np.float32)
         ("a.nii", IMAGE[0], np.eye(4), "image\\[:, None, :\\] for a coronal"),
         ("a.nii", IMAGE.astype(complex), np.eye(4), "array: expected numbers"),
         ("a.nii", np.full((3, 4, 5), 2**40), np.eye(4), "beyond 32 bits"),
-        ("a.nii", IMAGE, np.eye(3), "affine: expected a 4 x 4"),
-        ("a.nii", IMAGE, np.diag([1, 1, 0, 1]), "affine: expected a 4 x 4"),
-        ("a.nii", IMAGE, np.full((4, 4), np.nan), "affine: expected a 4 x 4"),
+        ("a.nii", IMAGE, np.eye(3), "affine: found .* expected an invertible 4 x 4"),
+        ("a.nii", IMAGE, np.diag([1, 1, 0, 1]), "affine: found .* expected an invertible 4 x 4"),
+        ("a.nii", IMAGE, np.full((4, 4), np.nan), "affine: found .* expected an invertible 4 x 4"),
         ("a.mgz", IMAGE, np.eye(4), "expected a name ending in .nii"),
     ],
 )

@@ -14,12 +14,13 @@ Importing this module changes the process in four ways, and nothing else in vxml
 import contextlib
 import importlib
 import inspect
-import numbers
 import os
 import platform
 import re
 import tempfile
 from importlib import metadata
+
+from vxmlib.checks import check_whole
 
 # TensorFlow prints these before it reads its log level: notes on the machine, not warnings.
 _START_UP_NOTE = re.compile(
@@ -137,10 +138,7 @@ def set_seed(seed):
     >>> float(tf.random.uniform(())) == first
     True
     """
-    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, found {seed!r}")
-    tf.keras.utils.set_random_seed(int(seed))
+    tf.keras.utils.set_random_seed(check_whole("seed", seed, most=2**32 - 1))
 
 
 def device_summary():

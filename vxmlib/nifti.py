@@ -13,7 +13,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from vxmlib import files
-from vxmlib.checks import check_displacement
+from vxmlib.checks import check_affine, check_displacement
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI points right and anterior, ITK left and posterior
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
@@ -147,7 +147,7 @@ def write(path, array, affine):
             f"array: expected 3 axes (x, y, z), found shape {array.shape}. Give a slice its "
             "third axis: image[:, None, :] for a coronal one."
         )
-    _save(path, nib.Nifti1Image(_storable(array), _check_affine(affine)))
+    _save(path, nib.Nifti1Image(_storable(array), check_affine(affine)))
 
 
 def write_displacement(path, displacement, affine):
@@ -181,7 +181,7 @@ def write_displacement(path, displacement, affine):
             f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the ITK "
             "convention has no place for a slice in space."
         )
-    affine = _check_affine(affine)
+    affine = check_affine(affine)
     if not _at_right_angles(affine):
         raise ValueError(
             "affine: found voxel axes that are not at right angles (shear), which ITK cannot "
@@ -241,7 +241,7 @@ def _read(path):
             "complete .nii or .nii.gz; if it was downloaded, delete it and fetch it again."
         ) from error
     try:
-        return array, _check_affine(image.affine), intent
+        return array, check_affine(image.affine), intent
     except ValueError as error:
         raise NiftiError(f"{path}: {error}") from error
 
@@ -275,18 +275,6 @@ def _one_volume(array, path):
     if array.ndim < 2 or any(size != 1 for size in array.shape[3:]):
         raise NiftiError(f"{path}: expected one volume (x, y, z), found shape {array.shape}.")
     return array.reshape(array.shape[:3])
-
-
-def _check_affine(affine):
-    """A 4 x 4 float64 matrix that can be inverted."""
-    affine = np.asarray(affine, np.float64)
-    good = affine.shape == (4, 4) and np.isfinite(affine).all()
-    if not good or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError(
-            "affine: expected a 4 x 4 matrix from voxel index to RAS millimetres that can be "
-            f"inverted, found {affine.tolist()}."
-        )
-    return affine
 
 
 def _at_right_angles(affine):
