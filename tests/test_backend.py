@@ -3,6 +3,7 @@
 import importlib.metadata
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -57,6 +58,16 @@ def test_only_start_up_notes_are_held_back(capfd):
         os.write(2, b"I0000 00:00:1 1 port.cc:153] oneDNN custom operations are on.\n")
         os.write(2, b"ImportError: a real problem\n")
     assert capfd.readouterr().err == "ImportError: a real problem\n"
+
+
+def test_stderr_is_not_lost_when_the_import_of_tensorflow_aborts(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'I0000 a note\\nF0000 the reason of the abort\\n')\nos.abort()"
+    )
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom vxmlib import backend"
+    done = run_python(code)
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == "F0000 the reason of the abort\n"
 
 
 @pytest.mark.parametrize("found", ["0.3.1", None])
