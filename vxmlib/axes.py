@@ -9,6 +9,8 @@ from scipy import ndimage
 
 #: RAS millimetres -> RAS millimetres: left and right change places.
 REFLECTION = np.diag([-1.0, 1.0, 1.0, 1.0])
+#: RAS millimetres -> the Left, Posterior, Superior millimetres of ITK and ANTs; its own inverse.
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ALIGNED = 1e-6
 
 
