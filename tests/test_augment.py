@@ -91,5 +91,5 @@ def test_what_makes_no_sense_is_refused():
         Augmentation(affine=float("nan"))
     with pytest.raises(ValueError, match="width: found 0"):
         Augmentation(width=0)
-    with pytest.raises(ValueError, match="flip: found True, expected one of midplane, array"):
+    with pytest.raises(ValueError, match="flip: found True, expected one of: midplane, array"):
         Augmentation(flip=True)

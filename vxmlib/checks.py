@@ -102,6 +102,29 @@ def check_affine(affine, *, name="affine"):
     return matrix
 
 
+def check_shape(shape, *, axes=(2, 3), name="shape"):
+    """Return a grid that a U-Net can halve four times as a tuple of int.
+
+    Examples
+    --------
+    >>> check_shape([32, 48])
+    (32, 48)
+    >>> check_shape((18, 18))
+    Traceback (most recent call last):
+    ...
+    ValueError: shape: found (18, 18), expected 2 or 3 sizes divisible by 16; pad to (32, 32)
+    """
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    whole = all(isinstance(size, numbers.Integral) and size > 0 for size in sizes)
+    if len(sizes) not in axes or not whole or any(size % MULTIPLE for size in sizes):
+        mend = f"; pad to {fitting_shape(sizes)}" if whole and len(sizes) in axes else ""
+        wanted = " or ".join(map(str, axes))
+        raise ValueError(
+            f"{name}: found {shape!r}, expected {wanted} sizes divisible by {MULTIPLE}{mend}"
+        )
+    return tuple(map(int, sizes))
+
+
 def check_displacement(displacement, *, shape=None, name="displacement"):
     """Return `displacement` as an array of floats, or say what is wrong with it.
 

@@ -4,10 +4,8 @@ All image losses have Keras' signature ``loss(y_true, y_pred)``: the fixed image
 moving image second, both ``(batch, *vol, channels)``.
 """
 
-import math
-import numbers
-
 from vxmlib.backend import tf, vxm
+from vxmlib.checks import check_choice, check_number, check_whole
 
 
 class LocalNCC:
@@ -54,17 +52,13 @@ class LocalNCC:
     """
 
     def __init__(self, window=9, eps=1e-5):
-        whole = isinstance(window, numbers.Integral) and not isinstance(window, bool)
-        if not whole or window < 3 or window % 2 == 0:
+        self.window = check_whole("window", window, least=3)
+        self.eps = check_number("eps", eps, above=0)
+        if self.window % 2 == 0:
             raise ValueError(
-                f"window must be an odd integer of at least 3 (voxels), found {window!r}: an even "
-                "window has no centre voxel; take 9, the paper's value"
+                f"window: found {window}, expected an odd number of voxels, because an even window "
+                "has no centre voxel; take 9, the paper's value"
             )
-        number = isinstance(eps, numbers.Real) and not isinstance(eps, bool)
-        if not number or not 0 < eps < math.inf:
-            raise ValueError(f"eps must be a positive number, found {eps!r}; take 1e-5")
-        self.window = int(window)
-        self.eps = float(eps)
 
     def score(self, y_true, y_pred):
         """Score every voxel.
@@ -87,8 +81,8 @@ class LocalNCC:
         fixed, warped = _full_precision(y_true), _full_precision(y_pred)
         if not fixed.shape.is_compatible_with(warped.shape):
             raise ValueError(
-                "NCC needs two images of one shape (batch, *vol, channels), found "
-                f"{tuple(fixed.shape)} and {tuple(warped.shape)}"
+                f"y_true, y_pred: found shapes {tuple(fixed.shape)} and {tuple(warped.shape)}, "
+                "expected one shape (batch, *vol, channels)"
             )
         nd = fixed.shape.rank - 2
         voxels = self.window**nd * fixed.shape[-1]
@@ -191,6 +185,4 @@ def image_loss(name):
     >>> [float(v) for v in image_loss("mse")(tf.zeros((2, 4, 4, 1)), tf.ones((2, 4, 4, 1)))]
     [1.0, 1.0]
     """
-    if not isinstance(name, str) or name not in _LOSSES:
-        raise ValueError(f"image_loss must be one of {sorted(_LOSSES)}, found {name!r}")
-    return _LOSSES[name]()
+    return _LOSSES[check_choice("image_loss", name, _LOSSES)]()

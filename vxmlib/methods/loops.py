@@ -15,6 +15,7 @@ import pandas as pd
 
 from vxmlib import models, training
 from vxmlib.backend import tf, vxm
+from vxmlib.checks import check_number, check_whole
 
 
 class LoopStopped(ValueError):
@@ -180,10 +181,10 @@ def train(
     """
     optimizer = optimizer or model.optimizer
     variables = model.trainable_variables if variables is None else list(variables)
-    if not variables or steps < 1:
-        raise ValueError(
-            f"found {len(variables)} variables and steps={steps}, expected at least one of each"
-        )
+    steps = check_whole("steps", steps, least=1)
+    keep_every = check_whole("keep_every", keep_every, least=1)
+    if not variables:
+        raise ValueError("variables: found none, expected at least one to train")
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         raise ValueError(
             "optimizer: found one that scales the loss for 16 bits, which this loop does not do; "
@@ -274,12 +275,12 @@ class FoldingBudget:
     rate : float
         Above 1.
     memory : float
-        Share of the running mean that a step keeps, from 0 to below 1.
+        Share of the running mean that a step keeps, from 0 to 0.999.
 
     Raises
     ------
     ValueError
-        A range without its start, or another number that means nothing.
+        A start outside the range, or another number that is out of bounds.
 
     Examples
     --------
@@ -289,15 +290,13 @@ class FoldingBudget:
     """
 
     def __init__(self, *, percent, start, least=1e-3, most=1e3, rate=1.05, memory=0.9):
-        if not (0 < least <= start <= most and rate > 1 and 0 <= memory < 1 and percent > 0):
-            raise ValueError(
-                f"found percent={percent}, least={least}, start={start}, most={most}, rate={rate}, "
-                f"memory={memory}; expected 0 < least <= start <= most, rate above 1, percent "
-                "above 0, memory from 0 to below 1"
-            )
-        self.percent, self.least, self.most = percent, least, most
-        self.rate, self.memory = rate, memory
-        self.lam = tf.Variable(float(start), trainable=False, dtype=tf.float32)
+        self.percent = check_number("percent", percent, above=0)
+        self.least = check_number("least", least, above=0)
+        self.most = check_number("most", most, least=self.least)
+        self.rate = check_number("rate", rate, above=1)
+        self.memory = check_number("memory", memory, least=0, most=0.999)
+        start = check_number("start", start, least=self.least, most=self.most)
+        self.lam = tf.Variable(start, trainable=False, dtype=tf.float32)
         self._mean = None
 
     def update(self, folding_percent):
@@ -377,7 +376,7 @@ class AdversarialSimilarity:
     learning_rate : float
         Of the discriminator's Adam.
     blend : float
-        Share of the moving image in a good pair, from 0 to below 1.
+        Share of the moving image in a good pair, from 0 to 0.999.
     patience : int
         So many steps in a row in which it is never wrong and surely so (its loss below 0.01)
         end the training: its gradient teaches nothing any more.
@@ -385,7 +384,9 @@ class AdversarialSimilarity:
 
     def __init__(self, shape, *, lam=0.1, learning_rate=1e-3, blend=0.3, patience=50):
         self.network = discriminator(shape)
-        self.lam, self.blend, self.patience = float(lam), float(blend), int(patience)
+        self.lam = check_number("lam", lam, least=0)
+        self.blend = check_number("blend", blend, least=0, most=0.999)
+        self.patience = check_whole("patience", patience, least=1)
         self._adam = tf.keras.optimizers.Adam(learning_rate)
         self._adam.build(self.network.trainable_variables)
         self._loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)

@@ -1,6 +1,7 @@
 """Register a pair several times with one method: each pass registers what the last one left."""
 
 from vxmlib import warp
+from vxmlib.checks import check_whole
 
 
 def passes(register, moving, fixed, *, count):
@@ -50,8 +51,7 @@ def passes(register, moving, fixed, *, count):
     >>> [round(float(field[16, 16, 0]), 6) for field in found]
     [2.0, 3.0, 3.5]
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"count: found {count!r}, expected a whole number of passes, at least 1")
+    count = check_whole("count", count, least=1)
     field = register(moving, fixed)
     yield field
     for _ in range(count - 1):
