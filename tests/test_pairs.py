@@ -218,6 +218,22 @@ def test_augmentation_changes_images_by_seed_and_step_and_not_the_pairs(cohort):
     assert not np.array_equal(batch(8, augment=change)[0], changed[0])
 
 
+def test_each_step_augments_with_a_random_stream_of_seed_and_step_other_than_that_of_the_pairs(
+    cohort,
+):
+    data = pairs.pair_dataset(
+        cohort,
+        cohort_ids(4),
+        batch_size=1,
+        seed=5,
+        augment=lambda image, generator, _: np.full_like(image, generator.random()),
+    )
+    first = [moving[0, 0, 0] for moving, _ in drawn(data, 3)]
+    # (5, step) draws the pairs: the same stream would tie the change to the choice of the pair.
+    expected = [np.random.default_rng((5, step, 1)).random() for step in range(3)]
+    np.testing.assert_allclose(first, expected, rtol=1e-6)
+
+
 def test_an_atlas_is_not_augmented(cohort):
     atlas = cohort.image("p0")
     data = pairs.pair_dataset(
