@@ -145,7 +145,3 @@ def _field(x, ndims):
     return convolution(
         ndims, 3, padding="same", kernel_initializer=start, name="flow", dtype="float32"
     )(x)
-
-
-#: By the names that ``config/real.yaml`` and its records have.
-NETWORKS = {"strided": StridedVxmDense, "vxm": vxm.networks.VxmDense}
