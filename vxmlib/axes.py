@@ -7,6 +7,8 @@ It is in general not the middle of the array, so that reversing an array does no
 import numpy as np
 from scipy import ndimage
 
+from vxmlib.checks import check_affine
+
 #: RAS millimetres -> RAS millimetres: left and right change places.
 REFLECTION = np.diag([-1.0, 1.0, 1.0, 1.0])
 #: RAS millimetres -> the Left, Posterior, Superior millimetres of ITK and ANTs; its own inverse.
@@ -48,12 +50,7 @@ def itk_grid(affine, ndim=3):
     >>> axes.diagonal().tolist(), spacing.tolist(), origin.tolist()
     ([-2.0, -3.0, 4.0], [2.0, 3.0, 4.0], [-10.0, -20.0, 30.0])
     """
-    affine = np.asarray(affine, np.float64)
-    if affine.shape != (ndim + 1, ndim + 1) or not abs(np.linalg.det(affine)) > 1e-12:
-        raise ValueError(
-            f"affine: found {affine.tolist()}, expected an invertible {ndim + 1} x {ndim + 1} "
-            f"matrix that maps voxel indices to mm; take it from the header of the {ndim}-D image"
-        )
+    affine = check_affine(affine, ndim=ndim)
     if not at_right_angles(affine):
         raise ValueError(
             f"affine: found {affine.tolist()}, whose voxel axes are not at right angles (shear), "
@@ -108,12 +105,7 @@ def mirror_matrix(affine, ndim=3):
     >>> (mirror_matrix(affine) @ [0, 5, 5, 1]).tolist()
     [3.0, 5.0, 5.0, 1.0]
     """
-    affine = np.asarray(affine, np.float64)
-    if affine.shape != (4, 4) or not abs(np.linalg.det(affine)) > 0:
-        raise ValueError(
-            f"affine: found {affine.tolist()}, expected an invertible 4 x 4 matrix that maps "
-            "voxel indices to RAS mm; take it from the cohort or from the image's header"
-        )
+    affine = check_affine(affine)
     matrix = np.linalg.inv(affine) @ REFLECTION @ affine
     if ndim == 3:
         return matrix
@@ -208,6 +200,6 @@ def _reflected(array, affine, *, order):
 
 
 def _other_side(name):
-    """The name of the structure on the other side; a structure of the middle is its own."""
+    """The name of the structure on the other side; a structure of the middle keeps its name."""
     words = {"Left": "Right", "Right": "Left", "left": "right", "right": "left"}
     return " ".join(words.get(word, word) for word in name.split(" "))

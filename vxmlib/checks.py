@@ -76,13 +76,15 @@ def check_choice(name, value, choices):
     raise ValueError(f"{name}: found {value!r}, expected one of: {expected}")
 
 
-def check_affine(affine, *, name="affine"):
+def check_affine(affine, *, ndim=3, name="affine"):
     """Return an affine as a float64 array, or say what is wrong with it.
 
     Parameters
     ----------
     affine : array_like
         4 x 4, voxel index -> RAS mm; finite and invertible.
+    ndim : {2, 3}
+        2 for the affine of a plane, 3 x 3.
     name : str
         Argument or file name for the message.
 
@@ -92,12 +94,12 @@ def check_affine(affine, *, name="affine"):
         Another shape, NaN or infinite entries, or an axis without a direction or a length.
     """
     matrix = np.asarray(affine, np.float64)
-    finite = matrix.shape == (4, 4) and np.isfinite(matrix).all()
-    if not finite or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+    finite = matrix.shape == (ndim + 1, ndim + 1) and np.isfinite(matrix).all()
+    if not finite or abs(np.linalg.det(matrix[:-1, :-1])) < 1e-12:
         raise ValueError(
-            f"{name}: found {matrix.tolist()}, expected an invertible 4 x 4 matrix from "
-            "voxel index to RAS millimetres. Correct the header: each axis needs a direction "
-            "and a length."
+            f"{name}: found {matrix.tolist()}, expected an invertible {ndim + 1} x {ndim + 1} "
+            "matrix from voxel index to RAS millimetres. Correct the header: each axis needs a "
+            "direction and a length."
         )
     return matrix
 
