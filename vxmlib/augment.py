@@ -1,4 +1,4 @@
-"""Random changes of the training images: mirrored, tilted, shifted and bent."""
+"""Random augmentation of training images: they are mirrored, tilted, shifted and bent."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Augmentation:
     Raises
     ------
     ValueError
-        An unknown flip, a value that is negative or not finite, or a width of 0.
+        An unknown flip, or a number that is out of range.
 
     Examples
     --------

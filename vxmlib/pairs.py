@@ -1,4 +1,4 @@
-"""Training pairs as tf.data: ((moving, fixed), (fixed, zero field)) of static shape."""
+"""Training and validation pairs as a tf.data.Dataset of ((moving, fixed), (fixed, zero field))."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Instance optimisation: start from a displacement, minimise the training loss for one pair."""
+"""Instance optimisation: minimise the training loss for one pair, from a given displacement."""
 
 import math
 import time
@@ -124,13 +124,13 @@ class InstanceOptimiser:
             if not math.isfinite(loss):
                 raise NotFinite(f"the loss became {loss} at step {step}: {_MEND}")
             rows.append((step, loss, image, smooth, spent))
-        found = self._field(start)[0].numpy()
-        if not np.isfinite(found).all():
+        refined = self._field(start)[0].numpy()
+        if not np.isfinite(refined).all():
             raise NotFinite(f"the displacement after step {steps}: {_MEND}")
         if watch is not None:
-            watch(steps, found)
+            watch(steps, refined)
         columns = ["step", "loss", "image_loss", "smoothness_loss", "seconds"]
-        return found, pd.DataFrame(rows, columns=columns)
+        return refined, pd.DataFrame(rows, columns=columns)
 
     def _forget(self):
         """Nothing of one pair reaches the next."""

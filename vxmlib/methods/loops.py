@@ -1,8 +1,9 @@
-"""Training loops of one's own, with the guards that ``fit()`` users have: for lesson 12.
+"""Custom training loops for VxmDense, which stop on NaN and keep the last good weights.
 
-Three ways to make the same step, from the most to the least that Keras does: ``fit()``; ``fit()``
-with a ``train_step`` of one's own (:class:`OwnStep`); a bare loop (:func:`train`). The last takes
-any objective, and stops with a message, its last good weights kept, when something breaks.
+There are three ways to make the same training step, from the most to the least that Keras does:
+``fit()``; ``fit()`` with a custom ``train_step`` (:class:`OwnStep`); a bare loop (:func:`train`).
+The bare loop takes any objective. When the loss or a weight is no longer finite, it stops with a
+message and its last good weights are kept.
 """
 
 import math
@@ -129,7 +130,7 @@ def train(
     keep=None,
     keep_every=50,
 ):
-    """Train by a loop of one's own.
+    """Train a model by a bare loop.
 
     Parameters
     ----------
@@ -393,7 +394,7 @@ class AdversarialSimilarity:
         self._won = 0
 
     def objective(self, inputs, targets, outputs):
-        """What the registration network minimises: being found out, and roughness."""
+        """The loss of the registration network: being recognised by its rival, and roughness."""
         fooled = self.network([outputs[0], inputs[1]], training=False)
         image = self._loss(tf.ones_like(fooled), fooled)
         smooth = tf.reduce_mean(vxm.losses.Grad("l2").loss(None, outputs[-1]))
@@ -410,10 +411,10 @@ class AdversarialSimilarity:
         with tf.GradientTape() as tape:
             real = self.network([good, fixed], training=True)
             fake = self.network([outputs[0], fixed], training=True)
-            own = self._loss(tf.ones_like(real), real) + self._loss(tf.zeros_like(fake), fake)
+            loss = self._loss(tf.ones_like(real), real) + self._loss(tf.zeros_like(fake), fake)
         variables = self.network.trainable_variables
-        self._adam.apply_gradients(zip(tape.gradient(own, variables), variables, strict=True))
-        return {"discriminator_loss": own}
+        self._adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"discriminator_loss": loss}
 
     def after(self, step, logs, outputs):
         """Stop when the discriminator has won outright."""

@@ -1,4 +1,4 @@
-"""The network of the CVPR 2018 paper, rebuilt with Keras layers, and the authors' weights for it.
+"""The network of the CVPR 2018 paper, rebuilt from Keras layers, with the authors' weights.
 
 It differs from today's ``VxmDense``: strided convolutions instead of pooling, and one convolution
 at half the size before the last upsampling. So ``VxmDense.load`` cannot read its files, and a
@@ -94,19 +94,19 @@ def load(name="vm2_cc", *, path=None, shape=SHAPE):
     check_choice("name", name, WEIGHTS)
     path = fetch.fetch(WEIGHTS[name]) if path is None else path
     model = build(name.split("_")[0], shape)
-    found, expected = _read(path), model.get_weights()
-    for number, (one, other) in enumerate(zip(found, expected, strict=False), start=1):
+    weights, expected = _read(path), model.get_weights()
+    for number, (one, other) in enumerate(zip(weights, expected, strict=False), start=1):
         if one.shape != other.shape:
             raise ModelFileError(
                 f"{path}: weight {number} has shape {one.shape}, expected {other.shape}: it is of "
                 f"another architecture than {name}"
             )
-    if len(found) != len(expected):
+    if len(weights) != len(expected):
         raise ModelFileError(
-            f"{path}: found {len(found)} weights, expected the {len(expected)} of {name}: it is "
+            f"{path}: found {len(weights)} weights, expected the {len(expected)} of {name}: it is "
             "of another architecture"
         )
-    model.set_weights(found)
+    model.set_weights(weights)
     return model
 
 

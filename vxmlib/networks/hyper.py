@@ -1,4 +1,4 @@
-"""HyperMorph: one network for every λ, which it takes as a third input.
+"""HyperMorph: one network for all values of λ, which it takes as a third input.
 
 The loss of a pair is ``(1 - h) * image_loss + h * middle * Grad`` with h from 0 to 1, drawn anew
 for each pair. What a minimum looks like depends on the ratio of the two weights alone, and a

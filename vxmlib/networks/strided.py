@@ -1,4 +1,4 @@
-"""A lighter network than VxmDense: that of the authors' papers, with strided convolutions.
+"""The network of the authors' papers, with strided convolutions; it is faster than VxmDense.
 
 On a processor most of VxmDense's time goes into its many-featured convolutions at full size. The
 papers' own networks stride from the first convolution on and have few features at full size: the
