@@ -131,11 +131,11 @@ def test_an_affine_says_where_a_pixel_of_the_slice_is(mni):
             {"name": "ixi"},
             "found 'ixi', expected one of: mni, malf, vxm2018, lpba40, oasis",
         ),
-        ({"name": "mni", "ndim": 4}, "ndim=4"),
-        ({"name": "mni", "spacing": 3.0}, r"spacing=3.0 .*Use 1.0 or 2.0"),
-        ({"name": "mni", "spacing": 4.0}, r"spacing=4.0 .*multiples of 16"),
-        ({"name": "mni", "spacing": "1"}, "spacing='1' is no voxel size"),
-        ({"name": "mni", "spacing": -1.0}, "no voxel size"),
+        ({"name": "mni", "ndim": 4}, "ndim: found 4"),
+        ({"name": "mni", "spacing": 3.0}, r"spacing: found 3 .*Use 1.0 or 2.0"),
+        ({"name": "mni", "spacing": 4.0}, r"spacing: found 4 .*multiples of 16"),
+        ({"name": "mni", "spacing": "1"}, "spacing: found '1'"),
+        ({"name": "mni", "spacing": -1.0}, "spacing: found -1.0, expected a finite number above 0"),
         ({"name": "mni", "seed": -1}, "seed: found -1"),
         ({"name": "mni", "seed": 1.5}, "seed: found 1.5"),
         ({"name": "mni", "root": "x"}, "root='x': cohort 'mni' has no such option; it takes ndim"),
@@ -145,15 +145,21 @@ def test_an_affine_says_where_a_pixel_of_the_slice_is(mni):
         ),
         ({"name": "malf", "people": 10}, "people=10: cohort 'malf' has no such option"),
         ({"name": "mni", "labels": "manual"}, "labels='manual': cohort 'mni' has no such option"),
-        ({"name": "malf", "labels": "mine"}, "labels='mine'"),
+        (
+            {"name": "malf", "labels": "mine"},
+            "labels: found 'mine', expected one of: freesurfer, manual",
+        ),
         ({"name": "mni", "align": "affine"}, "align='affine': cohort 'mni' has no such option"),
-        ({"name": "mni", "people": 5}, "people=5: expected a total of at least 6"),
-        ({"name": "mni", "people": {"train": 3}}, "each a number of at least 1"),
-        ({"name": "mni", "people": FEW | {"test": 0}}, "each a number of at least 1"),
+        ({"name": "mni", "people": 5}, "people: found 5, expected a whole number of at least 6"),
+        (
+            {"name": "mni", "people": {"train": 3}},
+            "people: found the keys train, expected train, val",
+        ),
+        ({"name": "mni", "people": FEW | {"test": 0}}, r"people\['test'\]: found 0"),
         ({"name": "own"}, "needs a folder of NIfTI files"),
         ({"name": "own", "root": "/nowhere"}, "'/nowhere' is not a folder"),
-        ({"name": "vxm2018", "ndim": 2}, "volumes of 1 mm"),
-        ({"name": "vxm2018", "spacing": 2.0}, "volumes of 1 mm"),
+        ({"name": "vxm2018", "ndim": 2}, "ndim: found 2, expected one of: 3"),
+        ({"name": "vxm2018", "spacing": 2.0}, "spacing: found 2.0, expected one of: 1.0"),
     ],
 )
 def test_load_says_what_is_wrong(arguments, message):
@@ -195,7 +201,7 @@ def test_pairs_are_all_ordered_pairs_in_an_order_that_the_seed_fixes():
 def test_pairs_need_two_people_and_a_sensible_limit():
     with pytest.raises(ValueError, match="at least two people"):
         cohorts.ordered_pairs(["a", "a"])
-    with pytest.raises(ValueError, match="limit=0"):
+    with pytest.raises(ValueError, match="limit: found 0"):
         cohorts.ordered_pairs(["a", "b"], limit=0)
 
 
@@ -264,7 +270,7 @@ def test_scans_in_mni_space_can_be_taken_as_they_are(folder, head):
     nifti.write(folder / "z.nii.gz", head[0], head[2])
     cohort = cohorts.load("own", root=folder, align="none", **OWN)
     np.testing.assert_allclose(cohort.image("a"), cohort.image("z"), atol=0.01)
-    with pytest.raises(ValueError, match="align='rigid'"):
+    with pytest.raises(ValueError, match="align: found 'rigid'"):
         cohorts.load("own", root=folder, align="rigid")
 
 
@@ -359,7 +365,7 @@ def spoil(folder, what):
         return r"b_seg\.nii\.gz: found label -"
     if what == "a label too large":
         nifti.write(folder / "b_seg.nii.gz", labels.astype(np.int32) * 1000, affine)
-        return r"b_seg\.nii\.gz: label 63000"
+        return r"b_seg\.nii\.gz: found label 63000"
     if what == "labels without a scan":
         b.unlink()
         return r"b_seg\.nii\.gz: a label map without its scan"

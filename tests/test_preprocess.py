@@ -1,4 +1,4 @@
-"""Sampling by closed forms, and a clear refusal of everything the network cannot take."""
+"""Resampling and normalisation by closed forms."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vxmlib import checks, preprocess
+from vxmlib import preprocess
 from vxmlib.sources import template
 
 ORIENTATIONS = [
@@ -42,7 +42,7 @@ def test_reorient_undoes_every_order_and_direction_of_the_axes(orientation):
 def test_reorient_refuses_a_series_and_a_broken_affine():
     with pytest.raises(ValueError, match=r"three axes, found shape \(2, 2, 2, 5\)"):
         preprocess.reorient(np.zeros((2, 2, 2, 5)), np.eye(4))
-    with pytest.raises(ValueError, match="does not say where the axes point"):
+    with pytest.raises(ValueError, match=r"affine: found .* each axis needs a direction"):
         preprocess.reorient(np.zeros((2, 2, 2)), np.diag([1.0, 0.0, 1.0, 1.0]))
 
 
@@ -161,7 +161,7 @@ def test_normalise_refuses_an_image_without_a_brain(bad):
 def test_normalise_refuses_nan_and_a_wrong_percentile():
     with pytest.raises(ValueError, match="1 of 2 voxels are NaN"):
         preprocess.normalise(np.array([1.0, np.nan]))
-    with pytest.raises(ValueError, match="percentile=0"):
+    with pytest.raises(ValueError, match="percentile: found 0, expected a finite number above 0"):
         preprocess.normalise(np.array([1.0, 2.0]), percentile=0)
 
 
@@ -187,58 +187,3 @@ def test_crop_or_pad_by_default_makes_sides_fit_and_wants_a_size_for_each_axis()
     assert preprocess.crop_or_pad(np.ones((17, 16, 1)))[0].shape == (32, 16, 16)
     with pytest.raises(ValueError, match="expected 2 numbers"):
         preprocess.crop_or_pad(np.ones((4, 4)), (4, 4, 4))
-
-
-GOOD = np.random.default_rng(4).random((16, 32)).astype(np.float32)
-
-
-def spoilt(value):
-    image = GOOD.copy()
-    image[3, 5] = value
-    return image
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (GOOD[None, ..., None], r"shape \(1, 16, 32, 1\).*Batch and channel"),
-        (GOOD.astype(str), "array of numbers"),
-        (GOOD[1:], r"\(15, 32\) does not fit.*makes it \(16, 32\)"),
-        (spoilt(np.nan), "1 of 512 voxels are NaN or infinite"),
-        (spoilt(np.inf), "1 of 512 voxels are NaN or infinite"),
-        (np.full((16, 16), 0.5), "every voxel is 0.5"),
-        (spoilt(-0.1), r"from -0\.1 to .*expected \[0, 1\].*normalise"),
-        (spoilt(1.01), r"to 1\.01, expected \[0, 1\]"),
-        (spoilt(700), r"to 700, expected \[0, 1\]"),
-    ],
-)
-def test_check_image_says_what_is_wrong(image, message):
-    with pytest.raises(ValueError, match=f"^a_scan: .*{message}"):
-        checks.check_image(image, name="a_scan")
-
-
-def test_check_image_lets_a_good_one_pass_unchanged():
-    assert checks.check_image(GOOD) is GOOD
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (GOOD, "integer label map, found dtype float32"),
-        (np.full((16, 32), -1), "found label -1"),
-        (np.zeros((16, 16), int), r"grid \(16, 16\), expected \(16, 32\)"),
-    ],
-)
-def test_check_labels_says_what_is_wrong(labels, message):
-    with pytest.raises(ValueError, match=f"^a_map: .*{message}"):
-        checks.check_labels(labels, shape=(16, 32), name="a_map", least=0)
-
-
-def test_check_pair_wants_one_shape_and_names_the_bad_one():
-    with pytest.raises(ValueError, match=r"moving has shape \(16, 32\) and fixed has shape \(16,"):
-        checks.check_pair(GOOD, GOOD[:, :16])
-    with pytest.raises(ValueError, match=r"^fixed: every voxel is 0"):
-        checks.check_pair(GOOD, np.zeros_like(GOOD))
-    moving, fixed = checks.check_pair(GOOD, GOOD * 0.5)
-    assert moving is GOOD
-    assert fixed.max() <= 0.5

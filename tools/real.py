@@ -28,7 +28,7 @@ from vxmlib.experiments import compare, runs
 from vxmlib.experiments.settings import SCHEDULES
 from vxmlib.methods import baselines, passes
 from vxmlib.methods.instance import InstanceOptimiser
-from vxmlib.networks.strided import NETWORKS
+from vxmlib.networks import NETWORKS, network_class
 
 CODE = Path(__file__).resolve().parent.parent
 RESULTS = CODE / "results" / "malf"
@@ -144,7 +144,7 @@ def build(settings: dict, shape):
     """The compiled, untrained model of a training, from its seed."""
     set_seed(settings["seed"])
     chosen = {key: settings[key] for key in _MODEL}
-    return models.build(shape, network=NETWORKS[settings["network"]], **chosen)
+    return models.build(shape, network=network_class(settings["network"]), **chosen)
 
 
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
@@ -285,7 +285,8 @@ def network_of(plan: dict, told: dict, people, results: Path):
     """The registration by a trained network, in all its passes, compiled: its pairs are timed."""
     settings = entry(plan, "trainings", told["training"])
     path = results / "weights" / f"{told['training']}.h5"
-    register = partial(models.register, models.load(path, network=NETWORKS[settings["network"]]))
+    model = models.load(path, network=network_class(settings["network"]))
+    register = partial(models.register, model)
     register(*_any_two(people))
     return passes.repeated(register, told.get("passes", 1))
 

@@ -7,7 +7,6 @@
 
 import importlib
 import inspect
-import numbers
 import threading
 from dataclasses import dataclass, field
 
@@ -231,7 +230,7 @@ def load(
     vxmlib.fetch.FetchError
         The files of `malf` or `vxm2018` cannot be had.
     """
-    checks.check_choice("Cohort", name, SOURCES)
+    checks.check_choice("name", name, SOURCES)
     seed = checks.check_whole("seed", seed)
     build = importlib.import_module(SOURCES[name]).cohort
     takes = inspect.signature(build).parameters
@@ -250,20 +249,6 @@ def load(
     if "seed" in takes:
         given["seed"] = seed
     return build(**given)
-
-
-def check_ndim(ndim):
-    """Return the number of dimensions of a cohort, 2 by default.
-
-    Raises
-    ------
-    ValueError
-        It is neither 2 nor 3.
-    """
-    ndim = 2 if ndim is None else ndim
-    if ndim not in (2, 3):
-        raise ValueError(f"ndim={ndim!r}: expected 2 (a coronal slice) or 3 (the volume).")
-    return ndim
 
 
 def ordered_pairs(ids, limit=None, seed=0):
@@ -291,8 +276,8 @@ def ordered_pairs(ids, limit=None, seed=0):
     ids = list(dict.fromkeys(ids))
     if len(ids) < 2:
         raise ValueError(f"ids: found {ids}, expected at least two people to make a pair.")
-    if limit is not None and (not isinstance(limit, numbers.Integral) or limit < 1):
-        raise ValueError(f"limit={limit!r}: expected a number of pairs, 1 or above, or None.")
+    if limit is not None:
+        limit = checks.check_whole("limit", limit, least=1)
     pairs = [(moving, fixed) for moving in ids for fixed in ids if moving != fixed]
     order = np.random.default_rng(seed).permutation(len(pairs))
     return [pairs[k] for k in order[:limit]]

@@ -45,12 +45,7 @@ def reorient(image, affine):
             f"image: expected three axes, found shape {image.shape}. Take one volume of a series "
             "with image[..., 0]."
         )
-    turn = nib.io_orientation(affine)
-    if np.isnan(turn).any():
-        raise ValueError(
-            f"affine: it does not say where the axes point ({np.asarray(affine).tolist()}). Mend "
-            "the header; every axis needs a direction and a length."
-        )
+    turn = nib.io_orientation(checks.check_affine(affine))
     turned = nib.apply_orientation(image, turn)
     return turned, affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
 
@@ -146,8 +141,7 @@ def normalise(image, *, percentile=99.5):
     [0.0, 0.0, 0.25, 0.5, 1.0]
     """
     image = np.asarray(image, np.float32)
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile={percentile!r} is not above 0 and at most 100.")
+    percentile = checks.check_number("percentile", percentile, above=0, most=100)
     checks.check_finite(image, "image")
     brain = image[image > 0]
     if brain.size == 0:

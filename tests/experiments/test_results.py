@@ -9,7 +9,7 @@ from vxmlib import models, records
 from vxmlib.experiments import compare
 from vxmlib.experiments.results import COLUMNS, Comparison
 from vxmlib.methods import baselines
-from vxmlib.networks.strided import NETWORKS
+from vxmlib.networks import network_class
 
 PLAN = """
 trainings: {ncc: {}, ncc-none: {augment: null}, mse: {}}
@@ -160,7 +160,7 @@ def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
     people = dataclasses.replace(tiny_cohort, spacing=2.0)
     parameters = {"network": "strided", "augment": None, "lam": 1.0}
     (tmp_path / "real.yaml").write_text("trainings: {ncc: {}}\nmethods: {ncc: {training: ncc}}\n")
-    model = models.build(people.shape, network=NETWORKS["strided"], features="small")
+    model = models.build(people.shape, network=network_class("strided"), features="small")
     models.save(model, tmp_path / "weights" / "ncc.h5")
     unmoved = compare.one_way(baselines.identity)
     recorded = compare.measure_pair(people, None, *people.split["test"][:2], unmoved)

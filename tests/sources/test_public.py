@@ -158,7 +158,7 @@ def test_the_affine_alignment_of_own_scans_is_used(lpba_made, monkeypatch, tmp_p
     assert len(asked) == 1
     plain = cohorts.load("lpba40", root=lpba_made, ndim=3)
     np.testing.assert_allclose(cohort.image("S01"), plain.image("S01"), atol=1e-3)
-    with pytest.raises(ValueError, match="align='none': expected one of centre, affine"):
+    with pytest.raises(ValueError, match="align: found 'none', expected one of: centre, affine"):
         cohorts.load("lpba40", root=lpba_made, align="none")
 
 
@@ -527,11 +527,11 @@ def test_voxels_of_another_size_are_refused(archive):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": "seg35"}, "labels='seg35': expected 'seg24' or 'seg4'.*ndim=2"),
-        ({"labels": "seg24", "ndim": 3}, "labels='seg24': expected 'seg35' or 'seg4'.*ndim=3"),
-        ({"labels": "manual"}, "labels='manual'"),
-        ({"spacing": 3.0}, "spacing=3.0: expected 1.0"),
-        ({"ndim": 4}, "ndim=4"),
+        ({"labels": "seg35"}, "ndim=2.*found 'seg35', expected one of: seg24, seg4"),
+        ({"labels": "seg24", "ndim": 3}, "ndim=3.*found 'seg24', expected one of: seg35, seg4"),
+        ({"labels": "manual"}, "labels .*found 'manual'"),
+        ({"spacing": 3.0}, "spacing: found 3.0, expected one of: 1.0, 2.0"),
+        ({"ndim": 4}, "ndim: found 4"),
         ({"align": "affine"}, "align='affine': cohort 'oasis' has no such option"),
         ({"people": 10}, "people=10: cohort 'oasis' has no such option"),
     ],

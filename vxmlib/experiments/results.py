@@ -9,7 +9,7 @@ import yaml
 from vxmlib import models, records
 from vxmlib.experiments import compare, statistics
 from vxmlib.methods import passes
-from vxmlib.networks.strided import NETWORKS
+from vxmlib.networks import network_class
 
 #: Of :meth:`Comparison.summary`.
 COLUMNS = ("pairs", "dice_sd_pairs", "dice_sd_pooled", *compare.MEASURES, "training_hours")
@@ -246,7 +246,7 @@ class Comparison:
         if "training" not in told or "instance" in told:
             raise ValueError(f"name: found {name!r}, expected a method that is a network alone")
         trained = told["training"]
-        network = NETWORKS[self.training[trained]["parameters"]["network"]]
+        network = network_class(self.training[trained]["parameters"]["network"])
         model = models.load(self.folder / "weights" / f"{trained}.h5", network=network)
         register = passes.repeated(partial(models.register, model), told.get("passes", 1))
         rows = []

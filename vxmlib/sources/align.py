@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from vxmlib import files, nifti, preprocess
+from vxmlib.axes import RAS_TO_LPS
 from vxmlib.sources import malf, template
 
 TRANSFORM = "antsRegistrationSyNQuickRepro[a]"  # rigid, then affine; ANTs' reproducible recipe
@@ -30,7 +31,6 @@ METHOD = {
     "seed": 1,
     "threads": 1,
 }
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm <-> ITK's LPS mm; its own inverse
 
 
 def affine_to_template(image, affine, *, spacing=1.0, seed=1):
@@ -100,7 +100,7 @@ def ras_matrix(parameters, centre):
     matrix[:3, :3] = np.reshape(parameters[:9], (3, 3))
     centre = np.asarray(centre, float)
     matrix[:3, 3] = np.asarray(parameters[9:12]) + centre - matrix[:3, :3] @ centre
-    return _LPS @ matrix @ _LPS
+    return RAS_TO_LPS @ matrix @ RAS_TO_LPS
 
 
 def quality(image, affine, matrix):
@@ -220,7 +220,7 @@ def _ants_image(image, affine):
     import ants
 
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    lps = _LPS @ affine
+    lps = RAS_TO_LPS @ affine
     return ants.from_numpy(
         np.asarray(image, np.float32),
         origin=lps[:3, 3].tolist(),

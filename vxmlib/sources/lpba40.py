@@ -115,7 +115,7 @@ def directions(labels, spacing):
     return affine
 
 
-def cohort(*, ndim=None, spacing=None, root, align="centre"):
+def cohort(*, ndim=2, spacing=None, root, align="centre"):
     """Build the cohort `lpba40`; see `vxmlib.cohorts.load`."""
     where, slab = template.space(ndim, spacing)
     return Cohort(
@@ -151,11 +151,7 @@ class Scans:
     """
 
     def __init__(self, root, shape, affine, *, alignment):
-        if alignment not in ALIGNMENTS:
-            raise ValueError(
-                f"align={alignment!r}: expected one of {', '.join(ALIGNMENTS)}. The scans of "
-                "'lpba40' are not in MNI space."
-            )
+        checks.check_choice("align", alignment, ALIGNMENTS)
         self.root = archive.folder(root, SUBJECTS, inside=_INSIDE)
         self.shape, self.affine, self.alignment = shape, affine, alignment
         archive.require(self.root, {subject: self._there(subject) for subject in SUBJECTS})

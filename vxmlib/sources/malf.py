@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from vxmlib import fetch, nifti, preprocess
+from vxmlib import checks, fetch, nifti, preprocess
 from vxmlib.cohorts import Cohort
 from vxmlib.sources import labels as structure_labels
 from vxmlib.sources import simulate, template
@@ -81,10 +81,9 @@ def manual_names():
     return {int(row[0]): " ".join(row[1].split()) for row in rows if int(row[0]) in known}
 
 
-def cohort(*, ndim=None, spacing=None, labels="freesurfer"):
+def cohort(*, ndim=2, spacing=None, labels="freesurfer"):
     """Build the cohort `malf`; see `vxmlib.cohorts.load`."""
-    if labels not in ("freesurfer", "manual"):
-        raise ValueError(f"labels={labels!r}: expected 'freesurfer' or 'manual'.")
+    checks.check_choice("labels", labels, ("freesurfer", "manual"))
     where, slab = template.space(ndim, spacing)
     fetch_all()
     manual = labels == "manual"

@@ -18,7 +18,7 @@ The numbers of the labels are the archive's own, 1, 2, 3 and so on, and not Free
 import numpy as np
 
 from vxmlib import checks, nifti, preprocess
-from vxmlib.cohorts import Cohort, check_ndim
+from vxmlib.cohorts import Cohort
 from vxmlib.sources import archive
 
 PEOPLE = 414
@@ -72,9 +72,9 @@ def names(text):
     return found
 
 
-def cohort(*, ndim=None, spacing=1.0, root, labels=None):
+def cohort(*, ndim=2, spacing=1.0, root, labels=None):
     """Build the cohort `oasis`; see `vxmlib.cohorts.load`."""
-    ndim = check_ndim(ndim)
+    ndim = checks.check_choice("ndim", ndim, (2, 3))
     scans = Scans(root, ndim=ndim, spacing=spacing, labels=labels)
     scans.affine.setflags(write=False)
     return Cohort(
@@ -128,16 +128,9 @@ class Scans:
     """
 
     def __init__(self, root, *, ndim, spacing, labels=None):
-        if spacing not in (1.0, 2.0):
-            raise ValueError(
-                f"spacing={spacing!r}: expected 1.0 (as published) or 2.0 for 'oasis'."
-            )
+        checks.check_choice("spacing", spacing, (1.0, 2.0))
         labels = LABELS[ndim][0] if labels is None else labels
-        if labels not in LABELS[ndim]:
-            raise ValueError(
-                f"labels={labels!r}: expected {' or '.join(map(repr, LABELS[ndim]))} for 'oasis' "
-                f"with ndim={ndim}."
-            )
+        checks.check_choice(f"labels (with ndim={ndim})", labels, LABELS[ndim])
         self.root, self.ndim, self.step = archive.folder(root, [_LIST]), ndim, int(spacing)
         self.subjects = self._listed()
         self._image, self._labels = f"{_FILES[ndim]}_norm.nii.gz", f"{_FILES[ndim]}_{labels}.nii.gz"

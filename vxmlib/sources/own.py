@@ -21,7 +21,7 @@ _ENDINGS = (".nii.gz", ".nii")
 _LARGEST_LABEL = np.iinfo(np.int16).max
 
 
-def cohort(*, ndim=None, spacing=None, seed=0, root, align="centre"):
+def cohort(*, ndim=2, spacing=None, seed=0, root, align="centre"):
     """Build the cohort `own`; see `vxmlib.cohorts.load`."""
     where, slab = template.space(ndim, spacing)
     folder = Folder(root, slab, where["affine"], alignment=align)
@@ -63,10 +63,7 @@ class Folder:
     """
 
     def __init__(self, root, shape, affine, *, alignment):
-        if alignment not in ALIGNMENTS:
-            raise ValueError(
-                f"align={alignment!r} is not known; expected one of {', '.join(ALIGNMENTS)}."
-            )
+        checks.check_choice("align", alignment, ALIGNMENTS)
         self.root = _folder(root)
         self.files = find(self.root)
         shown = tqdm(self.files.items(), desc="aligning the scans", disable=alignment != "affine")
@@ -210,12 +207,7 @@ def place(image, affine, labels, shape, grid_affine, *, alignment, name):
 
 def check_scan(image, path):
     """Make sure that intensities are finite and that something is above a background of 0."""
-    if not np.isfinite(image).all():
-        wrong = int((~np.isfinite(image)).sum())
-        raise ValueError(
-            f"{path}: {wrong} of {image.size} voxels are NaN or infinite; expected numbers. Set "
-            "them to 0 if they lie outside of the brain."
-        )
+    checks.check_finite(image, path)
     if image.max() <= 0 or image.min() == image.max():
         raise ValueError(
             f"{path}: intensities from {image.min():g} to {image.max():g}; expected a brain above "
@@ -226,16 +218,12 @@ def check_scan(image, path):
 def _read_labels(path, shape, affine):
     """Read a label map, and make sure that it lies on its scan's grid."""
     labels, found = nifti.read_labels(path)
-    checks.check_labels(labels, shape=shape, name=str(path), least=0)
+    checks.check_labels(labels, shape=shape, name=str(path), least=0, most=_LARGEST_LABEL)
     if not np.allclose(found, affine, atol=1e-2):
         raise ValueError(
             f"{path}: its affine {found.round(2).tolist()} differs from its scan's "
             f"{affine.round(2).tolist()}; both have to lie on one grid. Resample the label map "
             "onto the scan (nearest), or copy the right header."
-        )
-    if labels.max() > _LARGEST_LABEL:
-        raise ValueError(
-            f"{path}: label {labels.max()}, expected at most {_LARGEST_LABEL}. Renumber the map."
         )
     return labels.astype(np.int16)
 

@@ -12,12 +12,11 @@ them can be matched almost exactly, and real people cannot.
 """
 
 import functools
-import numbers
 
 import numpy as np
 from scipy import ndimage
 
-from vxmlib import augment, nifti, preprocess, warp
+from vxmlib import augment, checks, nifti, preprocess, warp
 from vxmlib.cohorts import PARTS, Cohort
 from vxmlib.sources import labels as structure_labels
 from vxmlib.sources import template
@@ -171,7 +170,7 @@ def _bias(generator, shape, spacing):
     return augment.upsample(field, 16 / spacing)[..., 0]
 
 
-def cohort(*, ndim=None, spacing=None, seed=0, people=None):
+def cohort(*, ndim=2, spacing=None, seed=0, people=None):
     """Build the cohort `mni`; see `vxmlib.cohorts.load`."""
     where, _ = template.space(ndim, spacing)
     counts = _counts(people)
@@ -215,18 +214,18 @@ def _counts(people):
     """How many people to simulate for each part."""
     if people is None:
         return DEFAULT_PEOPLE
-    if isinstance(people, numbers.Integral) and not isinstance(people, bool) and people >= 6:
-        share = people / sum(DEFAULT_PEOPLE.values())
-        held = {part: max(2, round(share * DEFAULT_PEOPLE[part])) for part in PARTS[1:]}
-        return {"train": int(people) - sum(held.values()), **held}
-    if isinstance(people, dict) and set(people) == set(PARTS):
-        counts = list(people.values())
-        if all(isinstance(n, numbers.Integral) and n >= 1 for n in counts):
-            return people
-    raise ValueError(
-        f"people={people!r}: expected a total of at least 6, or a dict that gives "
-        f"{', '.join(PARTS)} each a number of at least 1, for example {DEFAULT_PEOPLE}."
-    )
+    if isinstance(people, dict):
+        if set(people) != set(PARTS):
+            raise ValueError(
+                f"people: found the keys {', '.join(map(str, people))}, expected {', '.join(PARTS)}"
+            )
+        return {
+            part: checks.check_whole(f"people[{part!r}]", people[part], least=1) for part in PARTS
+        }
+    total = checks.check_whole("people", people, least=6)
+    share = total / sum(DEFAULT_PEOPLE.values())
+    held = {part: max(2, round(share * DEFAULT_PEOPLE[part])) for part in PARTS[1:]}
+    return {"train": total - sum(held.values()), **held}
 
 
 @functools.cache

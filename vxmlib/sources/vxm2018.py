@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vxmlib import fetch
+from vxmlib import checks, fetch
 from vxmlib.cohorts import Cohort
 from vxmlib.sources import labels as structure_labels
 
@@ -47,11 +47,8 @@ def affine():
 
 def cohort(*, ndim=3, spacing=1.0):
     """Build the cohort `vxm2018`; see `vxmlib.cohorts.load`."""
-    if ndim != 3 or spacing != 1.0:
-        raise ValueError(
-            f"ndim={ndim!r}, spacing={spacing!r}: the scans of 'vxm2018' are volumes of 1 mm. "
-            "Leave both out."
-        )
+    checks.check_choice("ndim", ndim, (3,))
+    checks.check_choice("spacing", spacing, (1.0,))
     for paths in FILES.values():
         for path in paths:
             fetch.fetch(path)
