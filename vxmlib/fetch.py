@@ -13,7 +13,6 @@ Two environment variables change where files come from:
     the folder that downloads are kept in (default: the user's cache directory).
 """
 
-import functools
 import hashlib
 import os
 from pathlib import Path
@@ -30,7 +29,6 @@ class FetchError(ValueError):
     """A data file cannot be had: unknown, altered, unreachable, or nowhere to keep it."""
 
 
-@functools.cache
 def registry():
     """Return the known files.
 

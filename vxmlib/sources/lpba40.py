@@ -18,8 +18,6 @@ label map knows: left and right, front and back, top and bottom have structures 
 (`directions`).  So a header is asked for the size of its voxels only.
 """
 
-import functools
-
 import numpy as np
 
 from vxmlib import checks, nifti
@@ -52,9 +50,8 @@ _BELOW, _ABOVE = (181, 182), (27, 28, 41, 42, 43, 44)  # cerebellum, brain stem;
 _ENDS = ((_LEFT, _RIGHT), (_OCCIPITAL, _FRONTAL), (_BELOW, _ABOVE))
 
 
-@functools.cache
 def structures():
-    """Return the 56 structures, number of the archive -> name.
+    """Return the 56 structures, number of the archive -> name; a new dictionary each time.
 
     Examples
     --------

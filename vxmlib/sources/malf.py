@@ -4,7 +4,6 @@
 challenge.  Nothing of them is in this package but 35 affine matrices and a table of numbers.
 """
 
-import functools
 import json
 from pathlib import Path
 
@@ -57,7 +56,6 @@ def fetch_all():
         fetch.fetch(path)
 
 
-@functools.cache
 def matrices():
     """Return the stored alignments: scan -> (4, 4) array, template RAS mm -> scan RAS mm.
 
