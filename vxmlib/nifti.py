@@ -275,7 +275,7 @@ def _opened(content):
 
 
 def _image_class(start, *, paired):
-    """The kind of image, told by the size of the header that opens the file."""
+    """The kind of image, by the size of the header that opens the file."""
     sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
     size = next((size for size in sizes if size in _IMAGES), None)
     if paired and size == 348:

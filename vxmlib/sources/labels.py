@@ -1,4 +1,4 @@
-"""Names of the evaluated structures, and translation of other label numbers into theirs.
+"""Name the evaluated structures, and translate other label numbers into theirs.
 
 The evaluated structures are the 30 of the VoxelMorph papers, in FreeSurfer's numbers.  The rule
 for every other label is the same in all cohorts:

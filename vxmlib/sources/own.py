@@ -29,7 +29,7 @@ def cohort(*, ndim=2, spacing=None, seed=0, root, align="centre"):
     """Build the cohort `own`; see `vxmlib.cohorts.load`."""
     where, slab = template.space(ndim, spacing)
     folder = Folder(root, slab, where["affine"], alignment=align)
-    found = Cohort(
+    people = Cohort(
         name="own",
         **where,
         split=folder.split(seed),
@@ -40,9 +40,9 @@ def cohort(*, ndim=2, spacing=None, seed=0, root, align="centre"):
         source=folder,
         unlabelled=folder.unlabelled(),
     )
-    for subject in found.subjects:
-        found.image(subject)  # whatever is wrong shows now, not in the middle of a training
-    return found
+    for subject in people.subjects:
+        people.image(subject)  # an error shows now, not in the middle of a training
+    return people
 
 
 class Folder:
@@ -226,11 +226,11 @@ def check_scan(image, path):
 
 def _read_labels(path, shape, affine):
     """Read a label map, and make sure that it lies on its scan's grid."""
-    labels, found = nifti.read_labels(path)
+    labels, labels_affine = nifti.read_labels(path)
     checks.check_labels(labels, shape=shape, name=str(path), least=0, most=_LARGEST_LABEL)
-    if not np.allclose(found, affine, atol=1e-2):
+    if not np.allclose(labels_affine, affine, atol=1e-2):
         raise ValueError(
-            f"{path}: its affine {found.round(2).tolist()} differs from its scan's "
+            f"{path}: its affine {labels_affine.round(2).tolist()} differs from its scan's "
             f"{affine.round(2).tolist()}; both have to lie on one grid. Resample the label map "
             "onto the scan (nearest), or copy the right header."
         )

@@ -1,4 +1,4 @@
-"""The authors' own scans: the test scan of 2018, and a second one on the same grid."""
+"""Read the two scans that VoxelMorph's authors released, and their atlas, on one grid."""
 
 import zipfile
 from dataclasses import replace
