@@ -84,7 +84,7 @@ class Cohort:
 
     @property
     def has_labels(self):
-        """True if every person of the validation and test sets has a label map."""
+        """True when everyone that is evaluated (validation, test) has a label map."""
         return not set(self.unlabelled) & {*self.split["validation"], *self.split["test"]}
 
     def image(self, subject):
