@@ -1,4 +1,4 @@
-"""Image losses by name, voxelmorph's local NCC computed fast, and the smoothness of a field.
+"""Image losses by name, among them voxelmorph's local NCC computed faster.
 
 All image losses have Keras' signature ``loss(y_true, y_pred)``: the fixed image first, the warped
 moving image second, both ``(batch, *vol, channels)``.
@@ -194,31 +194,3 @@ def image_loss(name):
     if not isinstance(name, str) or name not in _LOSSES:
         raise ValueError(f"image_loss must be one of {sorted(_LOSSES)}, found {name!r}")
     return _LOSSES[name]()
-
-
-def smoothness(field):
-    """Mean squared difference of neighbours, mean over axes: ``vxm.losses.Grad("l2")``.
-
-    That one transposes the field for each axis, which takes a third of a step in 3D.
-
-    Parameters
-    ----------
-    field : (batch, *vol, nd) tensor
-
-    Returns
-    -------
-    scalar tensor
-
-    Examples
-    --------
-    >>> ramp = tf.reshape(tf.range(8.0), (1, 8, 1, 1)) * tf.ones((1, 1, 4, 2))
-    >>> float(smoothness(ramp))  # 1 along the first axis, 0 along the second
-    0.5
-    """
-    nd = field.shape.rank - 2
-    means = []
-    for axis in range(1, nd + 1):
-        after = [slice(None)] * axis + [slice(1, None)]
-        before = [slice(None)] * axis + [slice(None, -1)]
-        means.append(tf.reduce_mean(tf.square(field[tuple(after)] - field[tuple(before)])))
-    return tf.add_n(means) / nd

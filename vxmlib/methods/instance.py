@@ -9,7 +9,6 @@ import pandas as pd
 from vxmlib.backend import tf, vxm
 from vxmlib.checks import check_displacement, check_image_on_grid
 from vxmlib.losses import image_loss as image_loss_by_name
-from vxmlib.losses import smoothness
 
 _MEND = "try a smaller learning_rate, or look for a displacement that leaves the image"
 
@@ -69,6 +68,7 @@ class InstanceOptimiser:
             )
         self.shape, self.lam = tuple(shape), float(lam)
         self._similarity = image_loss_by_name(image_loss)
+        self._smoothness = vxm.losses.Grad("l2").loss
         self._warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
         coarse = (1, *(size // 2 for size in shape), len(shape))
         self._delta = tf.Variable(tf.zeros(coarse))
@@ -150,7 +150,7 @@ class InstanceOptimiser:
         with tf.GradientTape() as tape:
             field = self._field(start)
             image = tf.reduce_mean(self._similarity(fixed, self._warp([moving, field])))
-            smooth = smoothness(field)
+            smooth = tf.reduce_mean(self._smoothness(None, field))
             loss = image + self.lam * smooth
         self._adam.apply_gradients([(tape.gradient(loss, self._delta), self._delta)])
         return image, smooth

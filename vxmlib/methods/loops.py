@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vxmlib import losses, models, training
+from vxmlib import models, training
 from vxmlib.backend import tf, vxm
 
 
@@ -394,7 +394,8 @@ class AdversarialSimilarity:
     def objective(self, inputs, targets, outputs):
         """What the registration network minimises: being found out, and roughness."""
         fooled = self.network([outputs[0], inputs[1]], training=False)
-        image, smooth = self._loss(tf.ones_like(fooled), fooled), losses.smoothness(outputs[-1])
+        image = self._loss(tf.ones_like(fooled), fooled)
+        smooth = tf.reduce_mean(vxm.losses.Grad("l2").loss(None, outputs[-1]))
         return {
             "loss": image + self.lam * smooth,
             "image_loss": image,
