@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from vxmlib import files
-from vxmlib.axes import RAS_TO_LPS
+from vxmlib.axes import RAS_TO_LPS, at_right_angles, itk_grid
 from vxmlib.checks import check_affine, check_displacement
 
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
@@ -188,13 +188,7 @@ def write_displacement(path, displacement, affine):
             f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the ITK "
             "convention has no place for a slice in space."
         )
-    affine = check_affine(affine)
-    if not _at_right_angles(affine):
-        raise ValueError(
-            "affine: found voxel axes that are not at right angles (shear), which ITK cannot "
-            "represent. Resample the fixed image to a grid without shear first."
-        )
-    vectors = field @ (RAS_TO_LPS @ affine)[:3, :3].T
+    vectors = field @ itk_grid(check_affine(affine))[0].T
     image = nib.Nifti1Image(vectors[:, :, :, None, :].astype(np.float32), affine)
     image.header.set_intent(_VECTOR)
     _save(path, image)
@@ -302,12 +296,6 @@ def _one_volume(array, path):
     return array.reshape(array.shape[:3])
 
 
-def _at_right_angles(affine):
-    """Whether the voxel axes are orthogonal in space."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
-
-
 def _storable(array):
     """The array in a type that every NIfTI reader knows."""
     if array.dtype == bool:
@@ -332,7 +320,7 @@ def _save(path, image):
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder, to write {path.name} to.")
     image.set_sform(image.affine, code=1)
-    if _at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
+    if at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
         image.set_qform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
     with files.whole(path) as part:

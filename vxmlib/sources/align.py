@@ -19,7 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from vxmlib import files, nifti, preprocess
-from vxmlib.axes import RAS_TO_LPS
+from vxmlib.axes import RAS_TO_LPS, itk_grid
 from vxmlib.sources import malf, template
 
 TRANSFORM = "antsRegistrationSyNQuickRepro[a]"  # rigid, then affine; ANTs' reproducible recipe
@@ -219,13 +219,12 @@ def _ants_image(image, affine):
     """Wrap an array for ANTs, which counts millimetres to the Left and Posterior."""
     import ants
 
-    spacing = nib.affines.voxel_sizes(affine)
-    lps = RAS_TO_LPS @ affine
+    _, spacing, direction, origin = itk_grid(affine)
     return ants.from_numpy(
         np.asarray(image, np.float32),
-        origin=lps[:3, 3].tolist(),
+        origin=origin.tolist(),
         spacing=spacing.tolist(),
-        direction=lps[:3, :3] / spacing,
+        direction=direction,
     )
 
 
