@@ -232,8 +232,16 @@ def _read(path):
     content = path.read_bytes()
     header = header_of(path).read_bytes() if path.name.endswith(_PAIRED) else None
     try:
-        image = _image(content, header)
-        array = np.asanyarray(image.dataobj)
+        stream = _opened(content)
+        image = _image(stream, header)
+        numbers = math.prod(image.shape)
+        if not 0 < numbers <= _MOST_NUMBERS:
+            raise ValueError(
+                f"its header promises {numbers} numbers, expected 1 to {_MOST_NUMBERS}"
+            )
+        array = np.asanyarray(image.dataobj)  # reads no more than was promised
+        while stream.read(2**20):  # to the end of a compressed file, where its checksum is compared
+            pass
         intent = int(image.header.get("intent_code", 0))  # Analyze has none
     except _DAMAGED as error:
         raise NiftiError(
@@ -246,20 +254,15 @@ def _read(path):
         raise NiftiError(f"{path}: {error}") from error
 
 
-def _image(content, header):
-    """The image of a file, or of a header and its voxels; no more is unpacked than promised."""
-    stream = _opened(content)
+def _image(stream, header):
+    """The image of a file, or of a header and its voxels, which are not read yet."""
     start = stream.read(540) if header is None else _opened(header).read(_LONGEST_HEADER)
+    stream.seek(0)
     kind = _image_class(start, paired=header is not None)
-    length = _promised_length(kind.header_class, start)
     if header is None:
-        image = kind.from_bytes(start + stream.read(length))
-    else:
-        parts = {"header": start, "image": stream.read(length)}
-        image = kind.from_file_map({k: FileHolder(fileobj=BytesIO(v)) for k, v in parts.items()})
-    while stream.read(2**20):  # to the end of a compressed file, where its checksum is compared
-        pass
-    return image
+        return kind.from_stream(stream)
+    parts = {"header": BytesIO(start), "image": stream}
+    return kind.from_file_map({k: FileHolder(fileobj=part) for k, part in parts.items()})
 
 
 def _opened(content):
@@ -278,15 +281,6 @@ def _image_class(start, *, paired):
         return _IMAGES[size]
     problem = "the .hdr beside it is no header of NIfTI-1 or Analyze 7.5"
     raise ValueError(problem if paired else "the file does not open with a NIfTI header")
-
-
-def _promised_length(header_class, start):
-    """How many bytes the header says that there are, up to the last voxel."""
-    header = header_class(start[: header_class.template_dtype.itemsize])
-    numbers = math.prod(map(int, header.get_data_shape()))
-    if not 0 < numbers <= _MOST_NUMBERS:
-        raise ValueError(f"its header promises {numbers} numbers, expected 1 to {_MOST_NUMBERS}")
-    return max(header.get_data_offset(), 544) + numbers * header.get_data_dtype().itemsize
 
 
 def _one_volume(array, path):
