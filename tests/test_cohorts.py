@@ -348,6 +348,15 @@ def test_another_version_of_ants_computes_alignments_again(folder, monkeypatch, 
         assert len(kept) == (3, 3, 6)[number]
 
 
+def test_a_scan_that_ants_cannot_represent_is_named(folder, head, monkeypatch, tmp_path):
+    monkeypatch.setenv("VXMLIB_CACHE", str(tmp_path / "cache"))
+    sheared = head[2] @ np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nifti.write(folder / "a.nii.gz", head[0].astype(np.int16), sheared)
+    nifti.write(folder / "a_seg.nii.gz", head[1], sheared)
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: affine: .*shear"):
+        cohorts.load("own", root=folder, align="affine", **OWN)
+
+
 def test_hidden_files_are_not_scans(folder):
     expected = own.find(folder)
     (folder / "labels").mkdir()

@@ -199,9 +199,12 @@ def place(image, affine, labels, shape, grid_affine, *, alignment, name):
     Raises
     ------
     ValueError
-        Nothing of the brain lies on the grid.
+        Nothing of the brain lies on the grid, or ANTs cannot represent the affine.
     """
-    matrix = _matrix(image, affine, alignment)
+    try:
+        matrix = _matrix(image, affine, alignment)
+    except ValueError as error:  # an affine with shear, which ANTs cannot take
+        raise ValueError(f"{name}: {error}") from error
     where = {"shape": shape, "grid_affine": grid_affine, "matrix": matrix}
     sampled = preprocess.resample(image, affine, **where, keep_background=True)
     if not (sampled > 0).any():
