@@ -123,6 +123,28 @@ def test_the_background_stays_0_and_the_brain_keeps_its_size():
     np.testing.assert_array_equal(kept[kept > 0], blurred[kept > 0])
 
 
+@pytest.mark.parametrize("background", [0.0, -5.0])
+@pytest.mark.parametrize(("part", "kept"), [(0.49, False), (0.5, True), (0.6, True)])
+def test_a_voxel_that_is_mostly_background_is_exactly_0(background, part, kept):
+    """The middle one of three new voxels holds the brain, 10, to the given part."""
+    image = np.array([background] * 3 + [10.0] * 3).reshape(6, 1, 1)
+    grid = nib.affines.from_matvec(np.eye(3), [1 + part, 0, 0])
+    sampled = preprocess.resample(image, np.eye(4), (3, 1, 1), grid, keep_background=True)
+    expected = [0, (1 - part) * background + part * 10 if kept else 0, 10]
+    np.testing.assert_allclose(sampled.ravel(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "kept"), [(1, False), (3, True)])
+def test_the_background_is_judged_on_the_smoothed_brain(width, kept):
+    """Voxels of 3 are smoothed by a Gaussian of deviation 1; at its middle one voxel weighs 0.4."""
+    image = np.zeros((21, 1, 1))
+    image[10 - width // 2 : 11 + width // 2] = 1
+    grid = nib.affines.from_matvec(np.diag([3.0, 1.0, 1.0]), [1.0, 0, 0])
+    sampled = preprocess.resample(image, np.eye(4), (7, 1, 1), grid, keep_background=True)
+    assert (sampled[3] > 0) == kept
+    assert not sampled[[0, 1, 5, 6]].any()
+
+
 def test_labels_keep_their_set_and_type():
     array = np.random.default_rng(3).choice(np.array([0, 3, 42, 1035], np.int16), (9, 9, 9))
     found = preprocess.resample(array, OBLIQUE, (16, 16, 16), np.eye(4), labels=True)

@@ -68,12 +68,12 @@ def _check_versions():
     """Refuse the releases that look right to pip and are PyTorch inside."""
     for name, expected in _EXPECTED.items():
         try:
-            found = metadata.version(name)
+            installed = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found = "none"
-        if found != expected:
+            installed = "none"
+        if installed != expected:
             raise ImportError(
-                f"{name} {expected} is needed, found {found}: later releases are PyTorch only. "
+                f"{name} {expected} is needed, found {installed}: later releases are PyTorch only. "
                 f"Install it with `pip install {name}=={expected}` or use the lock file."
             )
     for variable in ("VXM_BACKEND", "NEURITE_BACKEND"):
@@ -86,11 +86,11 @@ def _check_versions():
 
 def _check_keras(tensorflow):
     """Refuse a TensorFlow that was imported before us and has settled on Keras 3."""
-    found = tensorflow.keras.Model.__module__
-    if not found.startswith("tf_keras."):
+    module = tensorflow.keras.Model.__module__
+    if not module.startswith("tf_keras."):
         raise ImportError(
             "TensorFlow was imported before vxmlib and chose Keras 3 "
-            f"(tf.keras.Model comes from {found}); voxelmorph 0.2 needs tf-keras. Import vxmlib "
+            f"(tf.keras.Model comes from {module}); voxelmorph 0.2 needs tf-keras. Import vxmlib "
             "first, or set TF_USE_LEGACY_KERAS=1 before anything imports TensorFlow."
         )
 
@@ -160,8 +160,8 @@ def device_summary():
         return "GPU: " + ", ".join(d.get("device_name", "unnamed") for d in details)
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        name = found[0] if found else name
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
     return f"CPU: {name}, {os.cpu_count()} cores"
 
 

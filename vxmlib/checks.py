@@ -1,6 +1,6 @@
-"""Argument guards: each returns an argument that fits, and raises an error for any other.
+"""Guard arguments: each function returns an argument that fits, and refuses any other.
 
-A message names the argument or file, what was found, what is expected and how to mend it.
+A message names the argument or file, what was found, what is expected and how to correct it.
 """
 
 import math
@@ -230,7 +230,7 @@ def check_image(image, *, name="image"):
     Raises
     ------
     ValueError
-        Anything else; the message says what was found, what is expected and how to mend it.
+        Anything else; the message says what was found, what is expected and how to correct it.
     """
     image = np.asarray(image)
     if image.ndim not in (2, 3) or not np.issubdtype(image.dtype, np.number):

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from vxmlib import files
-from vxmlib.axes import RAS_TO_LPS
+from vxmlib.axes import RAS_TO_LPS, at_right_angles, itk_grid
 from vxmlib.checks import check_affine, check_displacement
 
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
@@ -188,13 +188,7 @@ def write_displacement(path, displacement, affine):
             f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the ITK "
             "convention has no place for a slice in space."
         )
-    affine = check_affine(affine)
-    if not _at_right_angles(affine):
-        raise ValueError(
-            "affine: found voxel axes that are not at right angles (shear), which ITK cannot "
-            "represent. Resample the fixed image to a grid without shear first."
-        )
-    vectors = field @ (RAS_TO_LPS @ affine)[:3, :3].T
+    vectors = field @ itk_grid(check_affine(affine))[0].T
     image = nib.Nifti1Image(vectors[:, :, :, None, :].astype(np.float32), affine)
     image.header.set_intent(_VECTOR)
     _save(path, image)
@@ -238,8 +232,16 @@ def _read(path):
     content = path.read_bytes()
     header = header_of(path).read_bytes() if path.name.endswith(_PAIRED) else None
     try:
-        image = _image(content, header)
-        array = np.asanyarray(image.dataobj)
+        stream = _opened(content)
+        image = _image(stream, header)
+        numbers = math.prod(image.shape)
+        if not 0 < numbers <= _MOST_NUMBERS:
+            raise ValueError(
+                f"its header promises {numbers} numbers, expected 1 to {_MOST_NUMBERS}"
+            )
+        array = np.asanyarray(image.dataobj)  # reads no more than was promised
+        while stream.read(2**20):  # to the end of a compressed file, where its checksum is compared
+            pass
         intent = int(image.header.get("intent_code", 0))  # Analyze has none
     except _DAMAGED as error:
         raise NiftiError(
@@ -252,20 +254,15 @@ def _read(path):
         raise NiftiError(f"{path}: {error}") from error
 
 
-def _image(content, header):
-    """The image of a file, or of a header and its voxels; no more is unpacked than promised."""
-    stream = _opened(content)
+def _image(stream, header):
+    """The image of a file, or of a header and its voxels, which are not read yet."""
     start = stream.read(540) if header is None else _opened(header).read(_LONGEST_HEADER)
+    stream.seek(0)
     kind = _image_class(start, paired=header is not None)
-    length = _promised_length(kind.header_class, start)
     if header is None:
-        image = kind.from_bytes(start + stream.read(length))
-    else:
-        parts = {"header": start, "image": stream.read(length)}
-        image = kind.from_file_map({k: FileHolder(fileobj=BytesIO(v)) for k, v in parts.items()})
-    while stream.read(2**20):  # to the end of a compressed file, where its checksum is compared
-        pass
-    return image
+        return kind.from_stream(stream)
+    parts = {"header": BytesIO(start), "image": stream}
+    return kind.from_file_map({k: FileHolder(fileobj=part) for k, part in parts.items()})
 
 
 def _opened(content):
@@ -275,7 +272,7 @@ def _opened(content):
 
 
 def _image_class(start, *, paired):
-    """The kind of image, told by the size of the header that opens the file."""
+    """The kind of image, by the size of the header that opens the file."""
     sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
     size = next((size for size in sizes if size in _IMAGES), None)
     if paired and size == 348:
@@ -286,26 +283,11 @@ def _image_class(start, *, paired):
     raise ValueError(problem if paired else "the file does not open with a NIfTI header")
 
 
-def _promised_length(header_class, start):
-    """How many bytes the header says that there are, up to the last voxel."""
-    header = header_class(start[: header_class.template_dtype.itemsize])
-    numbers = math.prod(map(int, header.get_data_shape()))
-    if not 0 < numbers <= _MOST_NUMBERS:
-        raise ValueError(f"its header promises {numbers} numbers, expected 1 to {_MOST_NUMBERS}")
-    return max(header.get_data_offset(), 544) + numbers * header.get_data_dtype().itemsize
-
-
 def _one_volume(array, path):
     """Drop empty fourth and later axes; refuse a series of volumes."""
     if array.ndim < 2 or any(size != 1 for size in array.shape[3:]):
         raise NiftiError(f"{path}: expected one volume (x, y, z), found shape {array.shape}.")
     return array.reshape(array.shape[:3])
-
-
-def _at_right_angles(affine):
-    """Whether the voxel axes are orthogonal in space."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
 
 
 def _storable(array):
@@ -332,7 +314,7 @@ def _save(path, image):
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder, to write {path.name} to.")
     image.set_sform(image.affine, code=1)
-    if _at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
+    if at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
         image.set_qform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
     with files.whole(path) as part:

@@ -461,7 +461,7 @@ def oasis_spoilt(root, what):
         return r"aligned_norm\.nii\.gz: intensities from nan"
     if what == "no background":
         save(folder / "aligned_norm.nii.gz", np.maximum(image, 0.02))
-        return r"aligned_norm\.nii\.gz: next to no voxel is 0"
+        return r"aligned_norm\.nii\.gz: almost no voxel is 0"
     if what == "half a file":
         path = folder / "aligned_norm.nii.gz"
         path.write_bytes(path.read_bytes()[:300])

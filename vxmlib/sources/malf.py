@@ -1,10 +1,9 @@
-"""The real brains: who was scanned, which file is whose, the official split, terms and credit.
+"""Read the real scans of the MICCAI 2012 challenge: files, official split, licence and credit.
 
 35 T1 scans of 30 people with manual label maps, from the MICCAI 2012 multi-atlas labelling
 challenge.  Nothing of them is in this package but 35 affine matrices and a table of numbers.
 """
 
-import functools
 import json
 from pathlib import Path
 
@@ -44,12 +43,12 @@ def labels_path(scan):
 
 
 def available():
-    """Return ``"mirror"`` or ``"cache"`` when all files are at hand, else ``""``."""
+    """Return ``"mirror"`` or ``"cache"`` when all files are available, else ``""``."""
     return fetch.available(FOLDER)
 
 
 def fetch_all():
-    """Download what is not at hand yet, so that a missing network shows before any training."""
+    """Download the missing files, so that a missing network shows before any training."""
     if available():
         return
     paths = [path for path in fetch.registry() if path.startswith(FOLDER)]
@@ -57,7 +56,6 @@ def fetch_all():
         fetch.fetch(path)
 
 
-@functools.cache
 def matrices():
     """Return the stored alignments: scan -> (4, 4) array, template RAS mm -> scan RAS mm.
 

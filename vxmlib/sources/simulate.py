@@ -1,4 +1,4 @@
-"""Make people from the MNI template by random diffeomorphisms, so that the true warp is known.
+"""Simulate people by deforming the MNI template at random, so that the true warp is known.
 
 A person is the template, deformed, then scanned by a scanner of its own: tissue contrast, blur,
 bias field, noise.  The deformation is the flow of a stationary velocity field v, smooth on two
@@ -77,14 +77,14 @@ def anatomy(ndim=3, spacing=1.0):
 def _brightness(raw, labels, spacing):
     """Half the template's own brightness, half that of the structures, which have edges."""
     detail = raw - ndimage.gaussian_filter(raw, 2.5 / spacing)
-    own = np.interp(raw + SHARPENING * detail, *CURVE)
+    template_part = np.interp(raw + SHARPENING * detail, *CURVE)
     table = np.zeros(max(TISSUE) + 1)
     table[list(TISSUE)] = list(TISSUE.values())
-    sulci = np.maximum(own - 0.3, 0.15)  # unlabelled voxels are mostly fluid
+    sulci = np.maximum(template_part - 0.3, 0.15)  # unlabelled voxels are mostly fluid
     drawn = ndimage.gaussian_filter(np.where(labels > 0, table[labels], sulci), 0.6 / spacing)
     near = ndimage.distance_transform_edt(labels == 0, sampling=spacing) <= RIM_MM
     brain = ndimage.binary_fill_holes((raw > 1000) & near | (labels > 0))  # ventricles are 0 in raw
-    return np.where(brain, (own + drawn) / 2, 0).astype(np.float32)
+    return np.where(brain, (template_part + drawn) / 2, 0).astype(np.float32)
 
 
 def displacement(seed, *, ndim=3, spacing=1.0, inverse=False):

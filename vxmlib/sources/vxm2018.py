@@ -1,4 +1,4 @@
-"""The authors' own scans: the test scan of 2018, and a second one on the same grid."""
+"""Read the two scans that VoxelMorph's authors released, and their atlas, on one grid."""
 
 import zipfile
 from dataclasses import replace
@@ -108,7 +108,9 @@ def _read(path, key="vol_data"):
     try:
         with np.load(path) as content:
             return content[key]
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+    # A single array (.npy) under this name is no context manager: AttributeError or TypeError.
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path}: no npz file with an array {key!r} ({error}). Fetch it again."
+            f"{path}: found no array {key!r} ({error}), expected an npz file with it. Download the "
+            "file again."
         ) from error
