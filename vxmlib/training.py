@@ -7,7 +7,6 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from vxmlib import files, metrics, models, pairs
@@ -154,7 +153,7 @@ def fit(
                 verbose=verbose,
             )
         except tf.errors.InvalidArgumentError as error:
-            if not points_nowhere(error):
+            if not models.points_nowhere(error):
                 raise
             guard.stop("the displacement became NaN or infinite", error)
         return run.history()
@@ -173,24 +172,6 @@ def _alone(folder):
 
 def _cannot_write(folder, error):
     return f"run_dir {folder} cannot be written ({error}): choose a folder of your own"
-
-
-def points_nowhere(error):
-    """Whether TensorFlow's error says that a displacement points at no voxel: NaN, or far beyond.
-
-    On a CPU the warp looks that voxel up and fails before any loss is computed.
-
-    Examples
-    --------
-    >>> points_nowhere(tf.errors.InvalidArgumentError(None, None, "indices[0] is not in [0, 9)"))
-    True
-    """
-    return "is not in [0, " in str(error)
-
-
-def finite_weights(model):
-    """Whether no weight of a model is NaN or infinite."""
-    return all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 class RegistrationMonitor(tf.keras.callbacks.Callback):
@@ -356,7 +337,7 @@ class _StopOnNonFinite(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         # The last update of an epoch may break weights that no loss has seen yet.
-        if not finite_weights(self.model):
+        if not models.finite_weights(self.model):
             self.stop("weights became NaN or infinite")
 
     def stop(self, what, cause=None):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vxmlib import losses, models, training
+from vxmlib import losses, models
 from vxmlib.backend import tf, vxm
 
 
@@ -210,7 +210,7 @@ def train(
         try:
             terms, outputs = one_step(inputs, targets)
         except tf.errors.InvalidArgumentError as error:
-            if not training.points_nowhere(error):
+            if not models.points_nowhere(error):
                 raise
             raise keeper.stopped(step, "the displacement is no longer finite") from error
         logs = {name: float(value) for name, value in terms.items()}
@@ -242,7 +242,7 @@ class _Keeper:
 
     def keep(self, step):
         """Write the weights, if they are finite and a file was asked for."""
-        if not training.finite_weights(self.model):
+        if not models.finite_weights(self.model):
             raise self.stopped(step, "weights became NaN or infinite")
         if self.path is None:
             return
