@@ -564,7 +564,9 @@ found += f"; Keras' load_model: {error.split(':')[0] or 'reads it'}"
 answer("save", found, holds=equal)
 
 # %% [markdown]
-# And in Keras' own format, a compiled one:
+# The next cell does the same in Keras' own format, with a compiled model. Loading a model file from
+# a stranger with `load_model` can run code that the file holds, so use weights only from people you
+# trust.
 
 # %%
 model.save(folder / "vxm.keras")

@@ -510,9 +510,10 @@ with TemporaryDirectory() as folder:
 
 # %% [markdown]
 # **Cause.** The file holds weights and the arguments of the network, not a graph that Keras knows.
-# **Remedy.** Load by the class that wrote it. The files of the 2018 papers have another
-# architecture than `VxmDense`; [lesson 8](08_weights.ipynb) rebuilds it. It gains on the authors'
-# two scans about what the paper reports, at a lower level of Dice. Threads
+# **Remedy.** Load by the class that wrote it. Loading a model file from a stranger with `load_model`
+# can run code that the file holds, so use weights only from people you trust. The files of the 2018
+# papers have another architecture than `VxmDense`; [lesson 8](08_weights.ipynb) rebuilds it. It
+# gains on the authors' two scans about what the paper reports, at a lower level of Dice. Threads
 # [172](https://github.com/voxelmorph/voxelmorph/issues/172),
 # [359](https://github.com/voxelmorph/voxelmorph/issues/359),
 # [655](https://github.com/voxelmorph/voxelmorph/issues/655).

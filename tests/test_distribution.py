@@ -31,17 +31,19 @@ print(json.dumps({"devices": both.num_replicas_in_sync, "one": one, "two": losse
 
 
 @pytest.fixture(scope="module")
-def found():
+def histories():
     run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_two_devices_train_to_the_losses_of_one(found):
-    assert found["devices"] == 2
+def test_two_devices_train_to_the_losses_of_one(histories):
+    assert histories["devices"] == 2
     for name in ("loss", "image_loss", "smoothness_loss"):
-        assert found["two"][name] == pytest.approx(found["one"][name], rel=1e-4, abs=1e-9), name
+        assert histories["two"][name] == pytest.approx(
+            histories["one"][name], rel=1e-4, abs=1e-9
+        ), name
 
 
-def test_the_losses_change_from_step_to_step(found):
-    assert len(set(found["one"]["loss"])) == 6
+def test_the_losses_change_from_step_to_step(histories):
+    assert len(set(histories["one"]["loss"])) == 6

@@ -1,6 +1,9 @@
 """Files appear whole or not at all."""
 
+import errno
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +35,48 @@ def test_the_name_to_write_to_is_hidden_and_keeps_the_ending(tmp_path):
         assert part.name.startswith(".") and part.name.endswith(".nii.gz")
         part.write_bytes(b"")
     assert names(tmp_path / "deep") == ["image.nii.gz"]
+
+
+def test_threads_of_one_process_may_write_the_same_file(tmp_path):
+    start = threading.Barrier(8)
+
+    def write(text):
+        start.wait()
+        for _ in range(50):
+            files.write_text(tmp_path / "table.csv", text)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, [f"{number}" * 1000 for number in range(8)]))
+    assert names(tmp_path) == ["table.csv"]
+    text = (tmp_path / "table.csv").read_text()
+    assert text == text[0] * 1000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("No space left on device")],
+)
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch, error):
+    def full(*args, **options):
+        raise error
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        files.write_text(tmp_path / "table.csv", "text")
+    assert str(tmp_path / "table.csv") in str(caught.value)
+    assert caught.value.errno == error.errno
+
+
+def test_a_target_that_is_a_folder_is_named_by_its_name_alone(tmp_path):
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"table\.csv") as caught:
+        files.write_text(tmp_path / "table.csv", "text")
+    assert ".part" not in str(caught.value)
+
+
+def test_an_error_about_another_file_stays_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"source\.txt"), files.whole(tmp_path / "copy.txt"):
+        (tmp_path / "source.txt").read_text()
 
 
 def test_text_is_utf8(tmp_path):

@@ -90,7 +90,7 @@ def test_all_variables_exist_so_that_the_training_step_is_traced_once(model):
     [((160, 161), r"pad to \(160, 176\)"), ((8, 32), r"pad to \(16, 32\)")],
 )
 def test_sizes_that_do_not_divide_are_named_with_ones_that_do(shape, fits):
-    with pytest.raises(ValueError, match=rf"shape .* divisible by 16 .* {fits}"):
+    with pytest.raises(ValueError, match=rf"shape: .* divisible by 16; pad to {fits}"):
         models.build(shape)
 
 
@@ -98,7 +98,7 @@ def test_sizes_that_do_not_divide_are_named_with_ones_that_do(shape, fits):
     "shape", [(32,), (16,) * 4, (32, 0), (32, -16), (32.0, 32), 32, "ab", None]
 )
 def test_no_other_shape(shape):
-    with pytest.raises(ValueError, match="shape must be 2 or 3 positive integers"):
+    with pytest.raises(ValueError, match=r"shape: found .*, expected 2 or 3 sizes"):
         models.build(shape)
 
 
@@ -195,11 +195,11 @@ def test_a_failed_save_leaves_the_old_file(model, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         models.save(model, path)
     assert path.read_bytes() == b"old"
-    assert [found.name for found in tmp_path.iterdir()] == ["model.h5"]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.h5"]
 
 
 def test_other_suffixes_are_refused(model, tmp_path):
-    with pytest.raises(ValueError, match=r"end in \.h5, found 'model\.keras'"):
+    with pytest.raises(ValueError, match=r"found 'model\.keras', expected \.h5"):
         models.save(model, tmp_path / "model.keras")
 
 
@@ -230,6 +230,16 @@ def broken_configuration(file):
     file.attrs["model_config"] = "{"
 
 
+def input_model_of_another_kind(file):
+    config = json.loads(file.attrs["model_config"])
+    config["config"]["input_model"] = {"class_name": "Functional", "config": {}}
+    file.attrs["model_config"] = json.dumps(config)
+
+
+def configuration_without_names(file):
+    file.attrs["model_config"] = "[]"
+
+
 def wrong_weights(file):
     config = json.loads(file.attrs["model_config"])
     config["config"]["nb_unet_features"] = models.FEATURES["vxm2"]
@@ -237,7 +247,15 @@ def wrong_weights(file):
 
 
 @pytest.mark.parametrize(
-    "harm", [other_class, no_configuration, broken_configuration, wrong_weights]
+    "harm",
+    [
+        other_class,
+        no_configuration,
+        broken_configuration,
+        configuration_without_names,
+        input_model_of_another_kind,
+        wrong_weights,
+    ],
 )
 def test_a_file_of_another_kind_is_named(model, tmp_path, harm):
     path = tmp_path / "other.h5"
@@ -246,3 +264,38 @@ def test_a_file_of_another_kind_is_named(model, tmp_path, harm):
         harm(file)
     with pytest.raises(models.ModelFileError, match=r"other\.h5"):
         models.load(path)
+
+
+def spoil_weights(model, value):
+    """Make one weight of the first convolution NaN or infinite; return the weights of before."""
+    weights = model.get_weights()
+    spoilt = [weight.copy() for weight in weights]
+    spoilt[0].flat[5] = value
+    model.set_weights(spoilt)
+    return weights
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_file_of_a_model_that_diverged_is_refused(model, tmp_path, value):
+    weights = spoil_weights(model, value)
+    models.save(model, tmp_path / "diverged.h5")
+    model.set_weights(weights)
+    with pytest.raises(models.ModelFileError, match=r"diverged\.h5 holds weights that are NaN"):
+        models.load(tmp_path / "diverged.h5")
+
+
+@pytest.mark.parametrize("int_steps", [0, 3])
+def test_register_gives_no_displacement_that_is_not_finite(int_steps):
+    diverged = models.build((32, 48), features="small", int_steps=int_steps)
+    spoil_weights(diverged, np.nan)
+    with pytest.raises(ValueError, match=r"displacement: found NaN or infinite .* has diverged"):
+        models.register(diverged, *images((32, 48)))
+
+
+def test_other_errors_of_tensorflow_pass_through_register(model, monkeypatch):
+    def fail(*_):
+        raise tf.errors.InvalidArgumentError(None, None, "something else")
+
+    monkeypatch.setattr(models, "_displacement_function", lambda model: fail)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="something else"):
+        models.register(model, *images((32, 48)))

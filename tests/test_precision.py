@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vxmlib import losses, models
+from vxmlib import losses, models, training
 from vxmlib.backend import set_seed, tf, vxm
 from vxmlib.networks.strided import StridedVxmDense
 
@@ -59,17 +59,30 @@ def test_only_the_convolutions_follow_the_policy(half, int_steps, bidir, policy)
 
 @pytest.mark.parametrize("half", HALVES)
 def test_the_strided_network_trains_alike(half, policy):
-    def history(name):
+    def losses_of(name):
         policy(name)
         set_seed(0)
         model = models.build(SHAPE, network=StridedVxmDense, features="small", learning_rate=1e-3)
         moving, fixed = images()
         targets = [fixed, tf.zeros((1, *SHAPE, 2))]
-        told = model.fit([moving, fixed], targets, epochs=8, verbose=0)
-        return np.array(told.history["loss"])
+        history = model.fit([moving, fixed], targets, epochs=8, verbose=0)
+        return np.array(history.history["loss"])
 
-    full = history("float32")
+    full = losses_of("float32")
     assert full[-1] < full[0]
-    found = history(f"mixed_{half}")
-    assert found[0] == pytest.approx(full[0], abs=0.01)
-    assert found[0] - found[-1] == pytest.approx(full[0] - full[-1], rel=0.2)
+    halved = losses_of(f"mixed_{half}")
+    assert halved[0] == pytest.approx(full[0], abs=0.01)
+    assert halved[0] - halved[-1] == pytest.approx(full[0] - full[-1], rel=0.2)
+
+
+def test_a_run_goes_on_after_a_schedule_has_changed_the_rate_of_a_scaled_optimizer(
+    policy, tmp_path
+):
+    policy("mixed_float16")
+    model = models.build(SHAPE, features="small", learning_rate=1e-3)
+    assert isinstance(model.optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+    training.restore(model, tmp_path)
+    model.optimizer.iterations.assign(3)
+    model.optimizer.learning_rate.assign(1e-5)
+    training.restore(model, tmp_path)
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)

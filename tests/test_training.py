@@ -1,7 +1,10 @@
-"""fit(): history, checkpoints, resuming after a kill, and the stop at the first NaN."""
+"""Training: history, checkpoints, resuming after a kill, and the stop at the first NaN."""
 
+import errno
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from vxmlib import models, training
+from vxmlib import files, models, pairs, training
 from vxmlib.backend import set_seed, tf
 
 IDS = ["p0", "p1", "p2"]
@@ -41,6 +44,14 @@ def stand_in(image=person):
     )
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def checkpoint_of(epoch):
+    return [f"ckpt-{epoch}.data-00000-of-00001", f"ckpt-{epoch}.index"]
+
+
 def new_model(learning_rate=1e-3, **options):
     set_seed(3)
     return models.build((32, 32), features="small", learning_rate=learning_rate, **options)
@@ -52,6 +63,36 @@ def train(model, run_dir, callbacks=(), cohort=None, **changed):
     monitor = training.RegistrationMonitor(cohort, [("p0", "p1")], every=3)
     options = SETTINGS | {"validation": [("p1", "p2")], "callbacks": [monitor, *callbacks]}
     return training.fit(model, cohort, IDS, run_dir=run_dir, **options | changed)
+
+
+def train_by_keras(model, run_dir):
+    """The same run by Keras' own call, as a lesson writes it."""
+    people, steps = stand_in(), SETTINGS["steps_per_epoch"]
+    done = training.restore(model, run_dir)
+    model.fit(
+        pairs.pair_dataset(people, IDS, batch_size=2, seed=11, start_step=done * steps),
+        initial_epoch=done,
+        epochs=SETTINGS["epochs"],
+        steps_per_epoch=steps,
+        validation_data=pairs.listed_pairs(people, [("p1", "p2")]),
+        callbacks=training.callbacks(
+            run_dir, training.RegistrationMonitor(people, [("p0", "p1")], every=3)
+        ),
+        verbose=0,
+    )
+    return training.history(run_dir)
+
+
+def kill_before_checkpoint(epoch):
+    """Kill this very process when the row of an epoch is written and its checkpoint is not."""
+    save = tf.train.CheckpointManager.save
+
+    def save_or_die(self, checkpoint_number):
+        if checkpoint_number == epoch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(self, checkpoint_number=checkpoint_number)
+
+    tf.train.CheckpointManager.save = save_or_die
 
 
 class KillAt(tf.keras.callbacks.Callback):
@@ -152,8 +193,8 @@ def test_files_of_a_run(whole):
     assert_equal(models.load(folder / "last.h5").get_weights(), weights)
 
 
-def assert_equal(found, expected, **tolerance):
-    for one, other in zip(found, expected, strict=True):
+def assert_equal(values, expected, **tolerance):
+    for one, other in zip(values, expected, strict=True):
         np.testing.assert_allclose(one, other, **{"rtol": 0} | tolerance)
 
 
@@ -182,6 +223,31 @@ def stop_before_checkpoint(monkeypatch, epoch):
     monkeypatch.setattr(tf.train.CheckpointManager, "save", save_or_stop)
 
 
+def test_the_best_weights_are_compared_with_earlier_epochs_alone(model, finished):
+    """A row whose checkpoint was lost is made again, perhaps with another last digit."""
+    keeper = training.KeepWeights(finished)
+    keeper.set_model(model)
+    (finished / "best.h5").unlink()
+    keeper.on_epoch_end(4, {"val_loss": 1.0})
+    assert not (finished / "best.h5").exists()
+    keeper.on_epoch_end(0, {"val_loss": 1.0})
+    assert (finished / "best.h5").exists()
+
+
+def test_an_epoch_without_a_validation_loss_does_not_keep_later_ones_from_being_best(
+    model, tmp_path
+):
+    losses, kept = iter([np.nan, 0.5, 0.6]), []
+
+    class Scripted(tf.keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = next(losses)
+            kept.append(self.model.get_weights())
+
+    train(model, tmp_path, epochs=3, callbacks=[Scripted()])
+    assert_equal(models.load(tmp_path / "best.h5").get_weights(), kept[1])
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, model, tmp_path, monkeypatch):
     history, _, weights = whole
     place = f"{str(tmp_path)!r}, callbacks=[t.KillAt(epoch=1, batch=1)]"
@@ -202,6 +268,129 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(whole, model, tmp_path,
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), continued)
     assert_equal(model.get_weights(), weights, rtol=1e-4, atol=1e-6)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".part")]
+
+
+def test_keras_call_with_the_callbacks_goes_on_after_a_kill_too(whole, model, tmp_path):
+    history, _, weights = whole
+    code = f"t.kill_before_checkpoint(2)\nt.train_by_keras(t.new_model(), {str(tmp_path)!r})"
+    run_and_be_killed(code)
+    assert pd.read_csv(tmp_path / "history.csv")["epoch"].tolist() == [1, 2]
+    assert not (tmp_path / "last.h5").exists()
+
+    model.set_weights([np.zeros_like(weight) for weight in weights])  # all comes from the folder
+    continued = train_by_keras(model, tmp_path)
+    pd.testing.assert_frame_equal(
+        continued.drop(columns="seconds"), history.drop(columns="seconds"), rtol=1e-4
+    )
+    assert_equal(model.get_weights(), weights, rtol=1e-4, atol=1e-6)
+    assert_equal(models.load(tmp_path / "last.h5").get_weights(), model.get_weights())
+    assert (tmp_path / "best.h5").exists()
+
+
+class PowerCut(BaseException):
+    """Everything ends here."""
+
+
+def cut_the_power(monkeypatch, at):
+    """End a run just before one of its writes; return the list of those that were begun."""
+    written = []
+
+    def counted(write):
+        def write_or_stop(*args, **options):
+            written.append(args)
+            if at == len(written):
+                raise PowerCut
+            return write(*args, **options)
+
+        return write_or_stop
+
+    monkeypatch.setattr(files.os, "replace", counted(os.replace))
+    manager = tf.train.CheckpointManager
+    monkeypatch.setattr(manager, "save", counted(manager.save))
+    return written
+
+
+@pytest.fixture(scope="module")
+def short(traced, tmp_path_factory):
+    """An uninterrupted run of two epochs: its history, final and best weights."""
+    for variable, value in traced[1]:
+        variable.assign(value)
+    folder = tmp_path_factory.mktemp("short")
+    history = train(traced[0], folder, epochs=2)
+    return history, traced[0].get_weights(), models.load(folder / "best.h5").get_weights()
+
+
+# Settings and first checkpoint; row and checkpoint of two epochs, the first with best weights;
+# last weights.
+WRITES = 8
+
+
+@pytest.mark.parametrize("write", range(1, WRITES + 1))
+def test_a_run_survives_a_stop_between_any_two_writes(short, model, tmp_path, monkeypatch, write):
+    history, weights, best = short
+    cut_the_power(monkeypatch, write)
+    with pytest.raises(PowerCut):
+        train(model, tmp_path, epochs=2)
+    monkeypatch.undo()
+    continued = train(model, tmp_path, epochs=2)
+    pd.testing.assert_frame_equal(
+        continued.drop(columns="seconds"), history.drop(columns="seconds"), rtol=1e-4
+    )
+    assert_equal(model.get_weights(), weights, rtol=1e-4, atol=1e-6)
+    assert_equal(models.load(tmp_path / "best.h5").get_weights(), best, rtol=1e-4, atol=1e-6)
+    assert_equal(models.load(tmp_path / "last.h5").get_weights(), weights, rtol=1e-4, atol=1e-6)
+
+
+def test_these_are_all_writes(model, tmp_path, monkeypatch):
+    written = cut_the_power(monkeypatch, None)
+    train(model, tmp_path, epochs=2)
+    assert len(written) == WRITES
+
+
+def falling_rate():
+    return training.cosine_schedule(1e-3, 4)
+
+
+def test_the_same_model_goes_on_after_a_schedule_has_changed_its_rate(model, tmp_path):
+    options = {"callbacks": [falling_rate()]}
+    train(model, tmp_path / "parts", epochs=2, **options)
+    assert float(model.optimizer.learning_rate) < 9e-4
+    parts = train(model, tmp_path / "parts", **options)
+    assert json.loads((tmp_path / "parts" / "settings.json").read_text())[
+        "optimizer learning_rate"
+    ] == pytest.approx(1e-3)
+    expected = [1e-3 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    np.testing.assert_allclose(parts["lr"], expected, rtol=1e-6)
+
+
+def test_the_first_rate_of_a_new_model_is_still_compared(model, tmp_path):
+    train(model, tmp_path, epochs=1, callbacks=[falling_rate()])
+    with pytest.raises(training.RunFolderError, match=r"optimizer learning_rate \(found 0\.001"):
+        train(new_model(learning_rate=1e-4), tmp_path, callbacks=[falling_rate()])
+
+
+@pytest.mark.parametrize(("rate", "epochs"), [(0, 3), (1e-3, 0)])
+def test_a_schedule_refuses_what_is_none(rate, epochs):
+    with pytest.raises(ValueError, match="found 0, expected a"):
+        training.cosine_schedule(rate, epochs)
+
+
+def test_a_plain_call_and_fit_find_each_others_run(whole, model, tmp_path):
+    first = train(model, tmp_path, epochs=1)
+    assert training.restore(model, tmp_path) == 1
+    assert training.restore(model, tmp_path, settings={"seed": 11}) == 1
+    with pytest.raises(training.RunFolderError, match=r"seed \(found 11, expected 12\)"):
+        training.restore(model, tmp_path, settings={"seed": 12})
+    pd.testing.assert_frame_equal(train(model, tmp_path, epochs=1), first)
+
+
+def test_a_new_folder_keeps_the_model_as_it_is(model, tmp_path):
+    weights = model.get_weights()
+    assert training.restore(model, tmp_path) == 0
+    model.set_weights([np.full_like(weight, np.nan) for weight in weights])
+    assert training.restore(model, tmp_path) == 0
+    assert_equal(model.get_weights(), weights)
+    assert training.history(tmp_path).empty
 
 
 def test_a_finished_run_is_found_not_trained_again(whole, model):
@@ -272,12 +461,178 @@ def short_history(folder):
     (folder / "history.csv").write_text("\n".join(lines[:-1]))
 
 
-@pytest.mark.parametrize("harm", [cut_checkpoint, cut_settings, no_history, short_history])
+def no_state(folder):
+    (folder / "checkpoints" / "checkpoint").unlink()
+
+
+def empty_state(folder):
+    (folder / "checkpoints" / "checkpoint").write_text("")
+
+
+def wrong_state(folder):
+    (folder / "checkpoints" / "checkpoint").write_text("{")
+
+
+def no_settings(folder):
+    (folder / "settings.json").unlink()
+
+
+def settings_without_names(folder):
+    (folder / "settings.json").write_text("[]")
+
+
+def settings_in_latin_1(folder):
+    (folder / "settings.json").write_bytes('{"λ": "é"}'.encode("latin-1", "replace"))
+
+
+def change_last_row(folder, change):
+    *rows, last = (folder / "history.csv").read_text().splitlines(keepends=True)
+    (folder / "history.csv").write_text("".join([*rows, change(last)]))
+
+
+def cut_row(folder):
+    change_last_row(folder, lambda row: row[: len(row) // 2])
+
+
+def cut_last_digits(folder):
+    change_last_row(folder, lambda row: row[:-4])
+
+
+def cut_row_but_for_its_end(folder):
+    change_last_row(folder, lambda row: row[: len(row) // 2] + "\n")
+
+
+def no_loss(folder):
+    change_last_row(folder, lambda row: re.sub(r"^4,12,[^,]+", "4,12,", row))
+
+
+def loss_in_words(folder):
+    change_last_row(folder, lambda row: re.sub(r"^4,12,[^,]+", "4,12,low", row))
+
+
+def dice_in_words(folder):
+    change_last_row(folder, lambda row: ",".join([*row.split(",")[:8], "high", "0", "1\n"]))
+
+
+def an_epoch_twice(folder):
+    change_last_row(folder, lambda row: row.replace("4,12", "3,9"))
+
+
+def empty_history(folder):
+    (folder / "history.csv").write_text("")
+
+
+def history_in_latin_1(folder):
+    (folder / "history.csv").write_bytes("épogue\n1\n".encode("latin-1"))
+
+
+HARMS = {
+    cut_checkpoint: "checkpoints is damaged",
+    no_state: r"checkpoints.checkpoint is damaged \(found no checkpoint, .* of epoch 4",
+    empty_state: "checkpoints is damaged",
+    wrong_state: r"checkpoints.checkpoint is damaged \(found no checkpoint",
+    cut_settings: r"settings\.json is damaged",
+    no_settings: r"settings\.json: no such file, but the folder holds a run",
+    settings_without_names: r"settings\.json is damaged",
+    settings_in_latin_1: r"settings\.json is damaged",
+    no_history: r"history\.csv is damaged \(found 0 rows, its checkpoint is of epoch 4",
+    short_history: r"history\.csv is damaged",
+    cut_row: r"history\.csv is damaged",
+    cut_last_digits: r"history\.csv is damaged \(expected whole rows",
+    cut_row_but_for_its_end: r"history\.csv is damaged \(column seconds",
+    no_loss: r"history\.csv is damaged \(column loss",
+    loss_in_words: r"history\.csv is damaged \(found text in column loss",
+    dice_in_words: r"history\.csv is damaged \(found text in column val_dice",
+    an_epoch_twice: r"history\.csv is damaged \(expected .* epochs 1, 2, 3",
+    empty_history: r"history\.csv is damaged",
+    history_in_latin_1: r"history\.csv is damaged",
+}
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
 def test_a_damaged_run_is_named_and_left_alone(model, finished, harm):
     harm(finished)
-    with pytest.raises(training.RunFolderError, match="start anew with resume=False"):
+    before = contents(finished)
+    with pytest.raises(training.RunFolderError, match=HARMS[harm]) as refused:
         train(model, finished)
-    assert (finished / "last.h5").exists()
+    assert "start anew with resume=False" in str(refused.value)
+    assert contents(finished) == before
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_starting_anew_deletes_what_an_interrupted_write_has_left(model, finished):
+    (finished / "checkpoints" / "ckpt-5_temp").mkdir()
+    assert len(train(model, finished, resume=False, epochs=1)) == 1
+    assert names(finished / "checkpoints") == ["checkpoint", *checkpoint_of(1)]
+
+
+def refuse_checkpoints(monkeypatch, error):
+    save = tf.train.CheckpointManager.save
+
+    def save_or_fail(self, checkpoint_number):
+        if checkpoint_number == 2:
+            raise error
+        return save(self, checkpoint_number=checkpoint_number)
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save_or_fail)
+
+
+def refuse_weights(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(training.models, "save", fail)
+
+
+def refuse_history(monkeypatch, error):
+    write = files.write_text
+
+    def write_or_fail(path, text):
+        if path.name == "history.csv":
+            raise error
+        write(path, text)
+
+    monkeypatch.setattr(training.files, "write_text", write_or_fail)
+
+
+FULL = [
+    tf.errors.ResourceExhaustedError(None, None, "checkpoints/ckpt-2.data-00000; No space left"),
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError("Can't write data (file write failed: error message = 'No space left on device')"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: str(error)[:12])
+@pytest.mark.parametrize("refuse", [refuse_checkpoints, refuse_weights, refuse_history])
+def test_a_full_disk_is_named_with_the_folder_and_the_run_goes_on_later(
+    short, model, tmp_path, monkeypatch, refuse, error
+):
+    refuse(monkeypatch, error)
+    with pytest.raises(training.RunFolderError, match="the disk is full") as stopped:
+        train(model, tmp_path, epochs=2)
+    assert str(tmp_path) in str(stopped.value)
+    monkeypatch.undo()
+    continued = train(model, tmp_path, epochs=2)
+    np.testing.assert_allclose(continued["loss"], short[0]["loss"], rtol=1e-4)
+
+
+def test_other_errors_of_the_disk_do_not_say_that_it_is_full(model, tmp_path, monkeypatch):
+    refuse_history(monkeypatch, PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(training.RunFolderError, match=r"folder of your own.*Permission denied"):
+        train(model, tmp_path, epochs=2)
+
+
+def test_memory_that_runs_out_in_a_step_is_not_the_disk(whole, model):
+    class Fail(tf.keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="OOM"):
+        train(model, whole[1], epochs=5, callbacks=[Fail()])
 
 
 class Spoil(tf.keras.callbacks.Callback):
@@ -314,7 +669,8 @@ def test_an_absurd_learning_rate_ends_in_that_message(model, tmp_path):
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_at_its_step(model, loss):
-    guard = training._StopOnNonFinite(types.SimpleNamespace(done=0, folder="run", model=model))
+    guard = training.StopOnNonFinite("run")
+    guard.set_model(model)
     guard.on_epoch_begin(2)
     guard.on_train_batch_begin(4)
     guard.on_train_batch_end(4, {"loss": 1.0})
@@ -327,7 +683,15 @@ def test_weights_broken_by_the_last_step_are_never_kept(model, tmp_path):
         training.fit(
             model, stand_in(), IDS, run_dir=tmp_path, callbacks=[Spoil(step=3)], **SETTINGS
         )
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "settings.json"]
+    assert names(tmp_path) == [".lock", "checkpoints", "settings.json"]
+    assert names(tmp_path / "checkpoints") == ["checkpoint", *checkpoint_of(0)]
+
+
+def test_the_same_model_can_be_trained_again_after_a_first_epoch_with_nan(model, tmp_path, short):
+    with pytest.raises(training.NonFiniteLoss):
+        train(model, tmp_path, epochs=2, callbacks=[Spoil(step=2)])
+    again = train(model, tmp_path, epochs=2)
+    np.testing.assert_allclose(again["loss"], short[0]["loss"], rtol=1e-4)
 
 
 def test_other_errors_of_tensorflow_are_not_explained_away(whole, model):
@@ -348,10 +712,10 @@ def bad(name):
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        ({"epochs": 0}, "epochs must be an integer of at least 1, found 0"),
-        ({"steps_per_epoch": 2.5}, "steps_per_epoch must be an integer"),
-        ({"batch_size": 0}, "batch_size must be"),
-        ({"seed": -1}, "seed must be"),
+        ({"epochs": 0}, "epochs: found 0, expected a whole number of at least 1"),
+        ({"steps_per_epoch": 2.5}, "steps_per_epoch: found 2.5, expected a whole"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed"),
         ({"cohort": stand_in(bad)}, "image of p2"),
         ({"validation": [("p1", "p9")], "cohort": stand_in(lambda n: bad("p2"))}, "image of p"),
     ],
@@ -382,7 +746,7 @@ def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("pairs", "every", "complaint"),
-    [([], 1, "pairs is empty"), ([("a", "b")], 0, "every must be an integer of at least 1")],
+    [([], 1, "pairs is empty"), ([("a", "b")], 0, "every: found 0, expected a whole")],
 )
 def test_monitor_refuses_nothing_to_do(pairs, every, complaint):
     with pytest.raises(ValueError, match=complaint):

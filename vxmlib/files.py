@@ -1,8 +1,9 @@
-"""Write files whole, hold a folder alone, and read YAML strictly."""
+"""Atomic writes, folder locks, and strict reading of YAML."""
 
 import contextlib
 import fcntl
 import os
+import uuid
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,13 @@ def whole(path):
     Yields
     ------
     pathlib.Path
-        A hidden name in the same folder, with the same ending. After an error it is deleted.
+        A hidden name in the same folder, with the same ending, that no other call yields. After an
+        error it is deleted.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; the message names ``path``.
 
     Examples
     --------
@@ -33,10 +40,16 @@ def whole(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = path.with_name(f".part-{uuid.uuid4().hex}-{path.name}")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename not in (None, str(part)):
+            raise  # the error is about another file, and names it
+        if error.errno is None:
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -52,7 +65,7 @@ def write_text(path, text):
     Raises
     ------
     OSError
-        The folder cannot be written to.
+        The file cannot be written; the message names ``path``.
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")

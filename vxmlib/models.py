@@ -1,8 +1,7 @@
-"""VxmDense built and compiled by name, saved and loaded, and asked for its displacement."""
+"""Build and compile VxmDense by name, save and load it, and register pairs with it."""
 
 import json
 import math
-import numbers
 from pathlib import Path
 
 import h5py
@@ -23,7 +22,7 @@ FEATURES = {
 
 
 class ModelFileError(ValueError):
-    """A model file is cut off, corrupt, or no VxmDense."""
+    """A model file is cut off, corrupt, of another class, or has weights that are not finite."""
 
 
 def build(
@@ -98,7 +97,7 @@ def build(
     >>> list(model.output_names)
     ['image', 'smoothness']
     """
-    shape = _checked_shape(shape)
+    shape = checks.check_shape(shape)
     lam = checks.check_number("lam", lam, least=0)
     learning_rate = checks.check_number("learning_rate", learning_rate, above=0)
     if clipnorm is not None:
@@ -215,7 +214,8 @@ def register(model, moving, fixed, *more):
     Raises
     ------
     ValueError
-        If an image has another shape than the model, or is not finite, or not in [0, 1].
+        If an image has another shape than the model, or is not finite, or not in [0, 1]; or if
+        the displacement is not finite, because the model has diverged.
 
     Examples
     --------
@@ -230,7 +230,32 @@ def register(model, moving, fixed, *more):
         for name, image in (("moving", moving), ("fixed", fixed))
     ]
     inputs = [np.asarray(each, np.float32)[None] for each in (*images, *more)]
-    return _displacement_function(model)(*map(tf.constant, inputs))[0].numpy()
+    try:
+        displacement = _displacement_function(model)(*map(tf.constant, inputs))[0].numpy()
+    except tf.errors.InvalidArgumentError as error:
+        if not points_nowhere(error):
+            raise
+        # A CPU fails in the integration where a GPU goes on with NaN.
+        displacement = np.full((*shape, len(shape)), np.nan, np.float32)
+    return checks.check_displacement(displacement)
+
+
+def points_nowhere(error):
+    """Whether TensorFlow's error says that a displacement points at no voxel: NaN, or far beyond.
+
+    On a CPU the warp and the integration look that voxel up, and fail.
+
+    Examples
+    --------
+    >>> points_nowhere(tf.errors.InvalidArgumentError(None, None, "indices[0] is not in [0, 9)"))
+    True
+    """
+    return "is not in [0, " in str(error)
+
+
+def finite_weights(model):
+    """Whether no weight of a model is NaN or infinite."""
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def _displacement_function(model):
@@ -264,7 +289,7 @@ def save(model, path):
     """
     path = Path(path)
     if path.suffix != ".h5":
-        raise ValueError(f"path must end in .h5, found {path.name!r}: VxmDense reads HDF5 only")
+        raise ValueError(f"path: found {path.name!r}, expected .h5 at its end: VxmDense reads HDF5")
     config = {"class_name": type(model).__name__, "config": model.get_config()}
     with files.whole(path) as part:
         # Weights and constructor arguments are all that VxmDense.load reads. Keras' own
@@ -294,7 +319,8 @@ def load(path, *, network=vxm.networks.VxmDense):
     FileNotFoundError
         If there is no such file.
     ModelFileError
-        If the file is cut off, corrupt, or holds something else than a ``network``.
+        If the file is cut off, corrupt, holds something else than a ``network``, or weights that
+        are NaN or infinite.
     """
     expected = network.__name__
     path = Path(path)
@@ -302,31 +328,22 @@ def load(path, *, network=vxm.networks.VxmDense):
         raise FileNotFoundError(f"no model file at {path}: train one, or check the path")
     try:
         with h5py.File(path, "r") as file:
-            found = json.loads(file.attrs["model_config"])["class_name"]
-        if found != expected:
-            raise ModelFileError(
-                f"{path} holds a {found}, expected a {expected}; pass network= the class it holds "
-                "(vxmlib.networks.NETWORKS lists ours)"
-            )
-        return network.load(str(path))
-    except ModelFileError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError) as error:
+            class_name = json.loads(file.attrs["model_config"])["class_name"]
+        model = network.load(str(path)) if class_name == expected else None
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{path} is no complete {expected} file ({error}): it may be cut off or of another "
             "kind; save it again, or fetch it anew"
         ) from error
-
-
-def _checked_shape(shape):
-    """Return the grid as a tuple of int, or say which sizes would fit."""
-    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
-    whole = all(isinstance(n, numbers.Integral) and n > 0 for n in sizes)
-    if len(sizes) not in (2, 3) or not whole:
-        raise ValueError(f"shape must be 2 or 3 positive integers, found {shape!r}")
-    if any(n % checks.MULTIPLE for n in sizes):
-        raise ValueError(
-            f"shape must have sizes divisible by {checks.MULTIPLE} (the network halves the "
-            f"grid four times), found {sizes}: pad to {checks.fitting_shape(sizes)}"
+    if model is None:
+        raise ModelFileError(
+            f"{path} holds a {class_name}, expected a {expected}; pass network= the class it holds "
+            "(vxmlib.networks.NETWORKS lists ours)"
         )
-    return tuple(int(n) for n in sizes)
+    if not finite_weights(model):
+        raise ModelFileError(
+            f"{path} holds weights that are NaN or infinite, expected finite ones: the training "
+            "that wrote it has diverged; train again with a lower learning rate, or take an "
+            "earlier file"
+        )
+    return model

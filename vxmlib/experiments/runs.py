@@ -6,7 +6,6 @@ and after a change of the code or the data it is a new run.
 """
 
 import hashlib
-import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pooch
 
-from vxmlib import cohorts, metrics, models, records, training
-from vxmlib.backend import device_summary, set_seed, tf
+from vxmlib import checks, cohorts, metrics, models, records, training
+from vxmlib.backend import device_summary, set_seed
 from vxmlib.experiments import dependencies
 from vxmlib.experiments.settings import SCHEDULES, Settings
 
@@ -143,16 +142,10 @@ def callbacks(plan) -> list:
     ValueError
         A schedule that is neither "constant" nor "cosine".
     """
+    checks.check_choice("schedule", plan.schedule, SCHEDULES)
     if plan.schedule == "constant":
         return []
-    if plan.schedule != "cosine":
-        expected = ", ".join(SCHEDULES)
-        raise ValueError(f"schedule: found {plan.schedule!r}, expected one of: {expected}")
-
-    def rate(epoch):
-        return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / plan.epochs))
-
-    return [tf.keras.callbacks.LearningRateScheduler(rate)]
+    return [training.cosine_schedule(plan.learning_rate, plan.epochs)]
 
 
 def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vxmlib import models, training
+from vxmlib import models
 from vxmlib.backend import tf, vxm
 from vxmlib.checks import check_number, check_whole
 
@@ -212,7 +212,7 @@ def train(
         try:
             terms, outputs = one_step(inputs, targets)
         except tf.errors.InvalidArgumentError as error:
-            if not training.points_nowhere(error):
+            if not models.points_nowhere(error):
                 raise
             raise keeper.stopped(step, "the displacement is no longer finite") from error
         logs = {name: float(value) for name, value in terms.items()}
@@ -244,7 +244,7 @@ class _Keeper:
 
     def keep(self, step):
         """Write the weights, if they are finite and a file was asked for."""
-        if not training.finite_weights(self.model):
+        if not models.finite_weights(self.model):
             raise self.stopped(step, "weights became NaN or infinite")
         if self.path is None:
             return
