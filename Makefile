@@ -63,7 +63,9 @@ cluster: $(STAMP) ## add Snakemake's plugin for a SLURM cluster to the environme
 	@$(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-deps --require-hashes -r requirements-cluster.lock
 
 # The stamp comes last: without it, what stands in the folder is not trusted and made anew.
+# `venv --clear` would empty the folder that a link leads to.
 $(STAMP): requirements.lock
+	@test ! -L $(VENV) || { echo "ERROR: $(VENV) is a symbolic link to $$(readlink $(VENV)), and making the environment would empty that folder. Remove the link (rm $(VENV)), then run make again." >&2; exit 1; }
 	@command -v "$(PYTHON)" >/dev/null || { echo "ERROR: no '$(PYTHON)' on this machine. Install Python 3.10 to 3.13, or name one: make book PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); ok or sys.exit("ERROR: %s is Python %d.%d; this book needs 3.10 to 3.13. Name one: make book PYTHON=/path/to/python3.11" % ((sys.executable,) + sys.version_info[:2]))'
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "ERROR: '$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }

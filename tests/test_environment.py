@@ -1,6 +1,9 @@
 """pyproject.toml, requirements.lock, environment.yml and this very environment say the same."""
 
 import re
+import shutil
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -134,3 +137,25 @@ def test_this_environment_is_the_lock(project, pins):
         name = canonicalize_name(need.name)
         locked = [v for n, v, m in pins if canonicalize_name(n) == name]
         assert metadata.version(need.name) in locked, "run `make env`"
+
+
+def test_make_refuses_to_empty_the_folder_behind_a_linked_environment(root, tmp_path):
+    kept = tmp_path / "elsewhere" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("words")
+    (tmp_path / ".venv").symlink_to(kept.parent)
+    (tmp_path / "requirements.lock").touch()
+    command = ["make", "--file", str(root / "Makefile"), "env", f"PYTHON={sys.executable}"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert f"ERROR: .venv is a symbolic link to {kept.parent}" in run.stderr
+    assert kept.read_text() == "words"
+
+
+def test_git_ignores_an_environment_that_is_a_link(root, tmp_path):
+    shutil.copy(root / ".gitignore", tmp_path)
+    (tmp_path / ".venv").symlink_to(root)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    status = ["git", "status", "--porcelain"]
+    run = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["??", ".gitignore"]
