@@ -47,11 +47,12 @@ full: $(STAMP) ## train and compare anew on real people in 3D (config/real.yaml;
 	@$(PY) -m tools.real all --build "$(BUILD)/real" --results "$(BUILD)/real/results"
 
 # A file's tests stay together: the pages' tests share one smoke build.
-test: lint ## all tests, after the style of the code
+test: lint ## all tests, after the lint
 	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-lint: $(STAMP) ## style of the code
+lint: $(STAMP) ## the style of the code, and the layers of the package
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 notebooks: $(STAMP) ## write notebooks/*.ipynb from their .py sources
 	@$(PY) -m tools.book notebooks
@@ -81,7 +82,8 @@ lock: ## resolve pyproject.toml anew into requirements.lock and requirements-clu
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && "$(PYTHON)" -m venv "$$folder" \
 	  && "$$folder/bin/pip" install --disable-pip-version-check --quiet uv \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
-	     --extra book --extra test --no-header --no-annotate pyproject.toml -o "$$folder/lock" \
+	     --extra train --extra baselines --extra book --extra test --no-header --no-annotate \
+	     pyproject.toml -o "$$folder/lock" \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
 	     --group cluster --no-header --no-annotate -o "$$folder/cluster" \
 	  && cp "$$folder/lock" requirements.lock && cp "$$folder/cluster" requirements-cluster.lock \
