@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import jupytext
 import nbformat
@@ -127,7 +128,8 @@ def run_lesson(
         given, done = Path(scratch) / f"{source.stem}.ipynb", Path(scratch) / "done.ipynb"
         nbformat.write(read_source(source), given)
         began = time.monotonic()
-        with _environment(_kernel_environment(Path(scratch), products, runs, threads)):
+        environment = _kernel_environment(Path(scratch), products, runs, threads)
+        with mock.patch.dict(os.environ, environment):
             problem = _papermill(given, done, parameters, cwd, label)
         _keep_cost(own / COST, time.monotonic() - began, threads)
         missing = [name for name in expected if not (own / name).exists()]
@@ -185,9 +187,10 @@ def describe(error: papermill.PapermillExecutionError) -> str:
     # Frames stand between empty lines; those of the libraries below the lesson say little here.
     frames = re.split(r"\n\s*\n|\n(?=File |Cell In)", trace)
     own = [frame for frame in frames if frame.startswith("Cell In")][-1:]
-    message = f"{error.ename}: {error.evalue}".splitlines()
-    shown = "\n".join(own).splitlines() + message
-    lines = "\n".join(f"    {line[:300]}" for line in shown[:SHOWN_LINES])
+    shown = [line[:300] for line in "\n".join(own).splitlines()]
+    shown += f"{error.ename}: {error.evalue}".splitlines()
+    shown[SHOWN_LINES - 1 : -1] = []  # of a long message, the end says most
+    lines = "\n".join(f"    {line}" for line in shown)
     return f"cell {error.exec_count} raised {error.ename}\n{lines}"
 
 
@@ -211,24 +214,6 @@ def _kernel_environment(scratch: Path, products: Path, runs: Path, threads: int)
         "JUPYTER_RUNTIME_DIR": str(scratch / "run"),
         "IPYTHONDIR": str(scratch / "ipython"),
     }
-
-
-class _environment:
-    """Set variables for the time of a ``with`` block."""
-
-    def __init__(self, values: dict[str, str]):
-        self.values = values
-
-    def __enter__(self):
-        self.before = {name: os.environ.get(name) for name in self.values}
-        os.environ.update(self.values)
-
-    def __exit__(self, *_):
-        for name, value in self.before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 class Progress:
