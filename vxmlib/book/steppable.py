@@ -9,9 +9,9 @@ import base64
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,6 +56,38 @@ _STYLE = """
   .vxm-steps > div > div { break-inside: avoid; margin-bottom: 1rem; }
 }
 """
+
+
+_PAGE = jinja2.Template(
+    "<style>"
+    + _STYLE
+    + """@media screen {
+{% for _ in shown %}
+#{{ name }}--{{ loop.index }}:checked ~ div > div:nth-child({{ loop.index }}) {
+  visibility: visible; }
+{% endfor %}
+}</style>
+<fieldset class="vxm-steps" style="--steps: {{ shown | length }}">
+<legend>Choose {{ label }}</legend>
+{% for frame, _ in shown %}
+{% set id = name ~ "--" ~ loop.index %}
+<input type="radio" name="{{ name }}--step" id="{{ id }}" style="--step: {{ loop.index }}"
+  aria-describedby="{{ id }}--says"{{ " checked" if frame.value == start }}>
+<label for="{{ id }}" style="--step: {{ loop.index }}">{{ frame.value }}</label>
+{% endfor %}
+<div>
+{% for frame, picture in shown %}
+<div><img src="data:image/png;base64,{{ picture.base64 }}"
+  width="{{ picture.width }}" height="{{ picture.height }}" alt="{{ frame.text }}">
+<p id="{{ name }}--{{ loop.index }}--says"><strong>{{ label }} = {{ frame.value }}</strong>
+  {{- ": " ~ frame.caption if frame.caption }}</p></div>
+{% endfor %}
+</div>
+</fieldset>""",
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 class Step(NamedTuple):
@@ -149,34 +181,8 @@ def steps(frames: Sequence, *, name: str, label: str = "λ", start: str | None =
             "a letter first."
         )
     pictures = _pictures([frame.figure for frame in frames])
-    controls, shown, rules = [], [], []
-    for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True), start=1):
-        one = f"{name}--{number}"
-        checked = " checked" if frame.value == start else ""
-        controls.append(
-            f'<input type="radio" name="{name}--step" id="{one}" style="--step: {number}"'
-            f' aria-describedby="{one}--says"{checked}>'
-            f'<label for="{one}" style="--step: {number}">{escape(frame.value)}</label>'
-        )
-        caption = f": {escape(frame.caption)}" if frame.caption else ""
-        shown.append(
-            f'<div><img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}"'
-            f' width="{picture.width}" height="{picture.height}" alt="{escape(frame.text)}">'
-            f'<p id="{one}--says"><strong>{escape(label)} = {escape(frame.value)}</strong>'
-            f"{caption}</p></div>"
-        )
-        rules.append(f"#{one}:checked ~ div > div:nth-child({number}) {{ visibility: visible; }}")
-    html = "\n".join(
-        [
-            f"<style>{_STYLE}@media screen {{\n" + "\n".join(rules) + "\n}</style>",
-            f'<fieldset class="vxm-steps" style="--steps: {len(frames)}">',
-            f"<legend>Choose {escape(label)}</legend>",
-            *controls,
-            "<div>",
-            *shown,
-            "</div>",
-            "</fieldset>",
-        ]
+    html = _PAGE.render(
+        name=name, label=label, start=start, shown=list(zip(frames, pictures, strict=True))
     )
     lines = [f"{label}: {len(frames)} pictures to choose from"]
     lines += [
@@ -242,7 +248,7 @@ def registration_step(
 
 
 class _Picture(NamedTuple):
-    png: bytes
+    base64: str
     width: int
     height: int
 
@@ -269,7 +275,7 @@ def _pictures(drawn) -> list[_Picture]:
         written = io.BytesIO()
         part = pile.crop((0, number * height, width, (number + 1) * height))
         part.save(written, "PNG", optimize=True)
-        pictures.append(_Picture(written.getvalue(), width, height))
+        pictures.append(_Picture(base64.b64encode(written.getvalue()).decode(), width, height))
     return pictures
 
 
