@@ -25,7 +25,9 @@ HTML = "html" if NAME == "mni-quick" else f"html-{NAME}"
 
 # What every lesson's result depends on besides its source, its modules and other lessons.
 SHARED = [ROOT / "requirements.lock"] if (ROOT / "requirements.lock").exists() else []
-SHARED += [path for path in Path(RUN["own"]).glob("*") if RUN["own"] and path.is_file()]
+if RUN["own"]:
+    scans = [*Path(RUN["own"]).glob("*"), *Path(RUN["own"]).glob("labels/*")]
+    SHARED += [path for path in scans if path.is_file()]
 # What only the pages depend on; the picture of the package is drawn from all modules.
 PAGES = [path for path in (ROOT / "book").rglob("*") if path.is_file()]
 PAGES += [ROOT / name for name in ("_config.yml", "_toc.yml", "config/book.yaml")]

@@ -68,7 +68,7 @@ def smoke(tmp_path_factory) -> Book:
 def minibook(tmp_path):
     """A copy of the two-lesson book in data/, to break; call it to build it.
 
-    ``.plan()`` lists the rules that a plain ``snakemake`` says it would run. After
+    ``.dry_run()`` is what a plain ``snakemake`` says it would do, ``.plan()`` its rules. After
     ``.take_code()`` the modules are a copy that lies in the book's own folder, as in a checkout.
     """
     root = tmp_path / "book"
@@ -85,17 +85,20 @@ def minibook(tmp_path):
             shutil.copy(ROOT / name, root)
         build.code = root
 
-    def plan(*config: str, target: str = "book") -> list[str]:
+    def dry_run(*config: str, target: str = "book") -> str:
         command = [sys.executable, "-m", "snakemake", target]
         command += ["--snakefile", str(build.code / "Snakefile")]
         command += ["--directory", str(tmp_path / "out"), "--cores", "2", "--dry-run"]
         command += ["--config", f"root={root}", *config]
         done = subprocess.run(command, cwd=build.code, capture_output=True, text=True, check=True)
-        rules = re.findall(r"^rule (?:lesson_)?(\w+):", done.stdout + done.stderr, re.MULTILINE)
-        return sorted(set(rules) - {"book"})
+        return done.stdout + done.stderr
+
+    def plan(*config: str, target: str = "book") -> list[str]:
+        text = dry_run(*config, target=target)
+        return sorted(set(re.findall(r"^rule (?:lesson_)?(\w+):", text, re.MULTILINE)) - {"book"})
 
     build.root, build.code, build.out = root, ROOT, tmp_path / "out"
-    build.plan, build.take_code = plan, take_code
+    build.dry_run, build.plan, build.take_code = dry_run, plan, take_code
     return build
 
 
