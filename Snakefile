@@ -106,7 +106,7 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
         input:
             sources(lesson),
             [executed(need) for need in plan.get("needs", [])],
-            [made for need in plan.get("needs", []) for made in products(need)],
+            [product for need in plan.get("needs", []) for product in products(need)],
             [record for name in shown_grids(plan) for record in grid_records(name)],
             [record for folder in plan.get("results", []) for record in committed(folder)],
             [str(ROOT / path) for path in plan.get("reads", [])],
@@ -144,7 +144,7 @@ rule lambda_run:
 rule html:
     input:
         [executed(lesson) for lesson in LESSONS],
-        [made for lesson in LESSONS for made in products(lesson)],
+        [product for lesson in LESSONS for product in products(lesson)],
         sorted(map(str, PAGES)),
     output:
         f"{HTML}/index.html",

@@ -53,9 +53,9 @@ def test_the_lock_has_one_fitting_pin_for_each_requirement(project, pins, python
         if not applies(need.marker, python):
             continue
         name = canonicalize_name(need.name)
-        found = [v for n, v, m in pins if canonicalize_name(n) == name and applies(m, python)]
-        assert len(found) == 1, f"{need.name} on Python {python}: {found}"
-        assert need.specifier.contains(found[0], prereleases=True), f"{need}: locked {found[0]}"
+        locked = [v for n, v, m in pins if canonicalize_name(n) == name and applies(m, python)]
+        assert len(locked) == 1, f"{need.name} on Python {python}: {locked}"
+        assert need.specifier.contains(locked[0], prereleases=True), f"{need}: locked {locked[0]}"
 
 
 def test_every_pin_of_the_lock_has_a_hash(root, pins):
@@ -99,9 +99,9 @@ def test_the_cluster_lock_has_the_plugin_alone_and_the_other_lock_what_it_needs(
         for need in needs:
             if need.name in cluster:
                 continue
-            found = [v for n, v, m in pins if n == need.name and applies(m, "3.11")]
-            assert len(found) == 1, need
-            assert need.name == "numpy" or need.specifier.contains(found[0]), need
+            versions = [v for n, v, m in pins if n == need.name and applies(m, "3.11")]
+            assert len(versions) == 1, need
+            assert need.name == "numpy" or need.specifier.contains(versions[0]), need
 
 
 def test_conda_installs_the_lock_on_a_python_we_support(root, project):

@@ -49,15 +49,15 @@ def lessons(root: Path) -> dict[str, dict]:
         For a lesson without a source, and for a need that is no earlier lesson.
     """
     path = root / "config" / "book.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
-    found = {name: plan or {} for name, plan in found.items()}
-    for position, (name, plan) in enumerate(found.items()):
+    plans = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
+    plans = {name: plan or {} for name, plan in plans.items()}
+    for position, (name, plan) in enumerate(plans.items()):
         if not (root / "notebooks" / f"{name}.py").exists():
             raise ValueError(f"{path}: lesson {name!r} has no source notebooks/{name}.py")
         for need in plan.get("needs", []):
-            if need not in list(found)[:position]:
+            if need not in list(plans)[:position]:
                 raise ValueError(f"{path}: lesson {name!r} needs {need!r}, no earlier lesson")
-    return found
+    return plans
 
 
 def choose(root: Path, wanted: str) -> list[str]:
@@ -82,8 +82,8 @@ def choose(root: Path, wanted: str) -> list[str]:
 def build(options) -> None:
     """Bring the book, or some lessons of it, up to date through Snakemake."""
     start = time.monotonic()
-    own = options.own or None
-    Settings(cohort=options.cohort, profile=options.profile, seed=options.seed, root=own)
+    scans = options.own or None
+    Settings(cohort=options.cohort, profile=options.profile, seed=options.seed, root=scans)
     chosen = choose(options.root, options.lessons)
     whole = not options.lessons.strip()
     run = f"{options.cohort}-{options.profile}"

@@ -1,4 +1,4 @@
-"""Run one lesson: source -> notebook -> papermill -> an executed notebook, whole or not at all."""
+"""Run one lesson by papermill, and keep its executed notebook only if every cell ran."""
 
 import json
 import os
@@ -118,9 +118,9 @@ def run_lesson(
         is then at ``output`` with ``.failed`` in its name, and nothing is at ``output``.
     """
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    own = products / source.stem
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
+    folder = products / source.stem
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
@@ -131,10 +131,10 @@ def run_lesson(
         environment = _kernel_environment(Path(scratch), products, runs, threads)
         with mock.patch.dict(os.environ, environment):
             problem = _papermill(given, done, parameters, cwd, label)
-        _keep_cost(own / COST, time.monotonic() - began, threads)
-        missing = [name for name in expected if not (own / name).exists()]
+        _keep_cost(folder / COST, time.monotonic() - began, threads)
+        missing = [name for name in expected if not (folder / name).exists()]
         if problem is None and missing:
-            problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {own})")
+            problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {folder})")
         # The temporary folder may be on another disk: copy, then rename beside the target.
         if done.exists():
             with files.whole(failed if problem else output) as part:
@@ -186,8 +186,8 @@ def describe(error: papermill.PapermillExecutionError) -> str:
     trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     # Frames stand between empty lines; those of the libraries below the lesson say little here.
     frames = re.split(r"\n\s*\n|\n(?=File |Cell In)", trace)
-    own = [frame for frame in frames if frame.startswith("Cell In")][-1:]
-    shown = [line[:300] for line in "\n".join(own).splitlines()]
+    cells = [frame for frame in frames if frame.startswith("Cell In")][-1:]
+    shown = [line[:300] for line in "\n".join(cells).splitlines()]
     shown += f"{error.ename}: {error.evalue}".splitlines()
     shown[SHOWN_LINES - 1 : -1] = []  # of a long message, the end says most
     lines = "\n".join(f"    {line}" for line in shown)

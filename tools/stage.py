@@ -115,8 +115,8 @@ def copy_pictures(products: Path, target: Path) -> None:
 
 def read_records(products: Path) -> dict[str, dict]:
     """The records of one run by lesson: ``{"lesson05": {...}}``."""
-    found = sorted(products.glob("*/record.json"))
-    return {f"lesson{path.parent.name[:2]}": records.read(path) for path in found}
+    paths = sorted(products.glob("*/record.json"))
+    return {f"lesson{path.parent.name[:2]}": records.read(path) for path in paths}
 
 
 def build_facts(root: Path, run: Run) -> dict:

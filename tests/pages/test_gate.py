@@ -149,8 +149,8 @@ def test_a_lesson_on_own_scans_depends_on_each_file_of_their_folder(minibook, tm
     (tmp_path / "scans" / "labels").mkdir(parents=True)
     for name in files:
         (tmp_path / "scans" / name).touch()
-    said = minibook.dry_run("cohort=own", f"own={tmp_path / 'scans'}")
-    inputs = re.findall(r"^rule lesson_\w+:\n    input: (.*)$", said, re.MULTILINE)
+    text = minibook.dry_run("cohort=own", f"own={tmp_path / 'scans'}")
+    inputs = re.findall(r"^rule lesson_\w+:\n    input: (.*)$", text, re.MULTILINE)
     assert len(inputs) == 2
     for names in inputs:
         assert {str(tmp_path / "scans" / name) for name in files} <= set(names.split(", "))

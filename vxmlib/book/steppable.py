@@ -263,8 +263,8 @@ def _pictures(drawn) -> list[_Picture]:
         images.append(Image.open(written).convert("RGB"))
     sizes = list(dict.fromkeys(image.size for image in images))
     if len(sizes) > 1:
-        found = " and ".join(f"{width} × {height}" for width, height in sizes)
-        raise ValueError(f"frames: found figures of {found} pixels, expected one size.")
+        pixels = " and ".join(f"{width} × {height}" for width, height in sizes)
+        raise ValueError(f"frames: found figures of {pixels} pixels, expected one size.")
     width, height = sizes[0]
     pile = Image.new("RGB", (width, height * len(images)))
     for number, image in enumerate(images):
