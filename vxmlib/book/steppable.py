@@ -77,8 +77,8 @@ _PAGE = jinja2.Template(
 {% endfor %}
 <div>
 {% for frame, picture in shown %}
-<div><img src="data:image/png;base64,{{ picture.base64 }}"
-  width="{{ picture.width }}" height="{{ picture.height }}" alt="{{ frame.text }}">
+<div><img src="data:image/png;base64,{{ picture }}"
+  width="{{ size[0] }}" height="{{ size[1] }}" alt="{{ frame.text }}">
 <p id="{{ name }}--{{ loop.index }}--says"><strong>{{ label }} = {{ frame.value }}</strong>
   {{- ": " ~ frame.caption if frame.caption }}</p></div>
 {% endfor %}
@@ -86,7 +86,6 @@ _PAGE = jinja2.Template(
 </fieldset>""",
     autoescape=True,
     trim_blocks=True,
-    lstrip_blocks=True,
 )
 
 
@@ -180,10 +179,9 @@ def steps(frames: Sequence, *, name: str, label: str = "λ", start: str | None =
             f"name: found {name!r}, expected letters and digits joined by single hyphens, "
             "a letter first."
         )
-    pictures = _pictures([frame.figure for frame in frames])
-    html = _PAGE.render(
-        name=name, label=label, start=start, shown=list(zip(frames, pictures, strict=True))
-    )
+    pictures, size = _pictures([frame.figure for frame in frames])
+    shown = list(zip(frames, pictures, strict=True))
+    html = _PAGE.render(name=name, label=label, start=start, shown=shown, size=size)
     lines = [f"{label}: {len(frames)} pictures to choose from"]
     lines += [
         f"  {label} = {frame.value}: {' '.join(filter(None, (frame.text, frame.caption)))}"
@@ -247,14 +245,8 @@ def registration_step(
     return Step(str(value), fig, text, ", ".join(filter(None, (more, numbers))))
 
 
-class _Picture(NamedTuple):
-    base64: str
-    width: int
-    height: int
-
-
-def _pictures(drawn) -> list[_Picture]:
-    """The figures as PNG in one common palette, so that no colour changes between them."""
+def _pictures(drawn) -> tuple[list[str], tuple[int, int]]:
+    """The figures as PNG in base64, in one palette so that no colour changes; and their size."""
     images = []
     for fig in drawn:
         written = io.BytesIO()
@@ -275,8 +267,8 @@ def _pictures(drawn) -> list[_Picture]:
         written = io.BytesIO()
         part = pile.crop((0, number * height, width, (number + 1) * height))
         part.save(written, "PNG", optimize=True)
-        pictures.append(_Picture(base64.b64encode(written.getvalue()).decode(), width, height))
-    return pictures
+        pictures.append(base64.b64encode(written.getvalue()).decode())
+    return pictures, sizes[0]
 
 
 def _check_frames(frames) -> list[Step]:
