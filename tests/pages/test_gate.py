@@ -41,6 +41,7 @@ def test_a_good_book_builds_and_says_where_it_is(minibook, monkeypatch):
     front = book.build / "html" / "index.html"
     assert f"Front page: {front}" in book.output
     assert front.exists()
+    assert (book.build / "site" / "mni-quick" / "book" / "pictures" / "package.svg").exists()
     # Progress: which lesson, how long, which step.
     assert re.search(r"\[1/2\] 01_make +0:\d\d  Draw it", book.output)
     page = book.page("notebooks/01_make", "html")
