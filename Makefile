@@ -47,11 +47,12 @@ full: $(STAMP) ## train and compare anew on real people in 3D (config/real.yaml;
 	@$(PY) -m tools.real all --build "$(BUILD)/real" --results "$(BUILD)/real/results"
 
 # A file's tests stay together: the pages' tests share one smoke build.
-test: lint ## all tests, after the style of the code
+test: lint ## all tests, after the lint
 	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-lint: $(STAMP) ## style of the code
+lint: $(STAMP) ## the style of the code, and the layers of the package
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 notebooks: $(STAMP) ## write notebooks/*.ipynb from their .py sources
 	@$(PY) -m tools.book notebooks
@@ -63,7 +64,9 @@ cluster: $(STAMP) ## add Snakemake's plugin for a SLURM cluster to the environme
 	@$(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-deps --require-hashes -r requirements-cluster.lock
 
 # The stamp comes last: without it, what stands in the folder is not trusted and made anew.
+# `venv --clear` would empty the folder that a link leads to.
 $(STAMP): requirements.lock
+	@test ! -L $(VENV) || { echo "ERROR: $(VENV) is a symbolic link to $$(readlink $(VENV)), and making the environment would empty that folder. Remove the link (rm $(VENV)), then run make again." >&2; exit 1; }
 	@command -v "$(PYTHON)" >/dev/null || { echo "ERROR: no '$(PYTHON)' on this machine. Install Python 3.10 to 3.13, or name one: make book PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); ok or sys.exit("ERROR: %s is Python %d.%d; this book needs 3.10 to 3.13. Name one: make book PYTHON=/path/to/python3.11" % ((sys.executable,) + sys.version_info[:2]))'
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "ERROR: '$(PYTHON)' has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
@@ -79,7 +82,8 @@ lock: ## resolve pyproject.toml anew into requirements.lock and requirements-clu
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && "$(PYTHON)" -m venv "$$folder" \
 	  && "$$folder/bin/pip" install --disable-pip-version-check --quiet uv \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
-	     --extra book --extra test --no-header --no-annotate pyproject.toml -o "$$folder/lock" \
+	     --extra train --extra baselines --extra book --extra test --no-header --no-annotate \
+	     pyproject.toml -o "$$folder/lock" \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
 	     --group cluster --no-header --no-annotate -o "$$folder/cluster" \
 	  && cp "$$folder/lock" requirements.lock && cp "$$folder/cluster" requirements-cluster.lock \

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from vxmlib.experiments import sweep
+from vxmlib.experiments import dependencies, sweep
 
 CODE = Path(workflow.basedir)
 ROOT = Path(config.get("root", CODE))  # the book's own folder; the tests give another
@@ -23,17 +23,23 @@ NAME = f"{RUN['cohort']}-{RUN['profile']}"
 LESSONS = yaml.safe_load((ROOT / "config" / "book.yaml").read_text(encoding="utf8"))["lessons"]
 HTML = "html" if NAME == "mni-quick" else f"html-{NAME}"
 
-# What a lesson's result depends on besides its source, its parameters and other lessons.
-SHARED = [str(ROOT / "requirements.lock")] if (ROOT / "requirements.lock").exists() else []
-SHARED += sorted(
-    str(path)
-    for path in (ROOT / "vxmlib").rglob("*")
-    if path.is_file() and "__pycache__" not in path.parts
-)
-# What only the pages depend on.
-PAGES = sorted(str(path) for path in (ROOT / "book").rglob("*") if path.is_file())
-PAGES += [str(ROOT / name) for name in ("_config.yml", "_toc.yml", "config/book.yaml")]
-PAGES += [str(CODE / "tools" / name) for name in ("stage.py", "render.py", "record_table.py")]
+# What every lesson's result depends on besides its source, its modules and other lessons.
+SHARED = [ROOT / "requirements.lock"] if (ROOT / "requirements.lock").exists() else []
+if RUN["own"]:
+    scans = [*Path(RUN["own"]).glob("*"), *Path(RUN["own"]).glob("labels/*")]
+    SHARED += [path for path in scans if path.is_file()]
+# What only the pages depend on; the picture of the package is drawn from all modules.
+PAGES = [path for path in (ROOT / "book").rglob("*") if path.is_file()]
+PAGES += [ROOT / name for name in ("_config.yml", "_toc.yml", "config/book.yaml")]
+PAGES += [CODE / "tools" / f"{name}.py" for name in ("stage", "render", "record_table", "package")]
+PAGES += [CODE / "pyproject.toml", *(CODE / "vxmlib").rglob("*.py")]
+
+
+def sources(lesson):
+    """The lesson's source, the modules of vxmlib that it uses, and what all lessons share."""
+    source = ROOT / "notebooks" / f"{lesson}.py"
+    used = dependencies.of_lesson(source, RUN["cohort"])
+    return sorted(str(path) for path in [source, *used, *SHARED])
 
 
 def executed(lesson):
@@ -98,10 +104,9 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
         name:
             f"lesson_{lesson}"
         input:
-            str(ROOT / "notebooks" / f"{lesson}.py"),
-            SHARED,
+            sources(lesson),
             [executed(need) for need in plan.get("needs", [])],
-            [made for need in plan.get("needs", []) for made in products(need)],
+            [product for need in plan.get("needs", []) for product in products(need)],
             [record for name in shown_grids(plan) for record in grid_records(name)],
             [record for folder in plan.get("results", []) for record in committed(folder)],
             [str(ROOT / path) for path in plan.get("reads", [])],
@@ -125,8 +130,7 @@ rule lambda:
 
 rule lambda_run:
     input:
-        str(ROOT / "notebooks" / "07_lambda.py"),
-        SHARED,
+        lambda wildcards: sources("07_lambda"),
     output:
         "lambda/{grid}-" + NAME + "/{run}.json",
     params:
@@ -140,8 +144,8 @@ rule lambda_run:
 rule html:
     input:
         [executed(lesson) for lesson in LESSONS],
-        [made for lesson in LESSONS for made in products(lesson)],
-        PAGES,
+        [product for lesson in LESSONS for product in products(lesson)],
+        sorted(map(str, PAGES)),
     output:
         f"{HTML}/index.html",
     params:

@@ -1,6 +1,9 @@
 """pyproject.toml, requirements.lock, environment.yml and this very environment say the same."""
 
 import re
+import shutil
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -31,9 +34,9 @@ def pins(root):
 
 
 def wanted(project):
-    """What `make book` and `make test` need, as pyproject.toml states it."""
-    extras = project["optional-dependencies"]
-    return [Requirement(x) for x in project["dependencies"] + extras["book"] + extras["test"]]
+    """What `make book` and `make test` need: pyproject.toml without its extra for a GPU."""
+    extras = [needs for name, needs in project["optional-dependencies"].items() if name != "gpu"]
+    return [Requirement(need) for need in sum(extras, project["dependencies"])]
 
 
 def applies(marker, python):
@@ -50,9 +53,9 @@ def test_the_lock_has_one_fitting_pin_for_each_requirement(project, pins, python
         if not applies(need.marker, python):
             continue
         name = canonicalize_name(need.name)
-        found = [v for n, v, m in pins if canonicalize_name(n) == name and applies(m, python)]
-        assert len(found) == 1, f"{need.name} on Python {python}: {found}"
-        assert need.specifier.contains(found[0], prereleases=True), f"{need}: locked {found[0]}"
+        locked = [v for n, v, m in pins if canonicalize_name(n) == name and applies(m, python)]
+        assert len(locked) == 1, f"{need.name} on Python {python}: {locked}"
+        assert need.specifier.contains(locked[0], prereleases=True), f"{need}: locked {locked[0]}"
 
 
 def test_every_pin_of_the_lock_has_a_hash(root, pins):
@@ -96,9 +99,9 @@ def test_the_cluster_lock_has_the_plugin_alone_and_the_other_lock_what_it_needs(
         for need in needs:
             if need.name in cluster:
                 continue
-            found = [v for n, v, m in pins if n == need.name and applies(m, "3.11")]
-            assert len(found) == 1, need
-            assert need.name == "numpy" or need.specifier.contains(found[0]), need
+            versions = [v for n, v, m in pins if n == need.name and applies(m, "3.11")]
+            assert len(versions) == 1, need
+            assert need.name == "numpy" or need.specifier.contains(versions[0]), need
 
 
 def test_conda_installs_the_lock_on_a_python_we_support(root, project):
@@ -134,3 +137,25 @@ def test_this_environment_is_the_lock(project, pins):
         name = canonicalize_name(need.name)
         locked = [v for n, v, m in pins if canonicalize_name(n) == name]
         assert metadata.version(need.name) in locked, "run `make env`"
+
+
+def test_make_refuses_to_empty_the_folder_behind_a_linked_environment(root, tmp_path):
+    kept = tmp_path / "elsewhere" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("words")
+    (tmp_path / ".venv").symlink_to(kept.parent)
+    (tmp_path / "requirements.lock").touch()
+    command = ["make", "--file", str(root / "Makefile"), "env", f"PYTHON={sys.executable}"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert f"ERROR: .venv is a symbolic link to {kept.parent}" in run.stderr
+    assert kept.read_text() == "words"
+
+
+def test_git_ignores_an_environment_that_is_a_link(root, tmp_path):
+    shutil.copy(root / ".gitignore", tmp_path)
+    (tmp_path / ".venv").symlink_to(root)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    status = ["git", "status", "--porcelain"]
+    run = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["??", ".gitignore"]

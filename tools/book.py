@@ -7,23 +7,28 @@ are its steps, and ``notebooks`` writes the .ipynb files.
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import yaml
 
 from vxmlib import files
 from vxmlib.experiments.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
+#: Seconds that Snakemake, lessons and kernels have to end in before they are killed.
+GRACE = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     options = _parser().parse_args(arguments)
     options.root, options.build = Path(options.root).resolve(), Path(options.build).resolve()
+    _handle_signals(signal.default_int_handler)
     try:
         options.run(options)
     except (ValueError, RuntimeError, OSError) as error:
@@ -44,15 +49,15 @@ def lessons(root: Path) -> dict[str, dict]:
         For a lesson without a source, and for a need that is no earlier lesson.
     """
     path = root / "config" / "book.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
-    found = {name: plan or {} for name, plan in found.items()}
-    for position, (name, plan) in enumerate(found.items()):
+    plans = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
+    plans = {name: plan or {} for name, plan in plans.items()}
+    for position, (name, plan) in enumerate(plans.items()):
         if not (root / "notebooks" / f"{name}.py").exists():
             raise ValueError(f"{path}: lesson {name!r} has no source notebooks/{name}.py")
         for need in plan.get("needs", []):
-            if need not in list(found)[:position]:
+            if need not in list(plans)[:position]:
                 raise ValueError(f"{path}: lesson {name!r} needs {need!r}, no earlier lesson")
-    return found
+    return plans
 
 
 def choose(root: Path, wanted: str) -> list[str]:
@@ -77,8 +82,8 @@ def choose(root: Path, wanted: str) -> list[str]:
 def build(options) -> None:
     """Bring the book, or some lessons of it, up to date through Snakemake."""
     start = time.monotonic()
-    own = options.own or None
-    Settings(cohort=options.cohort, profile=options.profile, seed=options.seed, root=own)
+    scans = options.own or None
+    Settings(cohort=options.cohort, profile=options.profile, seed=options.seed, root=scans)
     chosen = choose(options.root, options.lessons)
     whole = not options.lessons.strip()
     run = f"{options.cohort}-{options.profile}"
@@ -90,8 +95,8 @@ def build(options) -> None:
         f"seed {options.seed}, {options.cores} cores",
         flush=True,
     )
-    with only_one(options.build):
-        status = _snakemake(options, targets)
+    with only_one(options.build) as lock:
+        status = _snakemake(options, lock, targets)
     if status:
         raise RuntimeError("the book was not built; the reason stands above")
     front = options.build / (f"{html}/index.html" if whole else f"executed/{run}")
@@ -114,8 +119,8 @@ def grid(options) -> None:
         f"{options.cohort}, profile {options.profile}, {options.cores} cores",
         flush=True,
     )
-    with only_one(options.build):
-        status = _snakemake(options, ["lambda"], "--keep-going")
+    with only_one(options.build) as lock:
+        status = _snakemake(options, lock, ["lambda"], "--keep-going")
     if status:
         raise RuntimeError("not every run came to an end; the reasons stand above")
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
@@ -147,7 +152,7 @@ def _label(known: dict[str, Settings], name: str) -> str:
     return f"[{number}/{len(known)}] {point.cohort} {what:24}"
 
 
-def _snakemake(options, targets: list[str], *more: str) -> int:
+def _snakemake(options, lock: int, targets: list[str], *more: str) -> int:
     names = ("cohort", "profile", "seed", "own", "grid")
     config = {name: getattr(options, name) for name in names if hasattr(options, name)}
     config["root"] = options.root
@@ -155,25 +160,48 @@ def _snakemake(options, targets: list[str], *more: str) -> int:
     command += ["--directory", options.build, "--cores", options.cores]
     command += ["--rerun-incomplete", "--nolock", "--quiet", "all", *more]
     command += ["--config", *(f"{name}={value}" for name, value in config.items())]
-    process = subprocess.Popen([str(word) for word in command], cwd=CODE)
+    # In a session of its own, so that a Ctrl-C reaches it once, through us; and it holds the lock,
+    # too, so that the folder stays locked even if this process is killed.
+    process = subprocess.Popen(
+        [str(word) for word in command], cwd=CODE, start_new_session=True, pass_fds=[lock]
+    )
     try:
         return process.wait()
     except KeyboardInterrupt:
-        process.wait()  # it heard the same signal; let it put away what is half done
+        _end(process)
         raise
+
+
+def _handle_signals(handler) -> None:
+    """Treat a request to end and a closed terminal like a Ctrl-C; what is ignored stays so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End Snakemake and all that it started; return when nothing of it is left."""
+    _handle_signals(signal.SIG_IGN)  # nothing may interrupt this
+    if process.poll() is None:
+        snakemake = psutil.Process(process.pid)
+        family = [snakemake, *snakemake.children(recursive=True)]
+        os.killpg(process.pid, signal.SIGTERM)  # not the kernels: lessons shut them down
+        for child in psutil.wait_procs(family, timeout=GRACE)[1]:
+            child.kill()
+        psutil.wait_procs(family)
 
 
 @contextlib.contextmanager
 def only_one(folder: Path):
-    """Keep a second build out of the same folder."""
+    """Keep a second build out of the same folder; yield the file descriptor that locks it."""
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(files.alone(folder, wait=False))
+            stream = held.enter_context(files.alone(folder, wait=False))
         except BlockingIOError:
             raise RuntimeError(
                 f"another build is at work in {folder}; wait for it to end"
             ) from None
-        yield
+        yield stream.fileno()
 
 
 def lesson(options) -> None:

@@ -1,4 +1,4 @@
-"""Run one lesson: source -> notebook -> papermill -> an executed notebook, whole or not at all."""
+"""Run one lesson by papermill, and keep its executed notebook only if every cell ran."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import jupytext
 import nbformat
@@ -117,9 +118,9 @@ def run_lesson(
         is then at ``output`` with ``.failed`` in its name, and nothing is at ``output``.
     """
     failed = output.with_name(f"{output.stem}.failed.ipynb")
-    own = products / source.stem
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
+    folder = products / source.stem
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
@@ -127,12 +128,13 @@ def run_lesson(
         given, done = Path(scratch) / f"{source.stem}.ipynb", Path(scratch) / "done.ipynb"
         nbformat.write(read_source(source), given)
         began = time.monotonic()
-        with _environment(_kernel_environment(Path(scratch), products, runs, threads)):
+        environment = _kernel_environment(Path(scratch), products, runs, threads)
+        with mock.patch.dict(os.environ, environment):
             problem = _papermill(given, done, parameters, cwd, label)
-        _keep_cost(own / COST, time.monotonic() - began, threads)
-        missing = [name for name in expected if not (own / name).exists()]
+        _keep_cost(folder / COST, time.monotonic() - began, threads)
+        missing = [name for name in expected if not (folder / name).exists()]
         if problem is None and missing:
-            problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {own})")
+            problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {folder})")
         # The temporary folder may be on another disk: copy, then rename beside the target.
         if done.exists():
             with files.whole(failed if problem else output) as part:
@@ -184,10 +186,11 @@ def describe(error: papermill.PapermillExecutionError) -> str:
     trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     # Frames stand between empty lines; those of the libraries below the lesson say little here.
     frames = re.split(r"\n\s*\n|\n(?=File |Cell In)", trace)
-    own = [frame for frame in frames if frame.startswith("Cell In")][-1:]
-    message = f"{error.ename}: {error.evalue}".splitlines()
-    shown = "\n".join(own).splitlines() + message
-    lines = "\n".join(f"    {line[:300]}" for line in shown[:SHOWN_LINES])
+    cells = [frame for frame in frames if frame.startswith("Cell In")][-1:]
+    shown = [line[:300] for line in "\n".join(cells).splitlines()]
+    shown += f"{error.ename}: {error.evalue}".splitlines()
+    shown[SHOWN_LINES - 1 : -1] = []  # of a long message, the end says most
+    lines = "\n".join(f"    {line}" for line in shown)
     return f"cell {error.exec_count} raised {error.ename}\n{lines}"
 
 
@@ -211,24 +214,6 @@ def _kernel_environment(scratch: Path, products: Path, runs: Path, threads: int)
         "JUPYTER_RUNTIME_DIR": str(scratch / "run"),
         "IPYTHONDIR": str(scratch / "ipython"),
     }
-
-
-class _environment:
-    """Set variables for the time of a ``with`` block."""
-
-    def __init__(self, values: dict[str, str]):
-        self.values = values
-
-    def __enter__(self):
-        self.before = {name: os.environ.get(name) for name in self.values}
-        os.environ.update(self.values)
-
-    def __exit__(self, *_):
-        for name, value in self.before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 class Progress:

@@ -21,7 +21,8 @@ import nbformat
 import yaml
 from PIL import Image
 
-from tools import record_table
+import vxmlib
+from tools import package, record_table
 from vxmlib import records
 from vxmlib.sources import malf, template
 
@@ -59,6 +60,7 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
     site.parent.mkdir(parents=True, exist_ok=True)
     check_toc(root / "_toc.yml", lessons)
     values = {"build": build_facts(root, run), **read_records(build / "products" / run.name)}
+    values["package_map"] = vxmlib.__doc__.partition("\n\n")[2]
     if (root / "results").is_dir():
         values["table_of_record"] = record_table.markdown(root)
     check_pages(root / "book", values)
@@ -74,6 +76,7 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
             nbformat.write(notebook, fresh / "notebooks" / f"{lesson}.ipynb")
         copy_pages(root, fresh)
         copy_pictures(build / "products" / run.name, fresh / "book" / "pictures")
+        package.draw(fresh / "book" / "pictures" / "package.svg")
         config = settings(root / "_config.yml", values, repository(os.environ))
         (fresh / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
         shutil.rmtree(site, ignore_errors=True)
@@ -112,8 +115,8 @@ def copy_pictures(products: Path, target: Path) -> None:
 
 def read_records(products: Path) -> dict[str, dict]:
     """The records of one run by lesson: ``{"lesson05": {...}}``."""
-    found = sorted(products.glob("*/record.json"))
-    return {f"lesson{path.parent.name[:2]}": records.read(path) for path in found}
+    paths = sorted(products.glob("*/record.json"))
+    return {f"lesson{path.parent.name[:2]}": records.read(path) for path in paths}
 
 
 def build_facts(root: Path, run: Run) -> dict:

@@ -82,6 +82,11 @@ def alone(folder, *, wait=True):
     wait : bool
         Whether to wait for a process that holds it.
 
+    Yields
+    ------
+    file
+        The open file whose lock it is; a child that inherits it holds the folder, too.
+
     Raises
     ------
     BlockingIOError
@@ -100,7 +105,7 @@ def alone(folder, *, wait=True):
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        yield stream
 
 
 def read_yaml(path, error=ValueError):

@@ -185,13 +185,13 @@ def registrations():
     disc = np.hypot((x - 24) / 20, (z - 20) / 16) < 1
     image = (disc * (0.5 + 0.4 * gaussian_filter(rng.normal(size=disc.shape), 2))).astype("float32")
     noise = rng.normal(size=(48, 40, 2))
-    found = []
+    frames = []
     for value, sigma in (("0.01", 1.5), ("0.1", 4.0), ("1", 8.0)):
         field = np.stack([gaussian_filter(noise[..., k], sigma) for k in range(2)], -1)
         field = (1.5 * field / field.std()).astype("float32")
         warped = warp.warp_image(image, field)
-        found.append(steppable.registration_step(value, warped, image, field, disc, more="a"))
-    yield found
+        frames.append(steppable.registration_step(value, warped, image, field, disc, more="a"))
+    yield frames
     plt.close("all")
 
 
@@ -332,9 +332,9 @@ def browser(tmp_path_factory):
     program = next(filter(None, map(shutil.which, names)), None)
     if program is None:
         pytest.skip(f"no browser found; looked for {', '.join(names)}")
-    found = Browser(program, tmp_path_factory.mktemp("browser"))
-    yield found
-    found.close()
+    window = Browser(program, tmp_path_factory.mktemp("browser"))
+    yield window
+    window.close()
 
 
 @pytest.fixture

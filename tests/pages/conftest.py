@@ -42,11 +42,11 @@ class Book:
         return (self.build / html / f"{name}.html").read_text(encoding="utf8")
 
 
-def run_build(build: Path, *options: str, root: Path = ROOT) -> Book:
-    """Run the very command of ``make book``."""
+def run_build(build: Path, *options: str, root: Path = ROOT, code: Path = ROOT) -> Book:
+    """Run the very command of ``make book``, with the modules that lie in the folder ``code``."""
     command = [sys.executable, "-m", "tools.book", "build", "--build", str(build)]
     command += ["--root", str(root), "--cores", "2", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=code, capture_output=True, text=True, check=False)
     return Book(build, done.returncode, done.stdout + done.stderr)
 
 
@@ -68,24 +68,37 @@ def smoke(tmp_path_factory) -> Book:
 def minibook(tmp_path):
     """A copy of the two-lesson book in data/, to break; call it to build it.
 
-    ``.plan()`` lists the rules that a plain ``snakemake`` says it would run.
+    ``.dry_run()`` is what a plain ``snakemake`` says it would do, ``.plan()`` its rules. After
+    ``.take_code()`` the modules are a copy that lies in the book's own folder, as in a checkout.
     """
     root = tmp_path / "book"
     shutil.copytree(Path(__file__).parent / "data" / "minibook", root)
 
     def build(*options: str) -> Book:
-        return run_build(tmp_path / "out", *options, root=root)
+        return run_build(tmp_path / "out", *options, root=root, code=build.code)
 
-    def plan(*config: str, target: str = "book") -> list[str]:
+    def take_code() -> None:
+        for name in ("vxmlib", "tools"):
+            skipped = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, root / name, ignore=skipped)
+        for name in ("Snakefile", "pyproject.toml"):
+            shutil.copy(ROOT / name, root)
+        build.code = root
+
+    def dry_run(*config: str, target: str = "book") -> str:
         command = [sys.executable, "-m", "snakemake", target]
-        command += ["--snakefile", str(ROOT / "Snakefile")]
+        command += ["--snakefile", str(build.code / "Snakefile")]
         command += ["--directory", str(tmp_path / "out"), "--cores", "2", "--dry-run"]
         command += ["--config", f"root={root}", *config]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        rules = re.findall(r"^rule (?:lesson_)?(\w+):", done.stdout + done.stderr, re.MULTILINE)
-        return sorted(set(rules) - {"book"})
+        done = subprocess.run(command, cwd=build.code, capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
 
-    build.root, build.out, build.plan = root, tmp_path / "out", plan
+    def plan(*config: str, target: str = "book") -> list[str]:
+        text = dry_run(*config, target=target)
+        return sorted(set(re.findall(r"^rule (?:lesson_)?(\w+):", text, re.MULTILINE)) - {"book"})
+
+    build.root, build.code, build.out = root, ROOT, tmp_path / "out"
+    build.dry_run, build.plan, build.take_code = dry_run, plan, take_code
     return build
 
 

@@ -1,7 +1,12 @@
 """The gate: what is wrong in a lesson or a page fails the command behind `make book`."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 from tools.book import only_one
@@ -36,6 +41,7 @@ def test_a_good_book_builds_and_says_where_it_is(minibook, monkeypatch):
     front = book.build / "html" / "index.html"
     assert f"Front page: {front}" in book.output
     assert front.exists()
+    assert (book.build / "site" / "mni-quick" / "book" / "pictures" / "package.svg").exists()
     # Progress: which lesson, how long, which step.
     assert re.search(r"\[1/2\] 01_make +0:\d\d  Draw it", book.output)
     page = book.page("notebooks/01_make", "html")
@@ -108,9 +114,11 @@ def test_every_dangling_reference_fails_the_build(minibook):
 
 
 def test_a_lesson_runs_again_when_something_it_depends_on_changed_and_only_then(minibook):
+    minibook.take_code()
     root, both = minibook.root, ["01_make", "02_use"]
+    append(root / "notebooks" / "02_use.py", "\n# %%\nfrom vxmlib import metrics\n")
     committed = "results/runs/a/one.json"
-    for name in ("vxmlib/code.py", "vxmlib/data/registry.txt", "requirements.lock", committed):
+    for name in ("requirements.lock", committed):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("1\n")
     assert ran(minibook("--lessons", "2")) == both  # with what it needs
@@ -120,17 +128,33 @@ def test_a_lesson_runs_again_when_something_it_depends_on_changed_and_only_then(
     assert minibook.plan() == ["html"]
     assert minibook.plan("seed=1") == [*both, "html"]
     assert minibook.plan("cohort=malf", "profile=smoke") == [*both, "html"]
-    for name in ("vxmlib/code.py", "vxmlib/data/registry.txt", "requirements.lock"):
-        append(root / name, "2\n")
-        assert minibook.plan() == [*both, "html"], name
-        (root / name).write_text("1\n")
-    append(root / committed, "2\n")
-    assert minibook.plan() == ["02_use", "html"]  # which alone reads it
-    (root / committed).write_text("1\n")
+    for name, lessons in {
+        "requirements.lock": both,
+        committed: ["02_use"],  # which alone reads it
+        "vxmlib/metrics.py": ["02_use"],  # which alone imports it
+        "vxmlib/warp.py": both,  # the cohort is made with it
+        "vxmlib/losses.py": [],
+    }.items():
+        before = (root / name).read_text(encoding="utf8")
+        append(root / name, "# 2\n")
+        assert minibook.plan() == [*lessons, "html"], name
+        (root / name).write_text(before, encoding="utf8")
     append(root / "notebooks" / "02_use.py", "\n# %%\n1 + 1\n")
     assert minibook.plan() == ["02_use", "html"]
     minibook.out.joinpath("products", "mni-quick", "01_make", "value.txt").unlink()
     assert minibook.plan(target="executed/mni-quick/02_use.ipynb") == both
+
+
+def test_a_lesson_on_own_scans_depends_on_each_file_of_their_folder(minibook, tmp_path):
+    files = {"ann.nii.gz", "labels.csv", "labels/ann.nii.gz"}
+    (tmp_path / "scans" / "labels").mkdir(parents=True)
+    for name in files:
+        (tmp_path / "scans" / name).touch()
+    text = minibook.dry_run("cohort=own", f"own={tmp_path / 'scans'}")
+    inputs = re.findall(r"^rule lesson_\w+:\n    input: (.*)$", text, re.MULTILINE)
+    assert len(inputs) == 2
+    for names in inputs:
+        assert {str(tmp_path / "scans" / name) for name in files} <= set(names.split(", "))
 
 
 @pytest.mark.parametrize(
@@ -157,4 +181,43 @@ def test_two_builds_at_once_are_refused(minibook, tmp_path):
     assert book.status != 0
     assert "another build is at work" in book.output
     with only_one(tmp_path / "out"):
+        pass
+
+
+@pytest.fixture
+def asleep(minibook, root):
+    """A build whose first lesson sleeps: its process, and all that it has started."""
+    source = minibook.root / "notebooks" / "01_make.py"
+    awake = source.read_text(encoding="utf8")
+    append(source, "\n# %% [markdown]\n# ## Sleep\n\n# %%\nimport time\n\ntime.sleep(600)\n")
+    command = [sys.executable, "-m", "tools.book", "build", "--root", str(minibook.root)]
+    command += ["--build", str(minibook.out), "--lessons", "1", "--cores", "2"]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert any("Sleep" in line for line in process.stdout)
+        children = psutil.Process(process.pid).children(recursive=True)
+        source.write_text(awake, encoding="utf8")
+        yield process, children
+        for child in children:
+            if child.is_running():
+                child.kill()
+
+
+def test_a_build_that_is_asked_to_end_ends_with_all_that_it_started(asleep, minibook):
+    process, children = asleep
+    assert any("ipykernel" in " ".join(child.cmdline()) for child in children)
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    assert not [child for child in children if child.is_running()]
+    assert ran(minibook("--lessons", "1")) == ["01_make"]
+
+
+def test_the_folder_stays_locked_while_anything_of_a_killed_build_lives(asleep, minibook):
+    process, children = asleep
+    process.kill()
+    process.wait()
+    with pytest.raises(RuntimeError, match="another build is at work"), only_one(minibook.out):
+        pass
+    os.killpg(children[0].pid, signal.SIGTERM)
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    with only_one(minibook.out):
         pass

@@ -6,7 +6,15 @@ import nbformat
 import papermill
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from tools.lesson import COST, Progress, describe, notebook_text, read_source, run_lesson
+from tools.lesson import (
+    COST,
+    SHOWN_LINES,
+    Progress,
+    describe,
+    notebook_text,
+    read_source,
+    run_lesson,
+)
 
 SOURCE = """# %% [markdown]
 # # 1. Title
@@ -62,6 +70,15 @@ def test_a_failure_shows_the_lesson_s_own_lines_and_not_the_library_s():
         "ValueError: too big",
         "more",
     ]
+
+
+def test_the_end_of_a_message_is_shown_whole():
+    # As TensorFlow says that a disk is full: one line, the reason at its end.
+    full = f"{{{{function_node}}}} /runs/{'a' * 400}/ckpt-3; No space left on device [Op:SaveV2]"
+    for message in (full, "\n".join(["a graph"] * 60 + [full])):
+        error = papermill.PapermillExecutionError(7, 7, "", "ResourceExhaustedError", message, [])
+        assert describe(error).endswith(full)
+        assert len(describe(error).splitlines()) <= 1 + SHOWN_LINES
 
 
 def test_a_lesson_leaves_what_it_cost(tmp_path):

@@ -27,16 +27,16 @@ class Page(html.parser.HTMLParser):
         self.feed(path.read_text(encoding="utf8"))
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.ids |= {found.get("id"), found.get("name")}
-        if tag == "a" and found.get("href"):
-            self.links.append(found["href"])
+        attributes = dict(attrs)
+        self.ids |= {attributes.get("id"), attributes.get("name")}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"])
         if tag == "img":
-            self.images.append(found)
-        if tag in {"script", "img", "iframe"} and found.get("src"):
-            self.loads.append(found["src"])
-        if tag == "link" and "stylesheet" in found.get("rel", ""):
-            self.loads.append(found["href"])
+            self.images.append(attributes)
+        if tag in {"script", "img", "iframe"} and attributes.get("src"):
+            self.loads.append(attributes["src"])
+        if tag == "link" and "stylesheet" in attributes.get("rel", ""):
+            self.loads.append(attributes["href"])
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +50,8 @@ def test_every_lesson_runs_in_profile_smoke(smoke, lesson):
     notebook = smoke.notebook(lesson)
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in codes)
-    said = re.search(rf"\[\d+/\d+\] {lesson} +\d+:\d\d  ", smoke.output)
-    assert said, "no progress was printed"
+    progress = re.search(rf"\[\d+/\d+\] {lesson} +\d+:\d\d  ", smoke.output)
+    assert progress, "no progress was printed"
 
 
 def test_records_name_their_run(smoke, root):

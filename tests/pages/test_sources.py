@@ -9,6 +9,7 @@ import pytest
 from tools import record_table
 from tools.book import lessons
 from tools.lesson import notebook_text, write_notebooks
+from vxmlib.experiments import dependencies
 
 # -- form ----------------------------------------------------------------------------------------
 
@@ -41,7 +42,7 @@ def test_the_notebook_equals_its_source_and_holds_no_output(root, lesson):
 
 
 def test_notebooks_are_written_once_and_then_stay(tmp_path, root):
-    source = root / "tests" / "book" / "data" / "minibook" / "notebooks" / "01_make.py"
+    source = root / "tests" / "pages" / "data" / "minibook" / "notebooks" / "01_make.py"
     (tmp_path / "01_make.py").write_text(source.read_text())
     assert write_notebooks(tmp_path) == [tmp_path / "01_make.ipynb"]
     assert write_notebooks(tmp_path) == []
@@ -89,7 +90,7 @@ def test_figures_have_alt_text_caption_and_a_name_of_their_own(root, cells, figu
         for cell in cells(lesson):
             if cell.metadata.get("mystnb", {}).keys() & {"image", "figure"}:
                 alt, caption, name = figure_of(cell)
-                if "interactive.steps(" not in cell.source:  # its pictures bring their own
+                if "steppable.steps(" not in cell.source:  # its pictures bring their own
                     assert len(alt.split()) >= 5, f"{lesson} {name}: alt text {alt!r}"
                 assert caption, f"{lesson} {name}: no caption"
                 names.append(name)
@@ -176,3 +177,26 @@ def test_the_readme_points_at_files_that_exist(root):
     assert [target for target in local if not (root / target).exists()] == []
     goals = re.findall(r"^([a-z]+):", (root / "Makefile").read_text(encoding="utf8"), re.MULTILINE)
     assert set(re.findall(r"make ([a-z]+)", text)) <= set(goals)
+
+
+# -- what a lesson depends on --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "cohort", "with_it", "without"),
+    [
+        ("from vxmlib import warp", "mni", "warp checks sources/simulate", "losses sources/malf"),
+        ("from vxmlib.warp import warp_image", "own", "warp sources/own", "metrics"),
+        ("import vxmlib.metrics as m", "malf", "metrics sources/malf", "records"),
+        ("cohorts.load('vxm2018')", "mni", "sources/vxm2018 fetch", "sources/malf"),
+        ("pd.read_csv(folder / 'paper_lambda.csv')", "mni", "data/paper_lambda.csv", "warp.csv"),
+    ],
+)
+def test_a_lesson_depends_on_what_it_imports_or_names(tmp_path, line, cohort, with_it, without):
+    source = tmp_path / "01_a.py"
+    source.write_text(f"# %%\n{line}\n")
+    files = dependencies.of_lesson(source, cohort)
+    names = {str(path.relative_to(dependencies.PACKAGE)).removesuffix(".py") for path in files}
+    assert set(with_it.split()) <= names
+    assert not set(without.split()) & names
+    assert "__init__" not in names  # the map of the package: words alone

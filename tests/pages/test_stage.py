@@ -150,7 +150,7 @@ def test_toc_and_lessons_agree(root, tmp_path):
 
 
 def test_a_lesson_that_was_not_executed_is_named(root, tmp_path):
-    small = root / "tests" / "book" / "data" / "minibook"
+    small = root / "tests" / "pages" / "data" / "minibook"
     with pytest.raises(stage.StageError, match="01_make: not executed yet"):
         stage.stage_book(small, tmp_path, stage.Run("mni", "quick", 0), lessons(small))
     assert not (tmp_path / "site" / "mni-quick").exists()
@@ -176,7 +176,7 @@ def test_records_are_read_by_number(tmp_path):
 
 
 def test_lessons_can_be_chosen_by_number_or_name(root):
-    small = root / "tests" / "book" / "data" / "minibook"
+    small = root / "tests" / "pages" / "data" / "minibook"
     assert choose(small, "") == choose(small, "1, 02") == ["01_make", "02_use"]
     assert choose(small, "02_use") == ["02_use"]
     with pytest.raises(ValueError, match="found '3', expected some of: 01_make, 02_use"):

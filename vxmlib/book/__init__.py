@@ -1,1 +1,1 @@
-"""What only the pages of the book need: figures, glued numbers, the ledger of claims."""
+"""What only the pages of the book need: figures, numbers in the text, and the list of claims."""

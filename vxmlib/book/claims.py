@@ -1,4 +1,4 @@
-"""A ledger of claims: what is said, what was measured, and the verdict that follows from it."""
+"""The list of claims about VoxelMorph: what was measured for each, and the verdict from it."""
 
 from pathlib import Path
 
@@ -114,8 +114,8 @@ class Ledger:
 
     def counts(self):
         """How many claims have each verdict, all four named."""
-        found = self.table()["verdict"].value_counts()
-        return {v: int(found.get(v, 0)) for v in (HOLDS, CONDITION, FAILS, UNTESTED)}
+        verdicts = self.table()["verdict"].value_counts()
+        return {v: int(verdicts.get(v, 0)) for v in (HOLDS, CONDITION, FAILS, UNTESTED)}
 
     def markdown(self):
         """The ledger as a Markdown table for a page of ``book/``.

@@ -432,8 +432,8 @@ def dice_by_seconds(table) -> Figure:
         before = table.loc["identity", "dice"]
         ax.axhline(before, ls="--", color="0.5")
         ax.annotate("identity", (0.01, before), xycoords=("axes fraction", "data"), va="bottom")
-    found = table.drop(index="identity", errors="ignore").dropna(subset=["dice", "seconds"])
-    for (name, row), marker in zip(found.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
+    measured = table.drop(index="identity", errors="ignore").dropna(subset=["dice", "seconds"])
+    for (name, row), marker in zip(measured.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
         ax.plot(row["seconds"], row["dice"], marker, ms=7, label=name)
     ax.set(xscale="log", xlabel="seconds for a pair", ylabel="Dice")
     ax.grid(alpha=0.3)

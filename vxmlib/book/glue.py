@@ -1,4 +1,4 @@
-"""Hand a lesson's numbers to its prose, so that no page types a result."""
+"""Make the numbers of a lesson available to the text of its page."""
 
 import numbers
 

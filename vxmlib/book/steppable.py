@@ -9,9 +9,9 @@ import base64
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -56,6 +56,37 @@ _STYLE = """
   .vxm-steps > div > div { break-inside: avoid; margin-bottom: 1rem; }
 }
 """
+
+
+_PAGE = jinja2.Template(
+    "<style>"
+    + _STYLE
+    + """@media screen {
+{% for _ in shown %}
+#{{ name }}--{{ loop.index }}:checked ~ div > div:nth-child({{ loop.index }}) {
+  visibility: visible; }
+{% endfor %}
+}</style>
+<fieldset class="vxm-steps" style="--steps: {{ shown | length }}">
+<legend>Choose {{ label }}</legend>
+{% for frame, _ in shown %}
+{% set id = name ~ "--" ~ loop.index %}
+<input type="radio" name="{{ name }}--step" id="{{ id }}" style="--step: {{ loop.index }}"
+  aria-describedby="{{ id }}--says"{{ " checked" if frame.value == start }}>
+<label for="{{ id }}" style="--step: {{ loop.index }}">{{ frame.value }}</label>
+{% endfor %}
+<div>
+{% for frame, picture in shown %}
+<div><img src="data:image/png;base64,{{ picture }}"
+  width="{{ size[0] }}" height="{{ size[1] }}" alt="{{ frame.text }}">
+<p id="{{ name }}--{{ loop.index }}--says"><strong>{{ label }} = {{ frame.value }}</strong>
+  {{- ": " ~ frame.caption if frame.caption }}</p></div>
+{% endfor %}
+</div>
+</fieldset>""",
+    autoescape=True,
+    trim_blocks=True,
+)
 
 
 class Step(NamedTuple):
@@ -148,36 +179,9 @@ def steps(frames: Sequence, *, name: str, label: str = "λ", start: str | None =
             f"name: found {name!r}, expected letters and digits joined by single hyphens, "
             "a letter first."
         )
-    pictures = _pictures([frame.figure for frame in frames])
-    controls, shown, rules = [], [], []
-    for number, (frame, picture) in enumerate(zip(frames, pictures, strict=True), start=1):
-        one = f"{name}--{number}"
-        checked = " checked" if frame.value == start else ""
-        controls.append(
-            f'<input type="radio" name="{name}--step" id="{one}" style="--step: {number}"'
-            f' aria-describedby="{one}--says"{checked}>'
-            f'<label for="{one}" style="--step: {number}">{escape(frame.value)}</label>'
-        )
-        caption = f": {escape(frame.caption)}" if frame.caption else ""
-        shown.append(
-            f'<div><img src="data:image/png;base64,{base64.b64encode(picture.png).decode()}"'
-            f' width="{picture.width}" height="{picture.height}" alt="{escape(frame.text)}">'
-            f'<p id="{one}--says"><strong>{escape(label)} = {escape(frame.value)}</strong>'
-            f"{caption}</p></div>"
-        )
-        rules.append(f"#{one}:checked ~ div > div:nth-child({number}) {{ visibility: visible; }}")
-    html = "\n".join(
-        [
-            f"<style>{_STYLE}@media screen {{\n" + "\n".join(rules) + "\n}</style>",
-            f'<fieldset class="vxm-steps" style="--steps: {len(frames)}">',
-            f"<legend>Choose {escape(label)}</legend>",
-            *controls,
-            "<div>",
-            *shown,
-            "</div>",
-            "</fieldset>",
-        ]
-    )
+    pictures, size = _pictures([frame.figure for frame in frames])
+    shown = list(zip(frames, pictures, strict=True))
+    html = _PAGE.render(name=name, label=label, start=start, shown=shown, size=size)
     lines = [f"{label}: {len(frames)} pictures to choose from"]
     lines += [
         f"  {label} = {frame.value}: {' '.join(filter(None, (frame.text, frame.caption)))}"
@@ -241,14 +245,8 @@ def registration_step(
     return Step(str(value), fig, text, ", ".join(filter(None, (more, numbers))))
 
 
-class _Picture(NamedTuple):
-    png: bytes
-    width: int
-    height: int
-
-
-def _pictures(drawn) -> list[_Picture]:
-    """The figures as PNG in one common palette, so that no colour changes between them."""
+def _pictures(drawn) -> tuple[list[str], tuple[int, int]]:
+    """The figures as PNG in base64, in one palette so that no colour changes; and their size."""
     images = []
     for fig in drawn:
         written = io.BytesIO()
@@ -257,8 +255,8 @@ def _pictures(drawn) -> list[_Picture]:
         images.append(Image.open(written).convert("RGB"))
     sizes = list(dict.fromkeys(image.size for image in images))
     if len(sizes) > 1:
-        found = " and ".join(f"{width} × {height}" for width, height in sizes)
-        raise ValueError(f"frames: found figures of {found} pixels, expected one size.")
+        pixels = " and ".join(f"{width} × {height}" for width, height in sizes)
+        raise ValueError(f"frames: found figures of {pixels} pixels, expected one size.")
     width, height = sizes[0]
     pile = Image.new("RGB", (width, height * len(images)))
     for number, image in enumerate(images):
@@ -269,8 +267,8 @@ def _pictures(drawn) -> list[_Picture]:
         written = io.BytesIO()
         part = pile.crop((0, number * height, width, (number + 1) * height))
         part.save(written, "PNG", optimize=True)
-        pictures.append(_Picture(written.getvalue(), width, height))
-    return pictures
+        pictures.append(base64.b64encode(written.getvalue()).decode())
+    return pictures, sizes[0]
 
 
 def _check_frames(frames) -> list[Step]:

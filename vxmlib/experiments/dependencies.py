@@ -73,6 +73,9 @@ def files(names, package=PACKAGE):
 def of_lesson(source, cohort):
     """Return the files of vxmlib that a lesson uses.
 
+    These are the modules that it imports, directly or through others, the modules of the cohorts
+    and the tables that it names as text.
+
     Parameters
     ----------
     source : path
@@ -80,13 +83,18 @@ def of_lesson(source, cohort):
     cohort : str
         A name of :func:`vxmlib.cohorts.load`, whose source module is imported by name alone.
     """
-    tree, names = ast.parse(Path(source).read_text(encoding="utf-8")), {SOURCES[cohort]}
-    for node in ast.walk(tree):
+    names, texts = set(), {cohort}
+    for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return files(modules(*names))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            texts.add(node.value)
+    names |= {module for name, module in SOURCES.items() if name in texts}
+    names.discard("vxmlib")  # a description of the package, without code
+    tables = {path for path in (PACKAGE / "data").iterdir() if path.name in texts}
+    return sorted({*files(modules(*names)), *tables})
 
 
 def versions(names=PACKAGES):

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 
 fig, ax = plt.subplots()
 ax.plot([0, seed + 0.25])
-fig
+fig;
 # %% tags=["remove-cell"]
 import os
 from pathlib import Path

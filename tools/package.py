@@ -1,0 +1,92 @@
+"""Draw the layers of vxmlib and the imports between them, for the book's page on the package.
+
+The layers are those of the import contract in pyproject.toml; the arrows come from the code.
+
+    python -m tools.package package.svg
+"""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import grimp
+import matplotlib
+from importlinter.api import read_configuration
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+CODE = Path(__file__).resolve().parent.parent
+HALL, ROOM = "#dce9f7", "#f4ead7"
+
+
+def layers() -> list[tuple[str, ...]]:
+    """The layers of the import contract, highest first: names of modules, or of one room."""
+    contracts = read_configuration(str(CODE / "pyproject.toml"))["contracts_options"]
+    (contract,) = (contract for contract in contracts if contract["id"] == "layers")
+    return [tuple(layer.replace(" ", "").split(":")) for layer in contract["layers"]]
+
+
+def groups(graph: grimp.ImportGraph) -> list[list[str]]:
+    """The modules of each layer, highest first; a room is named before the modules in it."""
+    return [
+        [name for top in layer for name in (top, *sorted(_inside(graph, top)))]
+        for layer in layers()
+    ]
+
+
+def arrows(graph: grimp.ImportGraph) -> set[tuple[int, int]]:
+    """Which layer imports from which, by their numbers, without what other arrows imply."""
+    layer_of = {
+        f"vxmlib.{name}": number
+        for number, group in enumerate(groups(graph))
+        for name in group
+    }  # fmt: skip
+    below = {number: set() for number in layer_of.values()}
+    for name, number in layer_of.items():
+        for imported in graph.find_modules_directly_imported_by(name):
+            below[number] |= {layer_of.get(imported, number)} - {number}
+    reached = {}
+    for number in sorted(below, reverse=True):
+        reached[number] = below[number].union(*(reached[lower] for lower in below[number]))
+    return {
+        (upper, lower)
+        for upper, lowers in below.items()
+        for lower in lowers
+        if not any(lower in reached[other] for other in lowers)
+    }
+
+
+def draw(path: Path) -> None:
+    """Write the picture of the package as an SVG file."""
+    graph = grimp.build_graph("vxmlib", cache_dir=None)
+    fig = Figure(layout="constrained")
+    ax = fig.add_subplot()
+    edges, bottom = [], 0.0
+    for group in groups(graph):
+        room = any("." in name for name in group)
+        names = [name.rpartition(".")[2] for name in group[room:]]
+        lines = group[:room] + textwrap.wrap(", ".join(names), 64)
+        top, bottom = bottom + 0.2, bottom + 0.4 + 0.18 * len(lines)
+        style, colour = "round,pad=0,rounding_size=0.05", ROOM if room else HALL
+        ax.add_patch(FancyBboxPatch((0, top), 5.2, bottom - top, style, fc=colour))
+        ax.text(0.12, (top + bottom) / 2, "\n".join(lines), va="center", size=10, linespacing=1.3)
+        edges.append((top, bottom))
+    for upper, lower in arrows(graph):
+        start, end, bend = (2.6, edges[upper][1]), (2.6, edges[lower][0]), 0.0
+        if lower > upper + 1:  # round the boxes between
+            start, end, bend = (5.2, start[1] - 0.12), (5.2, end[1] + 0.12), -0.2
+        arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "fc": "black"}
+        ax.annotate("", end, start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})
+    ax.set(xlim=(-0.05, 6.3), ylim=(bottom + 0.05, 0.15), aspect="equal")
+    ax.axis("off")
+    fig.set_size_inches(6.35, bottom - 0.1)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vxmlib"}):
+        fig.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _inside(graph: grimp.ImportGraph, top: str) -> set[str]:
+    return {name.removeprefix("vxmlib.") for name in graph.find_descendants(f"vxmlib.{top}")}
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
