@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from vxmlib import files
 from vxmlib.experiments.settings import Settings
 
@@ -41,10 +39,11 @@ def lessons(root: Path) -> dict[str, dict]:
     Raises
     ------
     ValueError
-        For a lesson without a source, and for a need that is no earlier lesson.
+        For an entry that the schema of the file does not allow, a lesson without a source, and a
+        need that is no earlier lesson.
     """
     path = root / "config" / "book.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
+    found = files.read_yaml(path, schema="book")["lessons"]
     found = {name: plan or {} for name, plan in found.items()}
     for position, (name, plan) in enumerate(found.items()):
         if not (root / "notebooks" / f"{name}.py").exists():
