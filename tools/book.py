@@ -20,6 +20,9 @@ CODE = Path(__file__).resolve().parent.parent
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark
     options = _parser().parse_args(arguments)
     options.root, options.build = Path(options.root).resolve(), Path(options.build).resolve()
     try:
