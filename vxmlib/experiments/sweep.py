@@ -180,6 +180,12 @@ def choose(dice_curve):
         One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), ``dice``
         (mean at the chosen one), ``tolerance``.
 
+    Raises
+    ------
+    GridError
+        A group of which every run diverged. No λ can be chosen for it, and the comparison of the
+        groups would silently lack it.
+
     Examples
     --------
     >>> rows = [(0.1, 0.70), (1.0, 0.72), (2.0, 0.719), (5.0, 0.68)]
@@ -190,6 +196,8 @@ def choose(dice_curve):
     """
     chosen = []
     for group, part in dice_curve.groupby(GROUP):
+        if part["mean"].isna().all():
+            raise GridError(_all_diverged(group, part["lam"]))
         best = part.loc[part["mean"].idxmax()]
         error = best["sd"] / np.sqrt(best["seeds"])
         tolerance = 0.0 if np.isnan(error) else float(error)
@@ -201,6 +209,15 @@ def choose(dice_curve):
             | {"tolerance": tolerance}
         )
     return pd.DataFrame(chosen)
+
+
+def _all_diverged(group, lams):
+    cohort, image_loss, int_steps = group
+    return (
+        f"cohort {cohort}, image_loss {image_loss}, int_steps {int_steps}: every run diverged "
+        f"(λ = {', '.join(f'{lam:g}' for lam in lams)}), so no λ can be chosen. Lower the learning "
+        "rate in config/lambda.yaml and run the grid again, or take this group out of the table."
+    )
 
 
 def interval_text(found):
