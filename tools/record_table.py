@@ -104,14 +104,17 @@ def name_of(method: str, results: Comparison) -> str:
 
     Of one that was not measured they are the plan's.
     """
-    told, plan = results.plan["methods"][method] or {}, results.plan
-    trained = plan["training"] | plan["trainings"].get(told.get("training"), {})
+    entry, lam = results.plan["methods"][method], None
     if method in results.test:
-        told = results.test[method]["parameters"]
-        trained = results.training.get(told.get("training"), {"parameters": trained})["parameters"]
-    iterations = "×".join(map(str, told.get("iterations", [])))
-    passes = told.get("passes", 1)
-    return NAMES[method].format(lam=trained["lam"], iterations=iterations, passes=passes)
+        entry = results.test[method]["parameters"]
+    if "training" in entry:
+        training = entry["training"]
+        lam = results.plan["trainings"][training].lam
+        if method in results.test and training in results.training:
+            lam = results.training[training]["parameters"]["lam"]
+    iterations = "×".join(map(str, entry.get("iterations", [])))
+    passes = entry.get("passes", 1)
+    return NAMES[method].format(lam=lam, iterations=iterations, passes=passes)
 
 
 def _papers(root):

@@ -1,17 +1,24 @@
 """The committed comparison read back: tables of known records, and what a missing one does."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from vxmlib import models, records
-from vxmlib.experiments import compare
+from vxmlib.experiments import compare, results, trained
+from vxmlib.experiments.plan import PlanError
 from vxmlib.experiments.results import COLUMNS, Comparison
 from vxmlib.methods import baselines
 from vxmlib.networks.strided import NETWORKS
 
 PLAN = """
+people: {cohort: malf, ndim: 3, spacing: 2.0}
+training: {network: strided, features: small, image_loss: ncc, lam: 1.0, int_steps: 0,
+           learning_rate: 0.001, schedule: cosine, epochs: 1, steps_per_epoch: 30, batch_size: 1,
+           both_ways: false, augment: null, seed: 0}
 trainings: {ncc: {}, ncc-none: {augment: null}, mse: {}}
 methods:
   identity: {}
@@ -41,7 +48,7 @@ def measured(dice):
     return record({"split": "test", **compare.summary(rows(dice)), "rows": rows(dice)})
 
 
-def trained(augment, lam, dice):
+def trained_record(augment, lam, dice):
     history = {"step": [10, 20, 30], "loss": [-0.1, -0.2, -0.3]}
     history |= {"val_dice": [np.nan, 0.6, dice], "val_folding_percent": [np.nan, 0.2, 0.1]}
     metrics = {"steps": 30, "weights": 5, "validation_dice": dice}
@@ -61,7 +68,7 @@ def folder(tmp_path):
         "ncc-none": (None, 1.0, 0.7),
         "mse": (flip, 0.5, 0.72),
     }.items():
-        records.write(tmp_path / "training" / f"{name}.json", trained(*told))
+        records.write(tmp_path / "training" / f"{name}.json", trained_record(*told))
     return tmp_path
 
 
@@ -159,15 +166,16 @@ def test_retest_needs_both_parts(folder):
 def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
     people = dataclasses.replace(tiny_cohort, spacing=2.0)
     parameters = {"network": "strided", "augment": None, "lam": 1.0}
-    (tmp_path / "real.yaml").write_text("trainings: {ncc: {}}\nmethods: {ncc: {training: ncc}}\n")
+    (tmp_path / "real.yaml").write_text(PLAN)
     model = models.build(people.shape, network=NETWORKS["strided"], features="small")
     models.save(model, tmp_path / "weights" / "ncc.h5")
     unmoved = compare.one_way(baselines.identity)
     recorded = compare.measure_pair(people, None, *people.split["test"][:2], unmoved)
-    told = trained(None, 1.0, 0.8) | {"parameters": parameters}
+    told = trained_record(None, 1.0, 0.8) | {"parameters": parameters}
     records.write(tmp_path / "training" / "ncc.json", told)
     records.write(tmp_path / "test" / "ncc.json", record({"rows": recorded}))
-    again = Comparison(tmp_path, tmp_path / "real.yaml").again("ncc", pairs=1, people=people)
+    comparison = Comparison(tmp_path, tmp_path / "real.yaml")
+    again = trained.again(comparison, "ncc", pairs=1, people=people)
     # An untrained network moves nothing.
     assert again["difference"].tolist() == pytest.approx([0, 0], abs=1e-6)
     assert again["recorded"].tolist() == [row["dice"] for row in recorded]
@@ -176,9 +184,11 @@ def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
 @pytest.mark.parametrize("name", ["identity", "syn", "optimised", "nothing"])
 def test_only_a_network_alone_is_measured_again(folder, name):
     with (folder / "real.yaml").open("a") as plan:
-        plan.write("  optimised: {training: ncc, instance: {steps: 5}}\n")
+        plan.write(
+            "  optimised: {training: ncc, instance: {steps: 5, learning_rate: 0.4, lam: 2.0}}\n"
+        )
     with pytest.raises(ValueError, match=f"found '{name}', expected a method that is a network"):
-        Comparison(folder, folder / "real.yaml").again(name, pairs=1, people=None)
+        trained.again(Comparison(folder, folder / "real.yaml"), name, pairs=1, people=None)
 
 
 def test_a_damaged_record_is_named(folder):
@@ -199,3 +209,42 @@ def test_a_damaged_record_is_named(folder):
 def test_what_was_not_measured_is_said_with_the_command_that_does(folder, ask, work):
     with pytest.raises(records.RecordError, match=f"not there; run `python -m tools.real {work}`"):
         ask(Comparison(folder, folder / "real.yaml"))
+
+
+def test_an_entry_of_the_plan_that_means_nothing_is_named(folder):
+    with (folder / "real.yaml").open("a") as plan:
+        plan.write("  other: {training: nc}\n")
+    with pytest.raises(
+        PlanError, match=r"methods\.other\.training: found 'nc', expected one of: ncc"
+    ):
+        Comparison(folder, folder / "real.yaml")
+
+
+def test_the_results_of_the_repository_are_found_or_said_to_be_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        results, "__file__", str(tmp_path / "vxmlib" / "experiments" / "results.py")
+    )
+    with pytest.raises(FileNotFoundError, match="without the book's repository"):
+        results.results_folder()
+    (tmp_path / "results").mkdir()
+    assert results.results_folder() == tmp_path / "results"
+
+
+READ = """
+import sys
+from vxmlib.experiments import results, sweep
+folder = results.results_folder()
+comparison = results.Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
+tables = [comparison.summary(), comparison.trainings(), comparison.ablation(), comparison.retest()]
+tables += comparison.passes().values()
+tables += [comparison.pairs("ncc"), comparison.by_structure("ncc"), comparison.history("ncc")]
+tables += [comparison.differences({"both": ("ncc", "identity")})]
+tables += [sweep.choose(sweep.curve(sweep.runs(folder / "lambda" / "malf"), "dice_mean"))]
+assert all(len(table) for table in tables)
+results.committed_record("vxm2018/record.json")
+assert not {"tensorflow", "keras", "tf_keras", "voxelmorph"} & set(sys.modules)
+"""
+
+
+def test_committed_results_are_read_without_tensorflow():
+    subprocess.run([sys.executable, "-c", READ], check=True)

@@ -98,7 +98,7 @@ def test_a_wrong_grid_stops_before_anything_runs(minigrid):
     minigrid.state("[0.1, 1]", "[0.1, -1]")
     status, output = minigrid()
     assert status == 1
-    assert "ERROR:" in output and "entry 1: lam: found -1" in output
+    assert "ERROR:" in output and "grids.wide.runs[0].lam[1]: found -1" in output
     assert not minigrid.records.exists()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tools import record_table
 from vxmlib import records
+from vxmlib.experiments.settings import Settings
 
 
 def rows(text):
@@ -53,8 +54,7 @@ def test_a_pooled_spread_over_pairs_holds_the_spread_between_them():
 def test_a_measured_row_is_named_by_its_record_and_another_by_the_plan():
     results = types.SimpleNamespace(
         plan={
-            "training": {"lam": 1.0},
-            "trainings": {"mse": {"lam": 0.01}, "ncc": {}},
+            "trainings": {"mse": Settings(lam=0.01), "ncc": Settings()},
             "methods": {
                 "mse": {"training": "mse"},
                 "ncc": {"training": "ncc"},

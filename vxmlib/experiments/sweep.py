@@ -44,31 +44,27 @@ def points(path, name, *, cohort="mni", profile="quick", root=None):
     Raises
     ------
     GridError
-        No such grid, a key that means nothing, a value that
-        :class:`~vxmlib.experiments.settings.Settings` refuses, or the same run twice.
-        The file and the entry are named.
+        No such grid, an entry that the schema of the file or
+        :class:`~vxmlib.experiments.settings.Settings` refuses, or the same run twice. The file
+        and the entry are named.
     """
     path = Path(path)
-    given = files.read_yaml(path, GridError)
-    grids = given.get("grids") or {}
+    content = files.read_yaml(path, GridError, schema="lambda")
+    grids = content["grids"]
     if name not in grids:
         raise GridError(f"{path}: no grid {name!r}; it has: {', '.join(grids) or 'none'}")
-    grid, place = grids[name] or {}, f"{path}, grid {name}"
-    _only_keys(grid, ("seeds", "runs"), place)
-    common = dict(given.get("shared") or {}, cohort=cohort, profile=profile, root=root)
-    found = {}
-    for number, entry in enumerate(grid.get("runs") or (), start=1):
-        where = f"{place}, entry {number}"
-        _only_keys(entry, _POINT, where)
-        lists = [_listed(entry[key], f"{where}, {key}") for key in _POINT]
-        for *point, seed in product(*lists, _listed(grid.get("seeds"), f"{place}, seeds")):
+    grid = grids[name]
+    common = content.get("shared", {}) | {"cohort": cohort, "profile": profile, "root": root}
+    by_name = {}
+    for number, entry in enumerate(grid["runs"]):
+        where = f"{path}, grids.{name}.runs[{number}]"
+        lists = [_listed(entry[key]) for key in _POINT]
+        for *point, seed in product(*lists, _listed(grid["seeds"])):
             settings = _settings(common | dict(zip(_POINT, point, strict=True)), seed, where)
-            if settings.name in found:
+            if settings.name in by_name:
                 raise GridError(f"{where}: run {settings.name} stands in this grid twice")
-            found[settings.name] = settings
-    if not found:
-        raise GridError(f"{place}: has no runs")
-    return found
+            by_name[settings.name] = settings
+    return by_name
 
 
 def runs(folder):
@@ -420,6 +416,33 @@ def hyper_curves(folder):
     return pd.concat(parts, ignore_index=True)
 
 
+def diverged_record(settings, reason, split="validation"):
+    """The record of a run that has no result, because its loss is no longer a number.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    reason : str
+        What stopped it.
+    split : str
+        The part of the people that was to be measured.
+
+    Returns
+    -------
+    dict
+    """
+    record = records.provenance(
+        "07_lambda",
+        cohort=settings.cohort,
+        profile=settings.profile,
+        seed=settings.seed,
+        parameters=settings.parameters,
+        seconds=None,
+    )
+    return record | {"metrics": {"diverged": True, "split": split, "reason": reason}}
+
+
 def _folder(folder):
     folder = Path(folder)
     if not folder.is_dir():
@@ -467,21 +490,10 @@ def _settings(parameters, seed, where):
     """Settings, or an error that says where in the file the wrong value stands."""
     try:
         return Settings(**parameters, seed=seed)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise GridError(f"{where}: {error}") from error
 
 
-def _listed(value, where):
-    """A list of at least one value, each once; one value alone is a list of it."""
-    value = value if isinstance(value, list) else [value]
-    if not value or None in value:
-        raise GridError(f"{where}: found {value}, expected a value or a list such as [0.1, 1]")
-    if len(set(map(str, value))) < len(value):
-        raise GridError(f"{where}: found {value}, in which a value stands twice")
-    return value
-
-
-def _only_keys(entry, known, where):
-    keys = set(entry) if isinstance(entry, dict) else set()
-    if keys != set(known):
-        raise GridError(f"{where}: found {sorted(keys)}, expected the keys {', '.join(known)}")
+def _listed(value):
+    """One value alone is a list of it."""
+    return value if isinstance(value, list) else [value]
