@@ -124,3 +124,19 @@ def test_a_file_that_follows_its_schema_is_returned(tmp_path, monkeypatch):
 def test_a_schema_is_one_and_its_file_follows_it(path, root):
     jsonschema.Draft202012Validator.check_schema(files.read_yaml(path))
     assert files.read_yaml(root / "config" / path.name, schema=path.stem)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lessons: {a: {need: [b]}}", "lessons.a: found the key need, expected none but needs"),
+        ("lessons: {a: {needs: b}}", "lessons.a.needs: found 'b', expected a list of names"),
+        ("lessons: {a: {threads: 0}}", "lessons.a.threads: found 0, expected a whole number"),
+        ("lessons: {a: {threads: most}}", "lessons.a.threads: found 'most', expected a whole"),
+        ("lessons: [a]", r"lessons: found \['a'\], expected a mapping"),
+    ],
+)
+def test_a_wrong_entry_of_the_books_plan_is_named(tmp_path, text, message):
+    (tmp_path / "book.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"book\.yaml, {message}"):
+        files.read_yaml(tmp_path / "book.yaml", schema="book")

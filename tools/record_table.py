@@ -105,12 +105,11 @@ def name_of(method: str, results: Comparison) -> str:
     Of one that was not measured they are the plan's.
     """
     entry, lam = results.plan["methods"][method], None
+    if training := entry.get("training"):
+        lam = results.plan["trainings"][training].lam
     if method in results.test:
         entry = results.test[method]["parameters"]
-    if "training" in entry:
-        training = entry["training"]
-        lam = results.plan["trainings"][training].lam
-        if method in results.test and training in results.training:
+        if training in results.training:
             lam = results.training[training]["parameters"]["lam"]
     iterations = "×".join(map(str, entry.get("iterations", [])))
     passes = entry.get("passes", 1)

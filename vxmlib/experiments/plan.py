@@ -7,20 +7,9 @@ from vxmlib.experiments.settings import Settings
 
 #: What the record of a training says of it.
 TRAINING = (
-    "network",
-    "features",
-    "image_loss",
-    "lam",
-    "int_steps",
-    "learning_rate",
-    "schedule",
-    "epochs",
-    "steps_per_epoch",
-    "batch_size",
-    "both_ways",
-    "augment",
-    "seed",
-)
+    "network features image_loss lam int_steps learning_rate schedule epochs steps_per_epoch "
+    "batch_size both_ways augment seed"
+).split()
 
 
 class PlanError(ValueError):

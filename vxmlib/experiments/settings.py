@@ -30,9 +30,7 @@ PROFILES = {
         "people": {"train": 5, "validation": 2, "test": 3},
         "epochs": 2,
         "steps_per_epoch": 3,
-        "batch_size": 1,
         "learning_rate": 1e-3,
-        "schedule": "constant",
         "pairs": 3,
     },
     "quick": {
@@ -41,9 +39,7 @@ PROFILES = {
         "people": {"train": 40, "validation": 5, "test": 10},
         "epochs": 25,
         "steps_per_epoch": 40,
-        "batch_size": 1,
         "learning_rate": 5e-4,
-        "schedule": "constant",
         "pairs": 30,
     },
     "full": {
@@ -52,24 +48,13 @@ PROFILES = {
         "people": {"train": 100, "validation": 10, "test": 20},
         "epochs": 1500,
         "steps_per_epoch": 100,
-        "batch_size": 1,
         "learning_rate": 1e-4,
-        "schedule": "constant",
         "pairs": 90,
     },
 }
 #: What a lesson's parameter cell may set.
 PARAMETERS = (
-    "cohort",
-    "profile",
-    "seed",
-    "lam",
-    "image_loss",
-    "int_steps",
-    "root",
-    "spacing",
-    "learning_rate",
-    "schedule",
+    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
 )
 #: What the book's lessons leave at its default, and their records leave out.
 _NETWORK = ("network", "features", "augment", "both_ways")
@@ -95,15 +80,17 @@ class Settings:
         Integration steps of the velocity field; 0 predicts the displacement itself.
     root : str or None
         Folder of NIfTI files, for ``cohort="own"`` only.
+    schedule : {"constant", "cosine"}
+        What becomes of the learning rate; "cosine" is a fall to 0 at the last epoch.
+    batch_size : int
+        Pairs a step.
     spacing, learning_rate : float, optional
         Voxel size in mm, and rate of Adam, above 0.
-    schedule : {"constant", "cosine"}, optional
-        What becomes of the learning rate; "cosine" is a fall to 0 at the last epoch.
     ndim : {2, 3}, optional
     people : mapping, optional
         Number of train, validation and test people of a simulated cohort; a real one has its own
         split.
-    epochs, steps_per_epoch, batch_size : int, optional
+    epochs, steps_per_epoch : int, optional
     pairs : int, optional
         How many ordered test pairs a lesson evaluates.
     network : {"vxm", "strided"}
@@ -139,14 +126,14 @@ class Settings:
     image_loss: str = "ncc"
     int_steps: int = 0
     root: str | None = None
+    schedule: str = "constant"
+    batch_size: int = 1
     spacing: float | None = None
     learning_rate: float | None = None
-    schedule: str | None = None
     ndim: int | None = None
     people: Mapping[str, int] | None = None
     epochs: int | None = None
     steps_per_epoch: int | None = None
-    batch_size: int | None = None
     pairs: int | None = None
     network: str = "vxm"
     features: str = "vxm2"
@@ -194,14 +181,14 @@ class Settings:
     def name(self) -> str:
         """A short name of the run that tells its parameters, fit for a file name.
 
-        Voxel size, rate and schedule stand in it where they are not the profile's.
+        Voxel size and rate stand in it where they are not the profile's, and a cosine schedule.
         """
         usual = PROFILES[self.profile]
         size = "" if self.spacing == usual["spacing"] else f"-{self.spacing:g}mm"
         rate = (
             "" if self.learning_rate == usual["learning_rate"] else f"-rate{self.learning_rate:g}"
         )
-        schedule = "" if self.schedule == usual["schedule"] else f"-{self.schedule}"
+        schedule = "" if self.schedule == "constant" else f"-{self.schedule}"
         return (
             f"{self.cohort}-{self.profile}{size}{rate}{schedule}-{self.image_loss}"
             f"-lam{self.lam:g}-int{self.int_steps}-seed{self.seed}"

@@ -22,7 +22,7 @@ lam = 1.0
 int_steps = 0
 spacing = 2.0
 learning_rate = None
-schedule = None
+schedule = "constant"
 evaluate = "validation"
 beside = []
 
