@@ -87,16 +87,16 @@ def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_pat
     assert 0 < record["metrics"]["validation_dice"] < 1
     for name in ("identity", "ncc", "ncc-instance", "demons"):
         benchmark.measure(tiny, name, "test", folder, results)
-        found = records.read(results / "test" / f"{name}.json")
-        assert found["metrics"]["pairs"] == 2
-        assert [row["moving"] for row in found["metrics"]["rows"]] == ["c", "d"]
-        assert set(compare.MEASURES) <= set(found["metrics"])
-        spent = sum(row["seconds"] for row in found["metrics"]["rows"])
-        assert found["seconds"] == pytest.approx(spent)
-    assert found["baselines"] == baselines.versions()
+        record = records.read(results / "test" / f"{name}.json")
+        assert record["metrics"]["pairs"] == 2
+        assert [row["moving"] for row in record["metrics"]["rows"]] == ["c", "d"]
+        assert set(compare.MEASURES) <= set(record["metrics"])
+        spent = sum(row["seconds"] for row in record["metrics"]["rows"])
+        assert record["seconds"] == pytest.approx(spent)
+    assert record["baselines"] == baselines.versions()
     assert not list(folder.glob("*.jsonl"))  # a finished measurement leaves nothing to go on with
-    told = records.read(results / "test" / "ncc.json")["parameters"]
-    assert told["training_settings"]["lam"] == 1 and len(told["weights_sha256"]) == 64
+    parameters = records.read(results / "test" / "ncc.json")["parameters"]
+    assert parameters["training_settings"]["lam"] == 1 and len(parameters["weights_sha256"]) == 64
 
 
 def test_a_measurement_goes_on_but_not_with_rows_of_other_settings(tiny, tmp_path, monkeypatch):
@@ -237,11 +237,11 @@ def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
     tiny["methods"] |= {"again": {"training": "ncc", "passes": 3}}
     for name, passes in (("ncc", 1), ("again", 3)):
         benchmark.measure(tiny, name, "validation", folder, results)
-        found = records.read(results / "validation" / f"{name}.json")["metrics"]["rows"]
+        measured = records.read(results / "validation" / f"{name}.json")["metrics"]["rows"]
         each = [row for row in rows if row["pass"] == passes]
         for measure in ("dice", "folding_percent_brain"):
-            assert [row[measure] for row in found] == [row[measure] for row in each]
-    assert found[0]["length_mm"] > 0
+            assert [row[measure] for row in measured] == [row[measure] for row in each]
+    assert measured[0]["length_mm"] > 0
     tiny["repeat"]["passes"] = 2  # another number is another record
     benchmark.repeat(tiny, results)
     assert len(records.read(results / "passes.json")["metrics"]["rows"]) == 4

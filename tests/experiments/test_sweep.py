@@ -239,9 +239,9 @@ def all_pairs(people, value):
 def test_a_difference_that_is_the_same_everywhere_has_no_width():
     second = all_pairs("abcd", lambda a, b: ord(a) / 1000)
     first = second.assign(dice=second["dice"] + 0.05)
-    found = sweep.paired_difference(first, second)
-    assert [found[k] for k in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
-    assert (found["pairs"], found["people"]) == (12, 4)
+    result = sweep.paired_difference(first, second)
+    assert [result[k] for k in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
+    assert (result["pairs"], result["people"]) == (12, 4)
 
 
 def test_the_interval_is_over_people_and_not_over_pairs():
@@ -251,11 +251,11 @@ def test_the_interval_is_over_people_and_not_over_pairs():
     gain = dict(zip(people, rng.normal(0.0, 1.0, 30), strict=True))
     second = all_pairs(people, lambda a, b: 0.0)
     first = all_pairs(people, lambda a, b: gain[b])
-    found = sweep.paired_difference(first, second)
+    result = sweep.paired_difference(first, second)
     error = np.std(list(gain.values())) / np.sqrt(30)
-    assert found["difference"] == pytest.approx(np.mean(list(gain.values())))
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
-    assert found == sweep.paired_difference(first, second)  # the same draw each time
+    assert result["difference"] == pytest.approx(np.mean(list(gain.values())))
+    assert result["high"] - result["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert result == sweep.paired_difference(first, second)  # the same draw each time
 
 
 def test_other_pairs_are_refused():
@@ -297,10 +297,10 @@ def test_differences_compare_each_group_at_its_own_lam():
         ],
         columns=[*sweep.GROUP, "lam"],
     )
-    found = sweep.differences(groups_of_pairs(dice_of), chosen)
-    assert found["difference"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
-    assert found["low"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
-    assert set(found["people"]) == {4}
+    table = sweep.differences(groups_of_pairs(dice_of), chosen)
+    assert table["difference"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert table["low"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert set(table["people"]) == {4}
 
 
 def test_a_run_that_the_grid_lacks_is_named():

@@ -36,8 +36,8 @@ def test_a_row_is_measured_or_says_that_it_is_not(root):
 
 
 def test_a_row_has_the_numbers_of_its_record(root):
-    found = pd.DataFrame(records.read(root / "results/vxm2018/record.json")["metrics"]["rows"])
-    means = found[found["weights"] == "vm2_cc"].mean(numeric_only=True)
+    record = pd.DataFrame(records.read(root / "results/vxm2018/record.json")["metrics"]["rows"])
+    means = record[record["weights"] == "vm2_cc"].mean(numeric_only=True)
     (row,) = [r for r in rows(record_table.markdown(root)) if r[0] == "2018 weights, CC"]
     assert row[1:4] == (
         f"{means['dice_mean']:.3f}",

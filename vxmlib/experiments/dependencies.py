@@ -50,7 +50,7 @@ def modules(*names):
     """
     graph = _graph()
     known = graph.modules & set(names)
-    return known | {found for name in known for found in graph.find_upstream_modules(name)}
+    return known | {used for name in known for used in graph.find_upstream_modules(name)}
 
 
 def files(names, package=PACKAGE):

@@ -216,12 +216,12 @@ def _all_diverged(group, lams):
     )
 
 
-def interval_text(found):
+def interval_text(difference):
     """A difference and its interval in words, for a page.
 
     Parameters
     ----------
-    found : mapping
+    difference : mapping
         Of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
 
     Examples
@@ -229,7 +229,9 @@ def interval_text(found):
     >>> interval_text({"difference": 0.02, "low": -0.001, "high": 0.041})
     '+0.020 (-0.001 to +0.041)'
     """
-    return f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})"
+    return (
+        f"{difference['difference']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    )
 
 
 def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
@@ -313,10 +315,10 @@ def select(table, **asked):
     >>> select(table, lam=1)["dice"].tolist()
     [0.7]
     """
-    found = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
-    if not len(found):
+    chosen = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
+    if not len(chosen):
         raise GridError(f"no row with {asked}: the grid lacks these runs; `make lambda` adds them")
-    return found
+    return chosen
 
 
 def report(table):
@@ -403,14 +405,14 @@ def hyper_curves(folder):
         record = records.read(path)
         if not {"curve", "as_long", *_COST} <= set(record["metrics"]):
             raise GridError(f"{path}: a record, but none of one network for all λ")
-        told = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
-        told |= {key: record["metrics"][key] for key in _COST}
+        columns = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
+        columns |= {key: record["metrics"][key] for key in _COST}
         part = pd.DataFrame(record["metrics"]["curve"])
         as_long = record["metrics"]["as_long"]
         there = part["lam"] == as_long["lam"]
         part["as_long_dice"] = np.where(there, as_long["dice_mean"], np.nan)
         part["as_long_folding"] = np.where(there, as_long["folding_percent_brain"], np.nan)
-        parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **told))
+        parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **columns))
     if not parts:
         raise GridError(f"{folder}: found no record of one network for all λ")
     return pd.concat(parts, ignore_index=True)
