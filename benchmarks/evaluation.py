@@ -160,8 +160,8 @@ def check_answers(answers):
     """All ways have to agree, or their times mean nothing."""
     for way in WAYS:
         for name, tolerance in (("overlap", 1e-5), ("determinant", 1e-4)):
-            found, expected = answers["vxmlib"][name], answers[way][name]
-            np.testing.assert_allclose(found, expected, atol=tolerance, err_msg=f"{way} {name}")
+            ours, expected = answers["vxmlib"][name], answers[way][name]
+            np.testing.assert_allclose(ours, expected, atol=tolerance, err_msg=f"{way} {name}")
 
 
 def join(results):

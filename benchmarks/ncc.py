@@ -1,4 +1,4 @@
-"""Time loss and gradient of the local NCC: vxmlib against voxelmorph, by turns in one run.
+"""Compare how long vxmlib and voxelmorph take for the local NCC and its gradient, by turns.
 
 Both get the same two images, as compiled functions, and must agree before any time is printed.
 

@@ -49,7 +49,7 @@ settings
 # %%
 import nibabel as nib
 
-from vxmlib.sources import examples
+from vxmlib.book import examples
 
 path = examples.scan(settings, runs.output_folder() / "02_data")
 scan = nib.load(path)

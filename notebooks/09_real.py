@@ -500,12 +500,12 @@ recording.keep_record("09_real", record)
 # would make it. Seeds are not in it: each network was trained once.
 
 # %% tags=["remove-cell"]
-from vxmlib.experiments import sweep
+from vxmlib.experiments import statistics
 
 
 def said(what, method):
     folded = table.loc[method, "folding_percent_brain"]
-    text = sweep.interval_text(compared.loc[what])
+    text = statistics.interval_text(compared.loc[what])
     return f"{text}, with {folded:.2f} % of the brain folded"
 
 
@@ -514,21 +514,21 @@ on_cortex = results.differences(
 )
 second = table.loc["wide-twice"] - table.loc["ncc-wide"]
 glue.glue(
-    cortex_alone=sweep.interval_text(on_cortex.loc["alone"]),
-    cortex_refined=sweep.interval_text(on_cortex.loc["refined"]),
+    cortex_alone=statistics.interval_text(on_cortex.loc["alone"]),
+    cortex_refined=statistics.interval_text(on_cortex.loc["refined"]),
     to_syn=said("NCC minus SyN", "ncc"),
     refined_to_syn=said("instance minus SyN", "ncc-instance"),
     wide_to_usual=said("wide minus NCC", "ncc-wide"),
-    wide_to_syn=sweep.interval_text(compared.loc["wide minus SyN"]),
+    wide_to_syn=statistics.interval_text(compared.loc["wide minus SyN"]),
     twice_to_wide=said("twice minus wide", "wide-twice"),
-    twice_to_syn=sweep.interval_text(compared.loc["twice minus SyN"]),
-    twice_to_demons=sweep.interval_text(compared.loc["twice minus demons"]),
+    twice_to_syn=statistics.interval_text(compared.loc["twice minus SyN"]),
+    twice_to_demons=statistics.interval_text(compared.loc["twice minus demons"]),
     twice_surface=second["surface_mm"],
     twice_back=second["inverse_consistency_mm"],
     both_to_syn=said("wide, instance minus SyN", "wide-instance"),
-    both_to_refined=sweep.interval_text(compared.loc["wide, instance minus instance"]),
-    to_demons=sweep.interval_text(compared.loc["NCC minus demons"]),
-    refined_to_demons=sweep.interval_text(compared.loc["instance minus demons"]),
+    both_to_refined=statistics.interval_text(compared.loc["wide, instance minus instance"]),
+    to_demons=statistics.interval_text(compared.loc["NCC minus demons"]),
+    refined_to_demons=statistics.interval_text(compared.loc["instance minus demons"]),
     by_mse=said("NCC minus MSE", "mse"),
     by_flow=said("integrated minus NCC", "ncc-integrated"),
 )

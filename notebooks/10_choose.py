@@ -37,7 +37,7 @@ root = None
 import pandas as pd
 
 from vxmlib.book import figures
-from vxmlib.experiments import runs, sweep
+from vxmlib.experiments import runs, statistics, sweep
 from vxmlib.experiments.results import results_folder
 from vxmlib.experiments.settings import read_parameters
 
@@ -188,7 +188,7 @@ loose_rows = []
 for name in names:
     asked = {"cohort": name, "image_loss": "ncc", "int_steps": 0}
     loose, usual = (sweep.select(pairs, **asked, lam=lam) for lam in (0.01, 1))
-    gain = sweep.paired_difference(usual, loose)
+    gain = statistics.paired_difference(usual, loose)
     folds = [t["folding_percent_brain"].mean() for t in (loose, usual)]
     loose_rows.append(
         {"cohort": name, "folding at 0.01": folds[0], "folding at 1": folds[1]}
@@ -250,7 +250,7 @@ short = {"NCC: chosen": "loose", "NCC minus": "loss", "NCC: integrated": "int"}
 for _, row in differences.iterrows():
     for start, key in short.items():
         if row["comparison"].startswith(start):
-            glue.glue(**{f"{key}_{row['cohort']}": sweep.interval_text(row)})
+            glue.glue(**{f"{key}_{row['cohort']}": statistics.interval_text(row)})
 
 # %% [markdown]
 # The chosen λ against λ = 0.01: {glue:text}`loose_malf` on real people, {glue:text}`loose_mni` on

@@ -453,7 +453,7 @@ correlation = losses.image_loss("ncc")
 def across(similarity):
     def objective(inputs, targets, outputs):
         image = tf.reduce_mean(similarity(targets[0], outputs[0][..., :1]))
-        smooth = losses.smoothness(outputs[1])
+        smooth = tf.reduce_mean(vxm.losses.Grad("l2").loss(None, outputs[1]))
         return {"loss": image + settings.lam * smooth, "image_loss": image}
 
     return objective

@@ -334,7 +334,7 @@ answer("fig7_mse", found, holds=0.01 <= best <= 0.05)
 
 
 # %%
-from vxmlib.experiments import sweep
+from vxmlib.experiments import statistics, sweep
 
 
 def sided(difference):
@@ -344,7 +344,7 @@ def sided(difference):
 
 
 def told(difference):
-    text = sweep.interval_text(difference)
+    text = statistics.interval_text(difference)
     undecided = sided(difference) is None
     return text + (": 0 is in it, so undecided" if undecided else "")
 
@@ -358,7 +358,7 @@ ncc_runs = lambda_pairs.query(
     "image_loss == 'ncc' and int_steps == 0 and split == 'validation'"
 )
 one, none = (ncc_runs[ncc_runs["lam"] == lam] for lam in (1, 0))
-gap = sweep.paired_difference(one, none)
+gap = statistics.paired_difference(one, none)
 found = f"at 0 {overlap[0]:.3f}, at 1 {overlap[1]:.3f}: {told(gap)}"
 answer("fig7_zero", found, holds=sided(gap))
 

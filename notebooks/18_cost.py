@@ -115,12 +115,13 @@ glue.glue(
 # %% tags=["remove-stderr"]
 import numpy as np
 
-from vxmlib.networks.strided import NETWORKS
+from vxmlib.networks.strided import StridedVxmDense
 
+networks = [StridedVxmDense, vxm.networks.VxmDense]
 grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers'": (160, 192, 224)}
 size = pd.DataFrame(index=grids)
 for name, shape in grids.items():
-    for network in NETWORKS.values():
+    for network in networks:
         model = models.build(shape, network=network, features="vxm1")
         size.loc[name, network.__name__] = models.outputs_gb(model)
     size.loc[name, "VxmDense, twice the filters"] = models.outputs_gb(
@@ -210,7 +211,7 @@ print(error[:90] or "it trains")
 # %% tags=["remove-stderr"]
 half_precision = tf.keras.mixed_precision.set_global_policy
 half_precision("mixed_float16")
-for network in NETWORKS.values():
+for network in networks:
     model = models.build(people.shape, network=network, features="small")
     print(f"{network.__name__:16s} field: {model.outputs[-1].dtype.name}")
 half_precision("float32")
@@ -260,7 +261,7 @@ device = tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
 half, seconds = {}, {}
 for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
     half_precision(policy)
-    half[policy], seconds[policy] = fitted(device, 12, network=NETWORKS["strided"])
+    half[policy], seconds[policy] = fitted(device, 12, network=StridedVxmDense)
 half_precision("float32")
 pd.DataFrame(half).rename_axis("step").round(4).iloc[::3]
 

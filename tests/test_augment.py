@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import linalg
 
 from vxmlib import axes, metrics, warp
 from vxmlib.augment import Augmentation
@@ -21,6 +22,16 @@ def test_a_shift_alone_moves_every_voxel_alike():
     assert found.std(axis=0) == pytest.approx([2.0, 2.0], rel=0.15)
     field = draw(3, shift=2.0)
     assert np.abs(field - field[0, 0]).max() < 1e-4
+
+
+def test_a_linear_map_alone_is_integrated_about_the_middle_of_the_grid():
+    """The flow of the velocity A x after unit time is expm(A) x, where x is 0 in the middle."""
+    matrix = 0.1 * np.random.default_rng(2).standard_normal((2, 2))
+    x = np.moveaxis(np.indices(SHAPE), 0, -1) - (np.array(SHAPE) - 1) / 2
+    inside = (slice(16, -16), slice(16, -16))
+    expected = (x @ (linalg.expm(matrix) - np.eye(2)).T)[inside]
+    assert np.abs(draw(2, affine=0.1)[inside] - expected).max() < 0.03
+    assert np.abs((x @ matrix.T)[inside] - expected).max() > 0.5  # without integration
 
 
 def test_a_linear_map_alone_has_the_same_jacobian_everywhere_inside():
@@ -84,6 +95,38 @@ def test_a_mirrored_image_is_bent_in_one_interpolation(flip):
     assert np.abs(found - image).max() > 0.3
 
 
+@pytest.mark.parametrize("option", ["affine", "shift", "bend"])
+def test_each_change_acts_alone(option):
+    image = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
+    still = {"flip": None, "affine": 0, "shift": 0, "bend": 0}
+    changed = Augmentation(**still | {option: 0.5})(image, np.random.default_rng(1), np.eye(4))
+    expected = warp.warp_image(image, draw(1, **{option: 0.5}))
+    assert np.array_equal(changed, expected)
+    assert np.abs(changed - image).max() > 0.1
+
+
+def test_the_defaults_are_those_of_the_committed_trainings():
+    assert Augmentation() == Augmentation(
+        flip="midplane", affine=0.03, shift=1.0, bend=2.0, width=8.0
+    )
+
+
+def test_a_velocity_is_drawn_at_an_eighth_of_the_size_and_integrated_at_a_quarter(monkeypatch):
+    """The same seed then draws the same displacement: 4 + 2 + 2 x 10 x 12 random numbers."""
+    grids = []
+
+    def integrate(velocity):
+        grids.append(velocity.shape)
+        return velocity
+
+    monkeypatch.setattr(warp, "exponential", integrate)
+    generator, same = np.random.default_rng(0), np.random.default_rng(0)
+    Augmentation().displacement(SHAPE, generator)
+    same.standard_normal(4 + 2 + 2 * 10 * 12)
+    assert generator.random() == same.random()
+    assert grids == [(20, 24, 2)]
+
+
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="bend: found -1"):
         Augmentation(bend=-1)
@@ -91,5 +134,5 @@ def test_what_makes_no_sense_is_refused():
         Augmentation(affine=float("nan"))
     with pytest.raises(ValueError, match="width: found 0"):
         Augmentation(width=0)
-    with pytest.raises(ValueError, match="flip: found True, expected one of midplane, array"):
+    with pytest.raises(ValueError, match="flip: found True, expected one of: midplane, array"):
         Augmentation(flip=True)

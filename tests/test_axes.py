@@ -118,3 +118,48 @@ def test_what_cannot_be_mirrored_is_refused():
         axes.mirror(np.zeros((4, 4, 4)), np.zeros((4, 4)))
     with pytest.raises(ValueError, match="oblique to the midplane"):
         axes.mirror_matrix(OBLIQUE, ndim=2)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_itk_finds_each_voxel_where_the_affine_puts_it(grid):
+    _, affine = grid
+    steps, spacing, direction, origin = axes.itk_grid(affine)
+    index = np.array([3.0, 5.0, 7.0])
+    right, anterior, superior = nib.affines.apply_affine(affine, index)
+    found = origin + direction @ (spacing * index)
+    np.testing.assert_allclose(found, [-right, -anterior, superior])
+    np.testing.assert_allclose(steps, direction * spacing)
+    np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-9)
+
+
+def test_the_axes_of_a_plane_keep_their_sense():
+    steps, spacing, direction, origin = axes.itk_grid([[0, -2, 5], [3, 0, 6], [0, 0, 1]], ndim=2)
+    assert steps.tolist() == [[0, -2], [3, 0]]
+    assert spacing.tolist() == [3, 2]
+    assert direction.tolist() == [[0, -1], [1, 0]]
+    assert origin.tolist() == [5, 6]
+
+
+def test_a_grid_that_itk_cannot_represent_is_refused():
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.1
+    with pytest.raises(ValueError, match=r"affine: found .* not at right angles"):
+        axes.itk_grid(sheared)
+    for affine in (np.eye(3), np.diag([1.0, 0, 1, 1]), np.full((4, 4), np.nan)):
+        with pytest.raises(ValueError, match=r"affine: found .* expected an invertible 4 x 4"):
+            axes.itk_grid(affine)
+
+
+def test_labels_without_a_side_or_a_structure_stay_and_may_exceed_the_listed_ones():
+    names = {1: "Left X", 2: "Right X"}
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[0, 3] = -1.0
+    labels = np.array([[1, 7], [0, 9], [2, 1]], np.uint8)
+    found = axes.mirror_labels(labels, affine, names)
+    assert found.tolist() == [[1, 2], [0, 9], [2, 7]]
+    assert found.dtype == np.uint8
+
+
+def test_listed_structures_may_be_absent_and_exceed_the_type_of_the_map():
+    names = {1: "Left X", 2: "Right X", 2035: "Insula"}
+    assert axes.mirror_labels(np.array([[1]], np.uint8), np.eye(4), names).tolist() == [[2]]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -59,6 +60,16 @@ def test_only_start_up_notes_are_held_back(capfd):
     assert capfd.readouterr().err == "ImportError: a real problem\n"
 
 
+def test_stderr_is_not_lost_when_the_import_of_tensorflow_aborts(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'I0000 a note\\nF0000 the reason of the abort\\n')\nos.abort()"
+    )
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom vxmlib import backend"
+    done = run_python(code)
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == "F0000 the reason of the abort\n"
+
+
 @pytest.mark.parametrize("found", ["0.3.1", None])
 def test_the_pytorch_releases_are_refused(monkeypatch, found):
     def version(name):
@@ -95,10 +106,10 @@ def test_a_seed_fixes_weights():
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "1", True, None])
 def test_no_other_seed(seed):
-    with pytest.raises(ValueError, match="seed must be an integer"):
+    with pytest.raises(ValueError, match=r"seed: found .* from 0 to 4294967295"):
         backend.set_seed(seed)
 
 
-def test_device_and_versions_are_told():
+def test_device_and_versions_are_reported():
     assert backend.device_summary().startswith(("CPU: ", "GPU: "))
     assert backend.versions()["tensorflow"] == tf.__version__

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vxmlib import cohorts, fetch, metrics, nifti, preprocess
-from vxmlib.sources import malf, own, simulate, template, vxm2018
+from vxmlib.sources import labels, lpba40, malf, own, simulate, template, vxm2018
 
 FEW = {"train": 2, "validation": 1, "test": 2}
 
@@ -41,7 +41,7 @@ def check_promises(cohort, subjects):
         assert cohort.brain(subject).dtype == bool
         assert 0.1 < cohort.brain(subject).mean() < 0.6
         assert set(np.unique(labels)) - {0} <= set(cohort.structures)
-    assert cohort.has_labels
+    assert cohort.unlabelled == ()
     assert cohort.licence
     assert cohort.credit
     assert len(cohort.shape) == cohort.ndim
@@ -77,6 +77,19 @@ def test_a_person_is_the_same_whatever_the_number_of_people(mni):
     more = cohorts.load("mni", spacing=2.0, people={"train": 9, "validation": 3, "test": 4})
     for subject in mni.subjects:
         np.testing.assert_array_equal(more.image(subject), mni.image(subject))
+
+
+def test_a_change_to_the_structures_of_one_cohort_does_not_reach_the_next():
+    cohorts.load("mni", ndim=3, people=FEW).structures.pop(17)
+    assert cohorts.load("mni", ndim=3, people=FEW).structures[17] == "Left Hippocampus"
+
+
+def test_no_table_is_handed_out_that_others_hold():
+    for table in (labels.structures, lpba40.structures, malf.matrices, fetch.registry):
+        table().clear()
+        assert table()
+    malf.matrices()["1000"][:] = 0
+    assert malf.matrices()["1000"][3, 3] == 1
 
 
 def test_people_differ_from_each_other_and_from_seed_to_seed(mni):
@@ -131,11 +144,11 @@ def test_an_affine_says_where_a_pixel_of_the_slice_is(mni):
             {"name": "ixi"},
             "found 'ixi', expected one of: mni, malf, vxm2018, lpba40, oasis",
         ),
-        ({"name": "mni", "ndim": 4}, "ndim=4"),
-        ({"name": "mni", "spacing": 3.0}, r"spacing=3.0 .*Use 1.0 or 2.0"),
-        ({"name": "mni", "spacing": 4.0}, r"spacing=4.0 .*multiples of 16"),
-        ({"name": "mni", "spacing": "1"}, "spacing='1' is no voxel size"),
-        ({"name": "mni", "spacing": -1.0}, "no voxel size"),
+        ({"name": "mni", "ndim": 4}, "ndim: found 4"),
+        ({"name": "mni", "spacing": 3.0}, r"spacing: found 3 .*Use 1.0 or 2.0"),
+        ({"name": "mni", "spacing": 4.0}, r"spacing: found 4 .*multiples of 16"),
+        ({"name": "mni", "spacing": "1"}, "spacing: found '1'"),
+        ({"name": "mni", "spacing": -1.0}, "spacing: found -1.0, expected a finite number above 0"),
         ({"name": "mni", "seed": -1}, "seed: found -1"),
         ({"name": "mni", "seed": 1.5}, "seed: found 1.5"),
         ({"name": "mni", "root": "x"}, "root='x': cohort 'mni' has no such option; it takes ndim"),
@@ -145,15 +158,21 @@ def test_an_affine_says_where_a_pixel_of_the_slice_is(mni):
         ),
         ({"name": "malf", "people": 10}, "people=10: cohort 'malf' has no such option"),
         ({"name": "mni", "labels": "manual"}, "labels='manual': cohort 'mni' has no such option"),
-        ({"name": "malf", "labels": "mine"}, "labels='mine'"),
+        (
+            {"name": "malf", "labels": "mine"},
+            "labels: found 'mine', expected one of: freesurfer, manual",
+        ),
         ({"name": "mni", "align": "affine"}, "align='affine': cohort 'mni' has no such option"),
-        ({"name": "mni", "people": 5}, "people=5: expected a total of at least 6"),
-        ({"name": "mni", "people": {"train": 3}}, "each a number of at least 1"),
-        ({"name": "mni", "people": FEW | {"test": 0}}, "each a number of at least 1"),
+        ({"name": "mni", "people": 5}, "people: found 5, expected a whole number of at least 6"),
+        (
+            {"name": "mni", "people": {"train": 3}},
+            "people: found the keys train, expected train, val",
+        ),
+        ({"name": "mni", "people": FEW | {"test": 0}}, r"people\['test'\]: found 0"),
         ({"name": "own"}, "needs a folder of NIfTI files"),
         ({"name": "own", "root": "/nowhere"}, "'/nowhere' is not a folder"),
-        ({"name": "vxm2018", "ndim": 2}, "volumes of 1 mm"),
-        ({"name": "vxm2018", "spacing": 2.0}, "volumes of 1 mm"),
+        ({"name": "vxm2018", "ndim": 2}, "ndim: found 2, expected one of: 3"),
+        ({"name": "vxm2018", "spacing": 2.0}, "spacing: found 2.0, expected one of: 1.0"),
     ],
 )
 def test_load_says_what_is_wrong(arguments, message):
@@ -195,7 +214,7 @@ def test_pairs_are_all_ordered_pairs_in_an_order_that_the_seed_fixes():
 def test_pairs_need_two_people_and_a_sensible_limit():
     with pytest.raises(ValueError, match="at least two people"):
         cohorts.ordered_pairs(["a", "a"])
-    with pytest.raises(ValueError, match="limit=0"):
+    with pytest.raises(ValueError, match="limit: found 0"):
         cohorts.ordered_pairs(["a", "b"], limit=0)
 
 
@@ -264,7 +283,7 @@ def test_scans_in_mni_space_can_be_taken_as_they_are(folder, head):
     nifti.write(folder / "z.nii.gz", head[0], head[2])
     cohort = cohorts.load("own", root=folder, align="none", **OWN)
     np.testing.assert_allclose(cohort.image("a"), cohort.image("z"), atol=0.01)
-    with pytest.raises(ValueError, match="align='rigid'"):
+    with pytest.raises(ValueError, match="align: found 'rigid'"):
         cohorts.load("own", root=folder, align="rigid")
 
 
@@ -294,9 +313,85 @@ def test_label_maps_may_lie_in_a_folder_and_have_names_of_their_own(folder):
     assert cohort.structures[17] == "seahorse, left"
     assert cohort.structures[53] == "Right Hippocampus"
     assert (cohort.labels("a") == 17).any()
-    assert not cohort.has_labels
+    assert cohort.unlabelled == ("b",)
     with pytest.raises(ValueError, match=r"'b' of cohort 'own' has no label map.*b_seg\.nii\.gz"):
         cohort.labels("b")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "NaN", "not invertible", "no matrix"])
+def test_a_damaged_kept_alignment_is_computed_again(folder, monkeypatch, tmp_path, damage):
+    monkeypatch.setattr(own.align, "affine_to_template", own.align.centring)
+    monkeypatch.setenv("VXMLIB_CACHE", str(tmp_path / "cache"))
+    first = cohorts.load("own", root=folder, align="affine", **OWN)
+    kept = sorted((tmp_path / "cache" / "own_affines").iterdir())
+    assert len(kept) == 3
+    for path in kept:
+        text = path.read_text()
+        if damage == "not invertible":
+            np.savetxt(path, np.diag([1.0, 0.0, 1.0, 1.0]))
+            continue
+        replaced = {"empty": "", "cut off": text[:-30], "no matrix": "1 2\n3\n"}
+        path.write_text(replaced.get(damage, "nan " + text.split(" ", 1)[1]))
+    again = cohorts.load("own", root=folder, align="affine", **OWN)
+    np.testing.assert_array_equal(again.image("b"), first.image("b"))
+    for path in kept:
+        assert np.linalg.det(np.loadtxt(path)) == 1
+
+
+def test_another_version_of_ants_computes_alignments_again(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(own.align, "affine_to_template", own.align.centring)
+    monkeypatch.setenv("VXMLIB_CACHE", str(tmp_path / "cache"))
+    for number, version in enumerate(("0.5", "0.5", "0.6")):
+        monkeypatch.setattr(own.metadata, "version", lambda name, version=version: version)
+        cohorts.load("own", root=folder, align="affine", **OWN)
+        kept = list((tmp_path / "cache" / "own_affines").iterdir())
+        assert len(kept) == (3, 3, 6)[number]
+
+
+def test_a_scan_that_ants_cannot_represent_is_named(folder, head, monkeypatch, tmp_path):
+    monkeypatch.setenv("VXMLIB_CACHE", str(tmp_path / "cache"))
+    sheared = head[2] @ np.array([[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nifti.write(folder / "a.nii.gz", head[0].astype(np.int16), sheared)
+    nifti.write(folder / "a_seg.nii.gz", head[1], sheared)
+    with pytest.raises(ValueError, match=r"a\.nii\.gz: affine: .*shear"):
+        cohorts.load("own", root=folder, align="affine", **OWN)
+
+
+def test_hidden_files_are_not_scans(folder):
+    expected = own.find(folder)
+    (folder / "labels").mkdir()
+    for name in ("._a.nii.gz", "._a_seg.nii.gz", "labels/._a.nii.gz", ".DS_Store", ".x.nii"):
+        (folder / name).write_bytes(b"\0\5\x16\7")  # as macOS writes beside a file
+    assert own.find(folder) == expected
+
+
+NAMED = {17: "seahorse, left", 53: "Hippocampus à droite"}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " , "])
+@pytest.mark.parametrize("heading", ["number,name\n", ""])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_labels_csv_is_read_as_programs_write_it(tmp_path, separator, heading, encoding):
+    rows = f'17{separator}seahorse, left\r\n\r\n53{separator}"Hippocampus à droite"\r\n'
+    (tmp_path / "labels.csv").write_bytes((heading + rows).encode(encoding))
+    assert own._named(tmp_path / "labels.csv") == NAMED
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("17,Hippocampus à droite".encode("latin-1"), r".*not UTF-8.*Save it as 'CSV UTF-8'"),
+        ("17,seahorse".encode("utf-16"), r".*not UTF-8.*Save it as 'CSV UTF-8'"),
+        (b"17,left\n53 right\n", r"found the row '53 right', expected rows of number,name"),
+        (b"number,name\n17,\n", r"found the row '17,', expected rows of number,name"),
+        (b"number,name\n", "found no row with a number and a name"),
+        (b"", "found no row with a number and a name"),
+    ],
+)
+def test_labels_csv_of_another_form_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"labels\.csv: {message}"):
+        own._named(tmp_path / "labels.csv")
 
 
 def test_few_scans_are_all_in_every_part_and_more_are_divided(folder, head):
@@ -359,7 +454,7 @@ def spoil(folder, what):
         return r"b_seg\.nii\.gz: found label -"
     if what == "a label too large":
         nifti.write(folder / "b_seg.nii.gz", labels.astype(np.int32) * 1000, affine)
-        return r"b_seg\.nii\.gz: label 63000"
+        return r"b_seg\.nii\.gz: found label 63000"
     if what == "labels without a scan":
         b.unlink()
         return r"b_seg\.nii\.gz: a label map without its scan"
@@ -454,7 +549,7 @@ def test_the_official_split_holds_every_scan_once_and_no_person_in_two_parts():
     assert all(scan.startswith("11") for scan in malf.TEST)
 
 
-@pytest.mark.parametrize("content", ["cut off", "other array", "no npz"])
+@pytest.mark.parametrize("content", ["cut off", "other array", "no npz", "a single array"])
 def test_a_damaged_npz_is_refused_by_name(tmp_path, content):
     path = tmp_path / "test_vol.npz"
     np.savez(path, **{"other" if content == "other array" else "vol_data": np.arange(1000)})
@@ -462,7 +557,12 @@ def test_a_damaged_npz_is_refused_by_name(tmp_path, content):
         path.write_bytes(path.read_bytes()[:1500])
     if content == "no npz":
         path.write_bytes(b"404: Not Found")
-    with pytest.raises(ValueError, match=r"test_vol\.npz: no npz file with an array 'vol_data'"):
+    if content == "a single array":  # a .npy file under the wrong name
+        with path.open("wb") as file:
+            np.save(file, np.arange(1000))
+    with pytest.raises(
+        ValueError, match=r"test_vol\.npz: found no array 'vol_data'.*expected an npz"
+    ):
         vxm2018._read(path)
 
 

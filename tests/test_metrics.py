@@ -1,11 +1,14 @@
 """Closed forms and properties of vxmlib.metrics."""
 
+import dataclasses
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -105,6 +108,7 @@ def test_dice_of_masks():
 label_maps = arrays(np.int16, (4, 5), elements=st.integers(-2, 6))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(a=label_maps, b=label_maps)
 def test_dice_is_symmetric_and_between_0_and_1(a, b):
     forth, back = metrics.dice(a, b), metrics.dice(b, a)
@@ -112,6 +116,7 @@ def test_dice_is_symmetric_and_between_0_and_1(a, b):
     assert all(0 <= value <= 1 for value in forth.values())
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(a=label_maps, seed=st.integers(0, 99))
 def test_dice_does_not_care_how_labels_are_numbered(a, seed):
     b = np.random.default_rng(seed).permutation(a.ravel()).reshape(a.shape)
@@ -152,8 +157,8 @@ def test_hausdorff_of_shifted_cubes(shift, spacing, expected):
     """A face of one cube is `shift` from the same face of the other, and no voxel is farther."""
     a = box((30, 16, 16), (3, 3, 3), (8, 8, 8)) > 0
     b = np.roll(a, shift, axis=(0, 1, 2))
-    found = metrics.surface_distance(a, b, spacing=spacing, percentile=100)
-    assert found == pytest.approx(expected)
+    distance = metrics.surface_distance(a, b, spacing=spacing, percentile=100)
+    assert distance == pytest.approx(expected)
 
 
 def test_distance_of_two_points_is_euclidean_in_mm():
@@ -175,6 +180,12 @@ def test_the_percentile_leaves_out_the_tail():
     b[1, 59] = 1  # one voxel of 41 is 20 away: beyond the 95th percentile, not the 100th
     assert metrics.surface_distance(a, b, spacing=1.0) == 0.0
     assert metrics.surface_distance(a, b, spacing=1.0, percentile=100) == 20.0
+
+
+def test_the_percentile_by_default_is_the_95th():
+    line, start = box((3, 101), (1, 0), (1, 101)), box((3, 101), (1, 0), (1, 1))
+    # The line's voxels are 0, 1, ..., 100 voxels from its start: the q-th percentile is q.
+    assert metrics.surface_distance(line, start, spacing=1.0) == 95.0
 
 
 def test_the_inside_of_a_mask_is_not_surface():
@@ -378,6 +389,13 @@ def test_what_becomes_of_folds_in_sd_log_jacobian_is_named():
     assert np.isnan(metrics.sd_log_jacobian(two_halves(-1.0, -1.0)))
 
 
+def test_sd_log_jacobian_takes_lists():
+    upper = np.repeat([True, False], 4)[:, None] & np.ones(6, bool)
+    field = two_halves(2.0, 0.5)
+    assert metrics.sd_log_jacobian(field.tolist()) == pytest.approx(np.log(2), rel=1e-6)
+    assert metrics.sd_log_jacobian(field.tolist(), upper) == pytest.approx(0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"nonpositive": "ignore"}, "ignore"), ({"nonpositive": "floor", "floor": 0}, "floor")],
@@ -421,15 +439,15 @@ def test_local_ncc_of_one_window_by_hand():
     centre = np.zeros((3, 3), bool)
     centre[1, 1] = True
     expected = np.corrcoef(a.ravel(), b.ravel())[0, 1]
-    found = metrics.local_ncc(a, b, window=3, mask=centre)
-    assert found == pytest.approx(max(expected, 0) ** 2, abs=1e-6)
+    score = metrics.local_ncc(a, b, window=3, mask=centre)
+    assert score == pytest.approx(max(expected, 0) ** 2, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("a", "b", "window", "message"),
     [
         (IMAGE, IMAGE[:5], 9, "b: found shape"),
-        (IMAGE, IMAGE * np.nan, 9, "b: found NaN"),
+        (IMAGE, IMAGE * np.nan, 9, "b: 360 of 360 voxels are NaN"),
         (IMAGE, IMAGE, 4, "odd number"),
         (IMAGE, IMAGE, 0, "odd number"),
     ],
@@ -441,13 +459,13 @@ def test_local_ncc_refuses(a, b, window, message):
 
 def test_endpoint_error_arithmetic():
     truth = np.zeros((4, 5, 6, 3), np.float32)
-    found = truth + np.array([1.0, 2.0, 2.0], np.float32)
-    assert metrics.endpoint_error(found, truth) == pytest.approx(3.0)
-    found[0] = 0.0
+    displaced = truth + np.array([1.0, 2.0, 2.0], np.float32)
+    assert metrics.endpoint_error(displaced, truth) == pytest.approx(3.0)
+    displaced[0] = 0.0
     part = np.zeros((4, 5, 6), bool)
     part[:2] = True
-    assert metrics.endpoint_error(found, truth) == pytest.approx(3 * 3 / 4)
-    assert metrics.endpoint_error(found, truth, part) == pytest.approx(3 / 2)
+    assert metrics.endpoint_error(displaced, truth) == pytest.approx(3 * 3 / 4)
+    assert metrics.endpoint_error(displaced, truth, part) == pytest.approx(3 / 2)
 
 
 def test_inverse_consistency_looks_both_ways():
@@ -462,6 +480,22 @@ def test_inverse_consistency_looks_both_ways():
     assert metrics.inverse_consistency(scaled, -scaled) == pytest.approx((forth + other) / 2)
 
 
+# --- what is imported ---------------------------------------------------------------------
+
+
+def test_measuring_imports_neither_tensorflow_nor_more_of_scipy_than_it_needs():
+    code = """if True:
+        import sys, scipy.ndimage
+        before = set(sys.modules)
+        from vxmlib import metrics, records, warp
+        from vxmlib.experiments import compare, statistics
+        more = {name.partition(".")[0] for name in set(sys.modules) - before}
+        print(*sorted(more & {"scipy", "tensorflow", "tf_keras", "nibabel", "matplotlib"}))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
+
+
 # --- the table ----------------------------------------------------------------------------
 
 
@@ -472,7 +506,8 @@ class TwoBoxes:
     """A cohort of three people who have one or two boxes."""
 
     structures = STRUCTURES
-    has_labels = True
+    spacing = 1.5
+    unlabelled = ()
 
     def labels(self, person):
         labels = box((16, 16), (2, {"a": 2, "b": 4, "c": 2}[person]), (4, 4), value=4)
@@ -533,13 +568,139 @@ def test_folding_columns_are_of_the_fixed_brain():
     assert row["sd_log_jacobian"] == 0.0
 
 
-def test_without_labels_there_is_still_a_jacobian():
+@pytest.mark.filterwarnings("error")
+def test_dice_is_measured_where_both_people_have_labels():
+    """Somebody without a label map takes away the Dice of their own pairs alone."""
     cohort = TwoBoxes()
-    cohort.has_labels = False
-    table = metrics.evaluate_pairs(cohort, [("a", "b"), ("b", "a")], "identity")
-    assert len(table) == 2
-    assert table["label"].isna().all() and table["dice"].isna().all()
-    assert metrics.summary(table)["folding_percent_brain"] == 0.0
+    cohort.unlabelled = ("c",)
+    pairs = [("a", "b"), ("c", "a"), ("a", "c")]
+    table = metrics.evaluate_pairs(cohort, pairs, "identity", measures=metrics.MEASURES)
+    assert table["moving"].tolist() == ["a", "a", "c", "a"]
+    assert table["dice"][:2].tolist() == [0.5, 1.0]
+    missing = table[["label", "structure", "dice", "surface_mm"]].iloc[2:]
+    assert missing.isna().all(axis=None)
+    means = metrics.summary(table)
+    assert (means["pairs"], means["dice_mean"]) == (3, 0.75)
+    assert means["folding_percent_brain"] == 0.0
+    assert np.isnan(metrics.summary(table.iloc[2:])["dice_mean"])
+
+
+def test_an_unlabelled_validation_scan_leaves_the_dice_of_test_pairs(tiny_cohort):
+    pairs = [tiny_cohort.split["test"]]
+    cohort = dataclasses.replace(tiny_cohort, unlabelled=tiny_cohort.split["validation"])
+    table = metrics.evaluate_pairs(cohort, pairs, "identity").drop(columns="seconds")
+    labelled = metrics.evaluate_pairs(tiny_cohort, pairs, "identity").drop(columns="seconds")
+    pd.testing.assert_frame_equal(table, labelled)
+    assert table["dice"].between(0.1, 1.0).all()
+
+
+def both_ways_by_two(a, b):
+    """Displacements of a onto b and back that undo each other, and the seconds of one."""
+    right = np.full((16, 16, 2), [0.0, 2.0], np.float32)
+    return -right, right, 7.0
+
+
+def test_a_method_of_both_directions_gives_the_rows_of_both():
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "b")], both_ways_by_two, measures=metrics.MEASURES, both_ways=True
+    )
+    assert tuple(table.columns) == metrics.COLUMNS + metrics.MEASURES
+    assert table[["moving", "fixed", "label"]].values.tolist() == [
+        ["a", "b", 4],
+        ["a", "b", 7],
+        ["b", "a", 4],
+        ["b", "a", 7],
+    ]
+    # Box 4 of b lies two voxels to the right of a's, which is undone; box 7 is moved away.
+    assert table["dice"].tolist() == [1.0, 0.5, 1.0, 0.5]
+    assert table["surface_mm"].tolist() == [0.0, 3.0, 0.0, 3.0]  # two voxels of 1.5 mm
+    assert table["length_mm"].tolist() == [3.0] * 4
+    assert table["inverse_consistency_mm"].tolist() == [0.0] * 4
+    assert table["seconds"].tolist() == [7.0] * 4
+
+
+def test_the_identity_is_its_own_way_back():
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "c")], "identity", measures=["inverse_consistency_mm"], both_ways=True
+    )
+    assert table["moving"].tolist() == ["a", "c"]
+    assert table["inverse_consistency_mm"].tolist() == [0.0, 0.0]
+
+
+def test_what_is_left_is_measured_in_the_fixed_brain_after_going_forward_first():
+    """Doubling the first coordinate and then going back two voxels is no shift by two."""
+    cohort, rows = TwoBoxes(), np.arange(16.0)
+    doubling, back = np.zeros((16, 16, 2)), np.full((16, 16, 2), [-2.0, 0.0])
+    doubling[..., 0] = 0.25 * rows[:, None]
+    measured = metrics.measure_displacement(
+        cohort, "a", "c", back, reverse=doubling, measures=["inverse_consistency_mm", "length_mm"]
+    )
+    # The brain of c is rows 2 to 5. From row x to x - 2, and from there by (x - 2) / 4.
+    left = np.abs(-2 + 0.25 * (rows[2:6] - 2))
+    assert measured["inverse_consistency_mm"] == pytest.approx(1.5 * left.mean())
+    assert measured["length_mm"] == pytest.approx(3.0)
+
+
+def test_structures_may_be_restricted_and_named():
+    table = metrics.evaluate_pairs(TwoBoxes(), [("a", "b")], "identity", structures={7: "seven"})
+    assert table[["label", "structure", "dice"]].values.tolist() == [[7, "seven", 1.0]]
+
+
+def test_parcels_give_one_mean():
+    parcels = TwoBoxes()
+    parcels.labels = lambda person: TwoBoxes().labels(person) + 100
+    second = (parcels, {104: "parcel", 107: "other parcel", 109: "never there"})
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "b")], "identity", structures={7: "other box"}, parcels=second
+    )
+    assert table["dice"].tolist() == [1.0]
+    assert table["dice_parcels"].tolist() == [0.75]  # of 0.5 and 1, by the same rule of structures
+
+
+def test_one_displacement_of_one_pair():
+    shift = np.full((16, 16, 2), [0.0, -2.0], np.float32)
+    measured = metrics.measure_displacement(TwoBoxes(), "a", "b", shift, measures=["surface_mm"])
+    assert measured == {
+        "dice": 0.75,
+        "folds": 0,
+        "folding_percent": 0.0,
+        "folding_percent_brain": 0.0,
+        "sd_log_jacobian": 0.0,
+        "surface_mm": 1.5,
+        "structures": {
+            4: {"structure": "box", "dice": 1.0, "surface_mm": 0.0},
+            7: {"structure": "other box", "dice": 0.5, "surface_mm": 3.0},
+        },
+    }
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_structure_that_was_wiped_out_has_no_surface():
+    away = np.zeros((16, 16, 2), np.float32)
+    away[8:, :, 1] = -30.0
+    measured = metrics.measure_displacement(TwoBoxes(), "a", "b", away, measures=["surface_mm"])
+    assert measured["structures"][7]["dice"] == 0.0
+    assert np.isnan(measured["structures"][7]["surface_mm"])
+    assert measured["dice"] == 0.25
+    assert measured["surface_mm"] == 3.0  # of box 4 alone, which is two voxels of 1.5 mm off
+
+
+@pytest.mark.parametrize(
+    ("measures", "message"),
+    [
+        (["surface"], "measures: found 'surface', expected one of: surface_mm"),
+        (
+            ["inverse_consistency_mm"],
+            "measures: found inverse_consistency_mm without",
+        ),
+    ],
+)
+def test_measures_that_cannot_be_measured_are_refused(measures, message):
+    still = np.zeros((16, 16, 2))
+    with pytest.raises(ValueError, match=f"pair a -> b: {message}"):
+        metrics.evaluate_pairs(TwoBoxes(), [("a", "b")], lambda *_: still, measures=measures)
+    with pytest.raises(ValueError, match=message):
+        metrics.measure_displacement(TwoBoxes(), "a", "b", still, measures=measures)
 
 
 @pytest.mark.parametrize(
@@ -586,13 +747,13 @@ def test_summary_averages_structures_first_and_pairs_after():
         {"moving": "b", "fixed": "a", "dice": 0.8, "folds": 0, "seconds": 9.0},
         {"moving": "a", "fixed": "c", "dice": 0.6, "folds": 0, "seconds": 2.0},
     )
-    found = SimpleNamespace(**metrics.summary(table))
-    assert found.pairs == 3
-    assert found.dice_mean == pytest.approx(0.6)  # of 0.4, 0.8, 0.6; the rows' mean is 0.52
-    assert found.dice_sd_pairs == pytest.approx(np.std([0.4, 0.8, 0.6]))
-    assert found.dice_sd_pooled == pytest.approx(np.std([0.2, 0.4, 0.6, 0.8, 0.6]))
-    assert found.folds == pytest.approx(2.0)
-    assert found.seconds == 2.0
+    means = SimpleNamespace(**metrics.summary(table))
+    assert means.pairs == 3
+    assert means.dice_mean == pytest.approx(0.6)  # of 0.4, 0.8, 0.6; the rows' mean is 0.52
+    assert means.dice_sd_pairs == pytest.approx(np.std([0.4, 0.8, 0.6]))
+    assert means.dice_sd_pooled == pytest.approx(np.std([0.2, 0.4, 0.6, 0.8, 0.6]))
+    assert means.folds == pytest.approx(2.0)
+    assert means.seconds == 2.0
 
 
 def test_summary_refuses_other_tables():

@@ -132,7 +132,7 @@ def test_listed_pairs_come_once_in_order(cohort, images):
 
 
 def test_no_listed_pairs(cohort):
-    with pytest.raises(ValueError, match="pairs is empty"):
+    with pytest.raises(ValueError, match="pairs: found none, expected at least one"):
         pairs.listed_pairs(cohort, [])
 
 
@@ -178,8 +178,14 @@ def test_a_bad_image_is_named_before_the_first_batch(images, image, complaint):
 
 @pytest.mark.parametrize("ids", [[], ["p0"]])
 def test_one_person_makes_no_pair(cohort, ids):
-    with pytest.raises(ValueError, match="at least two people"):
+    with pytest.raises(ValueError, match=r"ids: found \[.*\], expected at least two subjects"):
         pairs.pair_dataset(cohort, ids, batch_size=1, seed=0)
+
+
+def test_a_subject_named_twice_is_refused(cohort):
+    """It would be paired with itself: moving == fixed."""
+    with pytest.raises(ValueError, match=r"ids: found \['p0'\] more than once, expected each subj"):
+        pairs.pair_dataset(cohort, ["p0", "p1", "p0"], batch_size=1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,7 @@ def test_one_person_makes_no_pair(cohort, ids):
 )
 def test_numbers_out_of_range(cohort, name, value):
     options = {"batch_size": 1, "seed": 0} | {name: value}
-    with pytest.raises(ValueError, match=f"{name} must be an integer of at least .* {value!r}"):
+    with pytest.raises(ValueError, match=f"{name}: found {value!r}, expected a whole number"):
         pairs.pair_dataset(cohort, cohort_ids(4), **options)
 
 
@@ -210,6 +216,22 @@ def test_augmentation_changes_images_by_seed_and_step_and_not_the_pairs(cohort):
         for a, b, factor in zip(after, before, factors, strict=True):
             np.testing.assert_allclose(a, b * factor, rtol=1e-5)
     assert not np.array_equal(batch(8, augment=change)[0], changed[0])
+
+
+def test_each_step_augments_with_a_random_stream_of_seed_and_step_other_than_that_of_the_pairs(
+    cohort,
+):
+    data = pairs.pair_dataset(
+        cohort,
+        cohort_ids(4),
+        batch_size=1,
+        seed=5,
+        augment=lambda image, generator, _: np.full_like(image, generator.random()),
+    )
+    first = [moving[0, 0, 0] for moving, _ in drawn(data, 3)]
+    # (5, step) draws the pairs: the same stream would tie the change to the choice of the pair.
+    expected = [np.random.default_rng((5, step, 1)).random() for step in range(3)]
+    np.testing.assert_allclose(first, expected, rtol=1e-6)
 
 
 def test_an_atlas_is_not_augmented(cohort):

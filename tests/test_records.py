@@ -1,9 +1,12 @@
 """Records: round trip, what is refused, provenance with and without git, the table of a folder."""
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from datetime import datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +29,23 @@ def record_of(run="05_dice", **metrics):
 
 
 def test_provenance_has_all_but_the_metrics():
-    found = records.provenance(
+    given = records.provenance(
         "x", cohort="mni", profile="quick", seed=0, parameters={}, seconds=1.0
     )
-    assert set(found) == set(records.REQUIRED) - {"metrics"}
-    assert found["device"] and found["versions"]["python"] and found["versions"]["numpy"]
-    created = datetime.fromisoformat(found["created"])
+    assert set(given) == set(records.REQUIRED) - {"metrics"}
+    assert given["device"] and given["versions"]["python"] and given["versions"]["numpy"]
+    created = datetime.fromisoformat(given["created"])
     assert created.utcoffset() == timedelta(0)
 
 
 def test_a_record_comes_back(tmp_path):
     record = record_of(dice_mean=0.7, by_label={17: 0.5}, better=True, note="ü", none=None)
     stored = records.write(tmp_path / "deep" / "down" / "record.json", record)
-    found = records.read(tmp_path / "deep" / "down" / "record.json")
-    assert found == stored
-    assert found["metrics"]["by_label"] == {"17": 0.5}
-    assert found["nulls"] == {}
-    assert {key: found[key] for key in records.REQUIRED if key != "metrics"} == {
+    again = records.read(tmp_path / "deep" / "down" / "record.json")
+    assert again == stored
+    assert again["metrics"]["by_label"] == {"17": 0.5}
+    assert again["nulls"] == {}
+    assert {key: again[key] for key in records.REQUIRED if key != "metrics"} == {
         key: record[key] for key in records.REQUIRED if key != "metrics"
     }
     assert [path.name for path in (tmp_path / "deep" / "down").iterdir()] == ["record.json"]
@@ -52,9 +55,9 @@ def test_numpy_becomes_json(tmp_path):
     record = record_of(
         one=np.float32(0.5), two=np.int64(7), three=np.array([[1, 2]]), four=np.bool_(True)
     )
-    found = records.write(tmp_path / "r.json", record)["metrics"]
-    assert found == {"one": 0.5, "two": 7, "three": [[1, 2]], "four": True}
-    assert records.read(tmp_path / "r.json")["metrics"] == found
+    kept = records.write(tmp_path / "r.json", record)["metrics"]
+    assert kept == {"one": 0.5, "two": 7, "three": [[1, 2]], "four": True}
+    assert records.read(tmp_path / "r.json")["metrics"] == kept
 
 
 def test_what_is_no_number_is_null_with_its_reason(tmp_path):
@@ -62,9 +65,9 @@ def test_what_is_no_number_is_null_with_its_reason(tmp_path):
         dice={17: float("nan"), "0.01": np.float32("inf")}, curve=np.array([1.0, -np.inf])
     )
     records.write(tmp_path / "r.json", record)
-    found = records.read(tmp_path / "r.json")
-    assert found["metrics"] == {"dice": {"17": None, "0.01": None}, "curve": [1.0, None]}
-    assert found["nulls"] == {
+    again = records.read(tmp_path / "r.json")
+    assert again["metrics"] == {"dice": {"17": None, "0.01": None}, "curve": [1.0, None]}
+    assert again["nulls"] == {
         "/metrics/dice/17": "nan",
         "/metrics/dice/0.01": "inf",
         "/metrics/curve/1": "-inf",
@@ -87,6 +90,13 @@ def test_a_reason_of_ones_own_is_kept(tmp_path):
         ({"metrics": 0.7}, "metrics is 0.7, expected a dict"),
         ({"parameters": None}, "parameters is None"),
         ({"schema": 99}, "found schema 99, expected 1"),
+        ({"schema": True}, "found schema True, expected 1"),
+        (
+            {"metrics": {"dice": {17: 0.5, "17": 0.6}}},
+            "r.json: /metrics/dice: found the key '17' twice",
+        ),
+        ({"nulls": ["/metrics/dice"]}, r"nulls is \['/metrics/dice'\], expected a dict"),
+        ({"nulls": None}, "nulls is None, expected a dict"),
         ({"nulls": {"/metrics/dice": "because"}}, "nulls names /metrics/dice"),
         ({"nulls": {"/metrics/nowhere": "because"}}, "nulls names /metrics/nowhere"),
     ],
@@ -95,6 +105,88 @@ def test_write_refuses_and_leaves_nothing(tmp_path, change, message):
     with pytest.raises(records.RecordError, match=message):
         records.write(tmp_path / "r.json", record_of(dice=0.5) | change)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_dict_is_no_record(tmp_path):
+    with pytest.raises(records.RecordError, match=r"r\.json: expected a JSON object, found list"):
+        records.write(tmp_path / "r.json", [record_of()])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [("a/b", "/metrics/a~1b"), ("a~1b", "/metrics/a~01b"), ("~0", "/metrics/~00")],
+)
+def test_a_key_may_hold_what_a_pointer_escapes(tmp_path, key, place):
+    """In a JSON pointer "~1" is a slash and "~0" a tilde."""
+    stored = records.write(tmp_path / "r.json", record_of(**{key: float("nan")}))
+    assert stored["nulls"] == {place: "nan"}
+    assert records.read(tmp_path / "r.json") == stored
+
+
+def nested(depth):
+    """Lists in lists."""
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_what_is_nested_too_deeply_is_refused_by_name(tmp_path):
+    with pytest.raises(records.RecordError, match=r"r\.json: .*recursion"):
+        records.write(tmp_path / "r.json", record_of(deep=nested(100_000)))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(records.RecordError, match=r"deep\.json: .*recursion"):
+        records.read(tmp_path / "deep.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nulls": None}, "nulls is None, expected a dict"),
+        ({"nulls": "none"}, "nulls is 'none', expected a dict"),
+        ({"nulls": 3}, "nulls is 3, expected a dict"),
+        ({"schema": True}, "found schema True, expected 1"),
+        ({"schema": 1.0}, "found schema 1.0, expected 1"),
+    ],
+)
+def test_read_refuses(tmp_path, change, message):
+    (tmp_path / "r.json").write_text(json.dumps(record_of() | change))
+    with pytest.raises(records.RecordError, match=rf"r\.json: {message}"):
+        records.read(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.5", "1e999", "found 1e999, which is no finite number"),
+        ("0.5", "-1e999", "found -1e999, which is no finite number"),
+        ("0.5", "-Infinity", "found -Infinity, which is no finite number"),
+        ('"dice"', '"seven": 7, "seven": 8, "dice"', "found the key 'seven' twice"),
+    ],
+)
+def test_json_that_write_cannot_have_written_is_refused(tmp_path, old, new, message):
+    text = json.dumps(record_of(dice=0.5))
+    assert text.count(old) == 1
+    (tmp_path / "r.json").write_text(text.replace(old, new))
+    with pytest.raises(records.RecordError, match=rf"r\.json: not a complete .*{message}"):
+        records.read(tmp_path / "r.json")
+
+
+def test_a_record_is_utf8_whatever_the_locale(tmp_path):
+    text = json.dumps(record_of(note="λ = 1"), ensure_ascii=False)
+    (tmp_path / "r.json").write_text(text, encoding="utf-8")
+    code = (
+        "import sys; from vxmlib import records; print(ascii(records.read(sys.argv[1])['metrics']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code, str(tmp_path / "r.json")],
+        env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == r"{'note': '\u03bb = 1'}", done.stderr
 
 
 @pytest.mark.parametrize("key", records.REQUIRED)
@@ -207,8 +299,8 @@ def repository(tmp_path, monkeypatch):
 
 
 def commit_of():
-    found = record_of()
-    return found["commit"], found["dirty"]
+    record = record_of()
+    return record["commit"], record["dirty"]
 
 
 def test_a_clean_checkout_names_its_commit(repository):
@@ -235,3 +327,13 @@ def test_without_git_the_version_stands_in(repository, monkeypatch, path):
     monkeypatch.setenv("PATH", path)
     commit, dirty = commit_of()
     assert commit.startswith("vxmlib ") and dirty is None
+
+
+def test_without_git_and_without_installation_there_is_still_a_record(repository, monkeypatch):
+    def not_installed(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(records.metadata, "version", not_installed)
+    assert commit_of() == ("vxmlib of unknown version", None)
+    assert record_of()["versions"]["numpy"] is None

@@ -37,7 +37,7 @@ def stand_in(image=person):
         labels=lambda name: (image(name) > 0.5).astype(np.int16),
         brain=lambda name: image(name) > 0,
         structures={1: "bright"},
-        has_labels=True,
+        unlabelled=(),
     )
 
 

@@ -1,12 +1,12 @@
-"""Random changes of the training images: mirrored, tilted, shifted and bent."""
+"""Random augmentation of training images: they are mirrored, tilted, shifted and bent."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from vxmlib import axes, warp
+from vxmlib.checks import check_choice, check_number
 
 #: Voxels of the image to one of the lattice on which bends are drawn, and of that on which they
 #: are integrated.
@@ -41,7 +41,7 @@ class Augmentation:
     Raises
     ------
     ValueError
-        An unknown flip, a value that is negative or not finite, or a width of 0.
+        An unknown flip, or a number that is out of range.
 
     Examples
     --------
@@ -58,16 +58,10 @@ class Augmentation:
     width: float = 8.0
 
     def __post_init__(self):
-        if self.flip is not None and self.flip not in FLIPS:
-            raise ValueError(
-                f"flip: found {self.flip!r}, expected one of {', '.join(FLIPS)}, or None"
-            )
-        for name in ("affine", "shift", "bend", "width"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: found {value!r}, expected a finite number, at least 0")
-        if not self.width:
-            raise ValueError("width: found 0, expected a number of voxels above 0")
+        check_choice("flip", self.flip, (*FLIPS, None))
+        for name in ("affine", "shift", "bend"):
+            check_number(name, getattr(self, name), least=0)
+        check_number("width", self.width, above=0)
 
     def __call__(self, image, generator, affine):
         """Change one image.

@@ -1,4 +1,4 @@
-"""Anatomical axes of a grid: where right and left are, and reflection about the midplane.
+"""Anatomical axes of a grid: reflection about the midplane, and the description that ITK expects.
 
 An affine maps voxel indices to RAS millimetres. The midplane is the plane x = 0 of that space.
 It is in general not the middle of the array, so that reversing an array does not mirror a head.
@@ -7,9 +7,72 @@ It is in general not the middle of the array, so that reversing an array does no
 import numpy as np
 from scipy import ndimage
 
+from vxmlib.checks import check_affine
+
 #: RAS millimetres -> RAS millimetres: left and right change places.
 REFLECTION = np.diag([-1.0, 1.0, 1.0, 1.0])
+#: RAS millimetres -> the Left, Posterior, Superior millimetres of ITK and ANTs; its own inverse.
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ALIGNED = 1e-6
+
+
+def itk_grid(affine, ndim=3):
+    """Describe a grid as ITK, ANTs and SimpleITK do, in LPS millimetres.
+
+    Parameters
+    ----------
+    affine : (ndim + 1, ndim + 1) array_like
+        Voxel index -> RAS mm; in 2D -> mm of the plane, whose axes ITK does not reverse.
+    ndim : {2, 3}
+
+    Returns
+    -------
+    axes : (ndim, ndim) float64 ndarray
+        One step along each voxel axis in LPS mm, as columns: ``field @ axes.T`` is a displacement
+        ``field`` in voxels, expressed in mm.
+    spacing : (ndim,) float64 ndarray
+        Lengths of the columns of ``axes``, in mm.
+    direction : (ndim, ndim) float64 ndarray
+        The columns of ``axes``, of length 1.
+    origin : (ndim,) float64 ndarray
+        Position of the first voxel, in LPS mm.
+
+    Raises
+    ------
+    ValueError
+        An affine of another size, one that cannot be inverted, or one with shear.
+
+    Examples
+    --------
+    >>> affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    >>> affine[:3, 3] = 10, 20, 30
+    >>> axes, spacing, direction, origin = itk_grid(affine)
+    >>> axes.diagonal().tolist(), spacing.tolist(), origin.tolist()
+    ([-2.0, -3.0, 4.0], [2.0, 3.0, 4.0], [-10.0, -20.0, 30.0])
+    """
+    affine = check_affine(affine, ndim=ndim)
+    if not at_right_angles(affine):
+        raise ValueError(
+            f"affine: found {affine.tolist()}, whose voxel axes are not at right angles (shear), "
+            "expected a grid that ITK can represent; use vxmlib.preprocess.resample"
+        )
+    to_lps = RAS_TO_LPS[:3, :3] if ndim == 3 else np.eye(2)
+    axes = to_lps @ affine[:-1, :-1]
+    spacing = np.linalg.norm(axes, axis=0)
+    return axes, spacing, axes / spacing, to_lps @ affine[:-1, -1]
+
+
+def at_right_angles(affine):
+    """Return whether the voxel axes of a grid are orthogonal in space.
+
+    Examples
+    --------
+    >>> at_right_angles(np.diag([-1.0, 2.0, 3.0, 1.0]))
+    True
+    """
+    axes = np.asarray(affine)[:-1, :-1]
+    axes = axes / np.linalg.norm(axes, axis=0)
+    return bool(np.allclose(axes.T @ axes, np.eye(len(axes)), atol=1e-4))
 
 
 def mirror_matrix(affine, ndim=3):
@@ -42,12 +105,7 @@ def mirror_matrix(affine, ndim=3):
     >>> (mirror_matrix(affine) @ [0, 5, 5, 1]).tolist()
     [3.0, 5.0, 5.0, 1.0]
     """
-    affine = np.asarray(affine, np.float64)
-    if affine.shape != (4, 4) or not abs(np.linalg.det(affine)) > 0:
-        raise ValueError(
-            f"affine: found {affine.tolist()}, expected an invertible 4 x 4 matrix that maps "
-            "voxel indices to RAS mm; take it from the cohort or from the image's header"
-        )
+    affine = check_affine(affine)
     matrix = np.linalg.inv(affine) @ REFLECTION @ affine
     if ndim == 3:
         return matrix
@@ -123,7 +181,7 @@ def mirror_labels(labels, affine, structures):
     """
     labels = np.asarray(labels)
     numbers = {name: label for label, name in structures.items()}
-    table = np.arange(max(int(labels.max(initial=0)), *structures) + 1, dtype=labels.dtype)
+    table = np.arange(max([int(labels.max(initial=0)), *structures]) + 1)
     for name, label in numbers.items():
         other = _other_side(name)
         if other not in numbers:
@@ -131,7 +189,7 @@ def mirror_labels(labels, affine, structures):
                 f"structures: {name!r} has no partner {other!r}; add it, with its label"
             )
         table[label] = numbers[other]
-    return _reflected(table[labels], affine, order=0)
+    return _reflected(table[labels].astype(labels.dtype), affine, order=0)
 
 
 def _reflected(array, affine, *, order):
@@ -142,6 +200,6 @@ def _reflected(array, affine, *, order):
 
 
 def _other_side(name):
-    """The name of the structure on the other side; a structure of the middle is its own."""
+    """The name of the structure on the other side; a structure of the middle keeps its name."""
     words = {"Left": "Right", "Right": "Left", "left": "right", "right": "left"}
     return " ".join(words.get(word, word) for word in name.split(" "))

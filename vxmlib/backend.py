@@ -1,4 +1,4 @@
-"""Make voxelmorph's TensorFlow line importable; everyone else imports tf, vxm and ne from here.
+"""Import TensorFlow, voxelmorph 0.2 and neurite 0.2; all other modules import them from here.
 
 Importing this module changes the process in four ways, and nothing else in vxmlib does:
 
@@ -14,40 +14,41 @@ Importing this module changes the process in four ways, and nothing else in vxml
 import contextlib
 import importlib
 import inspect
-import numbers
 import os
 import platform
-import re
-import tempfile
+import subprocess
 from importlib import metadata
 
-# TensorFlow prints these before it reads its log level: notes on the machine, not warnings.
-_START_UP_NOTE = re.compile(
-    rb"^(I\d{4} |\d{4}-\d\d-\d\d .*: I |To enable the following instructions"
-    rb"|WARNING: All log messages before absl)"
+from vxmlib.checks import check_whole
+
+# TensorFlow prints these whatever its log level: notes on the machine, not warnings.
+_START_UP_NOTES = (
+    r"^(I[0-9]{4} |[0-9]{4}-[0-9]{2}-[0-9]{2} .*: I |To enable the following instructions"
+    r"|WARNING: All log messages before absl)"
 )
 _EXPECTED = {"voxelmorph": "0.2", "neurite": "0.2"}
 
 
 @contextlib.contextmanager
 def _without_start_up_notes():
-    """Hold back what C++ writes to stderr; pass on everything but start-up notes."""
+    """Pass stderr through grep, which prints the last lines even if this process aborts."""
+    command = ["grep", "--line-buffered", "-avE", _START_UP_NOTES]
     try:
         stderr = os.dup(2)
-    except OSError:  # a process without stderr has nothing to hold back
+        # In a session of its own, so that Ctrl-C does not end grep before this process.
+        grep = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True
+        )
+    except OSError:  # no stderr, or no grep
         yield
         return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            held.seek(0)
-            for line in held:
-                if not _START_UP_NOTE.match(line):
-                    os.write(stderr, line)
-            os.close(stderr)
+    os.dup2(grep.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        grep.communicate()
 
 
 @contextlib.contextmanager
@@ -67,12 +68,12 @@ def _check_versions():
     """Refuse the releases that look right to pip and are PyTorch inside."""
     for name, expected in _EXPECTED.items():
         try:
-            found = metadata.version(name)
+            installed = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found = "none"
-        if found != expected:
+            installed = "none"
+        if installed != expected:
             raise ImportError(
-                f"{name} {expected} is needed, found {found}: later releases are PyTorch only. "
+                f"{name} {expected} is needed, found {installed}: later releases are PyTorch only. "
                 f"Install it with `pip install {name}=={expected}` or use the lock file."
             )
     for variable in ("VXM_BACKEND", "NEURITE_BACKEND"):
@@ -85,11 +86,11 @@ def _check_versions():
 
 def _check_keras(tensorflow):
     """Refuse a TensorFlow that was imported before us and has settled on Keras 3."""
-    found = tensorflow.keras.Model.__module__
-    if not found.startswith("tf_keras."):
+    module = tensorflow.keras.Model.__module__
+    if not module.startswith("tf_keras."):
         raise ImportError(
             "TensorFlow was imported before vxmlib and chose Keras 3 "
-            f"(tf.keras.Model comes from {found}); voxelmorph 0.2 needs tf-keras. Import vxmlib "
+            f"(tf.keras.Model comes from {module}); voxelmorph 0.2 needs tf-keras. Import vxmlib "
             "first, or set TF_USE_LEGACY_KERAS=1 before anything imports TensorFlow."
         )
 
@@ -137,10 +138,7 @@ def set_seed(seed):
     >>> float(tf.random.uniform(())) == first
     True
     """
-    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-    if not whole or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, found {seed!r}")
-    tf.keras.utils.set_random_seed(int(seed))
+    tf.keras.utils.set_random_seed(check_whole("seed", seed, most=2**32 - 1))
 
 
 def device_summary():
@@ -162,8 +160,8 @@ def device_summary():
         return "GPU: " + ", ".join(d.get("device_name", "unnamed") for d in details)
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        name = found[0] if found else name
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
     return f"CPU: {name}, {os.cpu_count()} cores"
 
 

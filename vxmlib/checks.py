@@ -1,6 +1,6 @@
-"""Argument guards: each returns an argument that fits, and raises an error for any other.
+"""Guard arguments: each function returns an argument that fits, and refuses any other.
 
-A message names the argument or file, what was found, what is expected and how to mend it.
+A message names the argument or file, what was found, what is expected and how to correct it.
 """
 
 import math
@@ -55,7 +55,7 @@ def check_number(name, value, *, least=None, above=None, most=None):
 
 
 def check_choice(name, value, choices):
-    """Return one of the choices; True and 1.0 are not 1.
+    """Return the choice that equals the value; True and 1.0 are not the choice 1.
 
     Examples
     --------
@@ -67,10 +67,64 @@ def check_choice(name, value, choices):
     ValueError: image_loss: found 'nc', expected one of: ncc, mse
     """
     choices = list(choices)
-    if isinstance(value, bool | float) or value not in choices:
-        expected = ", ".join(map(str, choices))
-        raise ValueError(f"{name}: found {value!r}, expected one of: {expected}")
-    return value
+    for choice in choices:
+        same_type = isinstance(value, bool) == isinstance(choice, bool)
+        same_type = same_type and isinstance(value, float) <= isinstance(choice, float)
+        if same_type and value == choice:
+            return choice
+    expected = ", ".join(map(str, choices))
+    raise ValueError(f"{name}: found {value!r}, expected one of: {expected}")
+
+
+def check_affine(affine, *, ndim=3, name="affine"):
+    """Return an affine as a float64 array, or say what is wrong with it.
+
+    Parameters
+    ----------
+    affine : array_like
+        4 x 4, voxel index -> RAS mm; finite and invertible.
+    ndim : {2, 3}
+        2 for the affine of a plane, 3 x 3.
+    name : str
+        Argument or file name for the message.
+
+    Raises
+    ------
+    ValueError
+        Another shape, NaN or infinite entries, or an axis without a direction or a length.
+    """
+    matrix = np.asarray(affine, np.float64)
+    finite = matrix.shape == (ndim + 1, ndim + 1) and np.isfinite(matrix).all()
+    if not finite or abs(np.linalg.det(matrix[:-1, :-1])) < 1e-12:
+        raise ValueError(
+            f"{name}: found {matrix.tolist()}, expected an invertible {ndim + 1} x {ndim + 1} "
+            "matrix from voxel index to RAS millimetres. Correct the header: each axis needs a "
+            "direction and a length."
+        )
+    return matrix
+
+
+def check_shape(shape, *, axes=(2, 3), name="shape"):
+    """Return a grid that a U-Net can halve four times as a tuple of int.
+
+    Examples
+    --------
+    >>> check_shape([32, 48])
+    (32, 48)
+    >>> check_shape((18, 18))
+    Traceback (most recent call last):
+    ...
+    ValueError: shape: found (18, 18), expected 2 or 3 sizes divisible by 16; pad to (32, 32)
+    """
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    whole = all(isinstance(size, numbers.Integral) and size > 0 for size in sizes)
+    if len(sizes) not in axes or not whole or any(size % MULTIPLE for size in sizes):
+        mend = f"; pad to {fitting_shape(sizes)}" if whole and len(sizes) in axes else ""
+        wanted = " or ".join(map(str, axes))
+        raise ValueError(
+            f"{name}: found {shape!r}, expected {wanted} sizes divisible by {MULTIPLE}{mend}"
+        )
+    return tuple(map(int, sizes))
 
 
 def check_displacement(displacement, *, shape=None, name="displacement"):
@@ -116,7 +170,7 @@ def check_displacement(displacement, *, shape=None, name="displacement"):
     return field
 
 
-def check_labels(labels, *, shape=None, name="labels", least=None):
+def check_labels(labels, *, shape=None, name="labels", least=None, most=None):
     """Return `labels` as an integer array (booleans become 0 and 1), or say what is wrong.
 
     Parameters
@@ -129,11 +183,13 @@ def check_labels(labels, *, shape=None, name="labels", least=None):
         Argument or file name for the message.
     least : int, optional
         Smallest label that is allowed; 0 for a label map that was read from a file.
+    most : int, optional
+        Largest label that is allowed.
 
     Raises
     ------
     ValueError
-        Not of an integer type, on another grid, or a label below ``least``.
+        Not of an integer type, on another grid, or a label below ``least`` or above ``most``.
     """
     array = np.asarray(labels)
     if array.dtype == bool:
@@ -154,6 +210,10 @@ def check_labels(labels, *, shape=None, name="labels", least=None):
             f"{name}: found label {array.min()}, expected 0 (background) and above. The file "
             "may be an intensity image, or may have been read into too small a type."
         )
+    if most is not None and array.size and array.max() > most:
+        raise ValueError(
+            f"{name}: found label {array.max()}, expected at most {most}. Renumber the label map."
+        )
     return array
 
 
@@ -170,7 +230,7 @@ def check_image(image, *, name="image"):
     Raises
     ------
     ValueError
-        Anything else; the message says what was found, what is expected and how to mend it.
+        Anything else; the message says what was found, what is expected and how to correct it.
     """
     image = np.asarray(image)
     if image.ndim not in (2, 3) or not np.issubdtype(image.dtype, np.number):
@@ -252,7 +312,7 @@ def check_pair(moving, fixed, *, names=("moving", "fixed")):
     if np.array_equal(moving, fixed):
         raise ValueError(
             f"{names[0]} and {names[1]} are the same image: their best displacement is zero, and "
-            "there is nothing to learn. Draw two people."
+            "there is nothing to learn. Choose two different subjects."
         )
     return tuple(
         check_image(image, name=name) for image, name in zip((moving, fixed), names, strict=True)

@@ -1,4 +1,4 @@
-"""Give every data set the same shape: people, a split, images in [0, 1], label maps, one grid.
+"""Open a data set as a cohort: people, a split, images in [0, 1] and label maps on one grid.
 
 >>> cohort = load("mni", people={"train": 2, "validation": 1, "test": 2})
 >>> cohort.shape, cohort.subjects[:2]
@@ -7,7 +7,6 @@
 
 import importlib
 import inspect
-import numbers
 import threading
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from vxmlib import checks, warp
 
-#: Cohort -> the module that builds it, by its function ``cohort``. Imported when it is asked for.
+#: Name -> the module whose function ``cohort`` builds it; imported only when it is needed.
 SOURCES = {
     "mni": "vxmlib.sources.simulate",
     "malf": "vxmlib.sources.malf",
@@ -29,34 +28,37 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """People on one grid.  Images and label maps are made when first asked for, then kept.
+    """The people of a data set, with images and label maps on one grid.
+
+    An image or label map is read or simulated at its first use, checked, and kept.
 
     Attributes
     ----------
     name : str
     ndim : int
-        2 (a coronal slice: Right, Superior) or 3 (Right, Anterior, Superior).
+        2 (a coronal slice) or 3 (a volume).
     shape : tuple of int
-        Voxels of every image.
+        Number of voxels along each axis: to the Right, Superior in 2D; to the Right, Anterior,
+        Superior in 3D (`vxm2018`: as its affine says).
     spacing : float
         Voxel size in mm.
     affine : (4, 4) float64 ndarray
-        Voxel index -> RAS mm.  In 2D for the index ``(i, 0, k)`` of a pixel ``(i, k)``.
+        Voxel index -> RAS mm.  In 2D, the pixel ``(i, k)`` has the index ``(i, 0, k)``.
     plane : str or None
-        Which slice a 2-D cohort shows.
+        Which slice a 2-D cohort shows; None in 3D.
     split : dict
-        ``{"train": (...), "validation": (...), "test": (...)}``, and ``"repeats"`` in `malf`:
-        second scans of the validation people.
+        Part -> people: ``"train"``, ``"validation"`` and ``"test"``; in `malf` also
+        ``"repeats"``, second scans of the validation people.
     structures : dict
-        Label number -> name, of the structures to evaluate.
+        Label number -> name, of the structures that are evaluated.
     licence, credit : str
-        Terms and thanks; print them where the data are used.
+        Terms of use and acknowledgement; print them where the data are used.
     simulated : bool
-        True when nobody was scanned.
+        True if the people are simulated and their true displacement is known.
     source : object
-        What makes the people: ``source.person(subject)`` returns image and label map (or None).
+        ``source.person(subject)`` returns the image and label map (or None) of one person.
     unlabelled : tuple of str
-        Those who have no label map.
+        People without a label map.
     """
 
     name: str
@@ -80,24 +82,19 @@ class Cohort:
         """Everyone, in the order of the split."""
         return tuple(dict.fromkeys(subject for part in self.split.values() for subject in part))
 
-    @property
-    def has_labels(self):
-        """True when everyone that is evaluated (validation, test) has a label map."""
-        return not set(self.unlabelled) & {*self.split["validation"], *self.split["test"]}
-
     def image(self, subject):
         """Return a person's image: (*vol) float32 in [0, 1], background 0, read-only."""
         return self._person(subject)[0]
 
     def labels(self, subject):
         """Return a person's label map: (*vol) int16, 0 where no structure is, read-only."""
-        found = self._person(subject)[1]
-        if found is None:
+        labels = self._person(subject)[1]
+        if labels is None:
             raise ValueError(
-                f"{subject!r} of cohort {self.name!r} has no label map; without one, only the "
-                f"Jacobian can be evaluated. Put it beside the scan as {subject}_seg.nii.gz."
+                f"{subject!r} of cohort {self.name!r} has no label map, so that its Dice cannot "
+                f"be computed. Put it beside the scan as {subject}_seg.nii.gz."
             )
-        return found
+        return labels
 
     def brain(self, subject):
         """Return a person's brain mask: (*vol) bool, where the image is above 0."""
@@ -166,14 +163,14 @@ class Cohort:
         return image, np.where(evaluated, labels, 0).astype(np.int16)
 
     def _once(self, key, make, *arguments, **options):
-        """Make something once, also when several threads ask, and hand it out read-only."""
+        """Make something once, also if several threads need it, and return it read-only."""
         with self._lock:
             if key not in self._kept:
-                made = make(*arguments, **options)
-                for array in made if isinstance(made, tuple) else (made,):
+                result = make(*arguments, **options)
+                for array in result if isinstance(result, tuple) else (result,):
                     if array is not None:
                         array.setflags(write=False)
-                self._kept[key] = made
+                self._kept[key] = result
             return self._kept[key]
 
     def _require(self, subject):
@@ -197,46 +194,55 @@ def load(
 ):
     """Open a data set.
 
+    =========== ========================================== ======================================
+    Name        People                                     Options besides `ndim` and `spacing`
+    =========== ========================================== ======================================
+    ``mni``     simulated; nothing to download             `people`, `seed`
+    ``malf``    30 people in 35 real scans; downloaded     `labels`: "freesurfer" or "manual"
+    ``vxm2018`` the two scans that the authors released    (volumes of 1 mm only)
+    ``lpba40``  40 people; downloaded by you               `root`, `align`
+    ``oasis``   414 people; downloaded by you              `root`, `labels`: "seg35", ..., "seg4"
+    ``own``     the scans in a folder of yours             `root`, `align`, `seed`
+    =========== ========================================== ======================================
+
     Parameters
     ----------
-    name : {"mni", "malf", "vxm2018", "lpba40", "oasis", "own"}
-        Simulated people (nothing to download); 35 real scans of 30 people; the two scans that
-        the authors released; LPBA40 and neurite-OASIS as you downloaded and unpacked them; a
-        folder of yours.
+    name : str
+        A name of the table.
     ndim : {2, 3}, optional
         A coronal slice or the volume.  Default 2; `vxm2018` is always 3.
     spacing : float, optional
-        Voxel size in mm, 1.0 or 2.0.  Default 1.0 in 2D, 2.0 in 3D; 1.0 for `oasis`; `vxm2018` is
-        always 1.0.
+        Voxel size in mm, 1.0 or 2.0.  Default 1.0 in 2D and 2.0 in 3D; 1.0 for `oasis` and
+        `vxm2018`.
     seed : int
         Which people are simulated (`mni`), or how the scans are split (`own`).
     root : path, optional
-        The folder, for `own`, `lpba40` and `oasis` only; their modules say which files it holds.
+        The folder of the files.  The module of each data set describes its layout.
     people : dict or int, optional
-        For `mni` only: how many to simulate, ``{"train": 40, "validation": 5, "test": 10}``
-        (the default) or a total in these proportions.  A person is the same whatever the number.
-    labels : {"freesurfer", "manual", "seg35", "seg24", "seg4"}, optional
-        For `malf`: 27 structures in FreeSurfer's numbers (the default), or the 138 original
-        labels.  For `oasis`: "seg35" (the default) or "seg4" in 3D, "seg24" (the default) or
-        "seg4" in 2D.
+        How many people to simulate: ``{"train": 40, "validation": 5, "test": 10}`` (the default)
+        or a total, which is divided in these proportions.  A person does not depend on it.
+    labels : str, optional
+        Which label maps.  Default: "freesurfer", 27 structures in FreeSurfer's numbers, for
+        `malf` ("manual" has the 138 original labels); "seg35" in 3D and "seg24" in 2D for
+        `oasis`, which has "seg4" in both.
     align : {"centre", "affine", "none"}, optional
-        For `own` and `lpba40` only: how scans are laid onto the MNI template; see
-        `vxmlib.sources.own.Folder`.  Default "centre".
+        How scans are aligned to the MNI template (`vxmlib.sources.own.Folder`).  Default
+        "centre"; `lpba40` does not take "none".
 
     Returns
     -------
     Cohort
-        `own` has read every file; the others read or make a person when asked.
+        `own` has read every file; the others read or simulate a person at the first use.
 
     Raises
     ------
     ValueError
-        Unknown name, or an option that the cohort does not take; for `own`, a file that cannot
-        be used; for `lpba40` and `oasis`, a file that is missing.
+        Unknown name, or an option that the cohort does not have; for `own`, a file that cannot
+        be used; for `lpba40` and `oasis`, a missing file.
     vxmlib.fetch.FetchError
-        The files of `malf` or `vxm2018` cannot be had.
+        The files of `malf` or `vxm2018` cannot be downloaded.
     """
-    checks.check_choice("Cohort", name, SOURCES)
+    checks.check_choice("name", name, SOURCES)
     seed = checks.check_whole("seed", seed)
     build = importlib.import_module(SOURCES[name]).cohort
     takes = inspect.signature(build).parameters
@@ -255,20 +261,6 @@ def load(
     if "seed" in takes:
         given["seed"] = seed
     return build(**given)
-
-
-def check_ndim(ndim):
-    """Return the number of dimensions of a cohort, 2 by default.
-
-    Raises
-    ------
-    ValueError
-        It is neither 2 nor 3.
-    """
-    ndim = 2 if ndim is None else ndim
-    if ndim not in (2, 3):
-        raise ValueError(f"ndim={ndim!r}: expected 2 (a coronal slice) or 3 (the volume).")
-    return ndim
 
 
 def ordered_pairs(ids, limit=None, seed=0):
@@ -296,8 +288,8 @@ def ordered_pairs(ids, limit=None, seed=0):
     ids = list(dict.fromkeys(ids))
     if len(ids) < 2:
         raise ValueError(f"ids: found {ids}, expected at least two people to make a pair.")
-    if limit is not None and (not isinstance(limit, numbers.Integral) or limit < 1):
-        raise ValueError(f"limit={limit!r}: expected a number of pairs, 1 or above, or None.")
+    if limit is not None:
+        limit = checks.check_whole("limit", limit, least=1)
     pairs = [(moving, fixed) for moving in ids for fixed in ids if moving != fixed]
     order = np.random.default_rng(seed).permutation(len(pairs))
     return [pairs[k] for k in order[:limit]]

@@ -1,4 +1,4 @@
-"""Bring a public data file to this machine, checked against its hash, and say where it is.
+"""Download public data files, check each against its hash, and return where it is.
 
 Every file is named by its path ``<owner>/<repository>/<commit>/<path>``; its public address is
 that path behind ``https://raw.githubusercontent.com/``.  ``data/registry.txt`` holds the SHA-256
@@ -13,7 +13,6 @@ Two environment variables change where files come from:
     the folder that downloads are kept in (default: the user's cache directory).
 """
 
-import functools
 import hashlib
 import os
 from pathlib import Path
@@ -23,14 +22,13 @@ import pooch
 BASE_URL = "https://raw.githubusercontent.com/"
 REGISTRY_FILE = Path(__file__).parent / "data" / "registry.txt"
 
-_checked = {}  # path -> (modification time, size) of files whose hash has been found right
+_checked = {}  # path -> (modification time, size) of the files whose hash was right
 
 
 class FetchError(ValueError):
     """A data file cannot be had: unknown, altered, unreachable, or nowhere to keep it."""
 
 
-@functools.cache
 def registry():
     """Return the known files.
 
@@ -157,8 +155,8 @@ def _download(relative_path, expected):
 
     def download(url, part, pooch):
         over_http(url, part, pooch)
-        if (found := _digest(part, expected)) != expected:
-            raise ValueError(f"Found hash {found}, expected {expected}.")
+        if (digest := _digest(part, expected)) != expected:
+            raise ValueError(f"Found hash {digest}, expected {expected}.")
 
     try:
         store.fetch(relative_path, downloader=download)
@@ -189,7 +187,7 @@ def _check_hash(path, expected, *, mend):
 
 
 def _is_right(path, expected):
-    """Whether a file has its hash; looked up where it has been found right before."""
+    """Whether a file has its hash; not computed again for a file that has not changed."""
     if _checked.get(path) == _stamp(path):
         return True
     right = _digest(path, expected) == expected
@@ -200,6 +198,8 @@ def _is_right(path, expected):
 
 def _digest(path, expected):
     """The hash of a file, of the kind of the expected one: SHA-256, or git's id of the content."""
+    # Pooch cannot compute git's id, which hashes a header before the content. Of one
+    # file, which is not in the mirror, only that id is known to us.
     if len(expected) == 64:
         return pooch.file_hash(str(path), alg="sha256")
     content = Path(path).read_bytes()

@@ -1,13 +1,11 @@
-"""Image losses by name, voxelmorph's local NCC computed fast, and the smoothness of a field.
+"""Image losses by name, among them voxelmorph's local NCC computed faster.
 
 All image losses have Keras' signature ``loss(y_true, y_pred)``: the fixed image first, the warped
 moving image second, both ``(batch, *vol, channels)``.
 """
 
-import math
-import numbers
-
 from vxmlib.backend import tf, vxm
+from vxmlib.checks import check_choice, check_number, check_whole
 
 
 class LocalNCC:
@@ -54,17 +52,13 @@ class LocalNCC:
     """
 
     def __init__(self, window=9, eps=1e-5):
-        whole = isinstance(window, numbers.Integral) and not isinstance(window, bool)
-        if not whole or window < 3 or window % 2 == 0:
+        self.window = check_whole("window", window, least=3)
+        self.eps = check_number("eps", eps, above=0)
+        if self.window % 2 == 0:
             raise ValueError(
-                f"window must be an odd integer of at least 3 (voxels), found {window!r}: an even "
-                "window has no centre voxel; take 9, the paper's value"
+                f"window: found {window}, expected an odd number of voxels, because an even window "
+                "has no centre voxel; take 9, the paper's value"
             )
-        number = isinstance(eps, numbers.Real) and not isinstance(eps, bool)
-        if not number or not 0 < eps < math.inf:
-            raise ValueError(f"eps must be a positive number, found {eps!r}; take 1e-5")
-        self.window = int(window)
-        self.eps = float(eps)
 
     def score(self, y_true, y_pred):
         """Score every voxel.
@@ -87,8 +81,8 @@ class LocalNCC:
         fixed, warped = _full_precision(y_true), _full_precision(y_pred)
         if not fixed.shape.is_compatible_with(warped.shape):
             raise ValueError(
-                "NCC needs two images of one shape (batch, *vol, channels), found "
-                f"{tuple(fixed.shape)} and {tuple(warped.shape)}"
+                f"y_true, y_pred: found shapes {tuple(fixed.shape)} and {tuple(warped.shape)}, "
+                "expected one shape (batch, *vol, channels)"
             )
         nd = fixed.shape.rank - 2
         voxels = self.window**nd * fixed.shape[-1]
@@ -191,34 +185,4 @@ def image_loss(name):
     >>> [float(v) for v in image_loss("mse")(tf.zeros((2, 4, 4, 1)), tf.ones((2, 4, 4, 1)))]
     [1.0, 1.0]
     """
-    if not isinstance(name, str) or name not in _LOSSES:
-        raise ValueError(f"image_loss must be one of {sorted(_LOSSES)}, found {name!r}")
-    return _LOSSES[name]()
-
-
-def smoothness(field):
-    """Mean squared difference of neighbours, mean over axes: ``vxm.losses.Grad("l2")``.
-
-    That one transposes the field for each axis, which takes a third of a step in 3D.
-
-    Parameters
-    ----------
-    field : (batch, *vol, nd) tensor
-
-    Returns
-    -------
-    scalar tensor
-
-    Examples
-    --------
-    >>> ramp = tf.reshape(tf.range(8.0), (1, 8, 1, 1)) * tf.ones((1, 1, 4, 2))
-    >>> float(smoothness(ramp))  # 1 along the first axis, 0 along the second
-    0.5
-    """
-    nd = field.shape.rank - 2
-    means = []
-    for axis in range(1, nd + 1):
-        after = [slice(None)] * axis + [slice(1, None)]
-        before = [slice(None)] * axis + [slice(None, -1)]
-        means.append(tf.reduce_mean(tf.square(field[tuple(after)] - field[tuple(before)])))
-    return tf.add_n(means) / nd
+    return _LOSSES[check_choice("image_loss", name, _LOSSES)]()

@@ -7,10 +7,18 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import binary_erosion, distance_transform_edt, uniform_filter
 
-from vxmlib.checks import check_displacement, check_labels, check_mask
+from vxmlib.checks import (
+    check_choice,
+    check_displacement,
+    check_finite,
+    check_labels,
+    check_mask,
+    check_number,
+)
 from vxmlib.warp import each_slab, identity, inversion_error, warp_labels
 
-ABSENT_RULES = ("skip", "nan", "zero", "one")
+#: Rule of `dice` for a label that is in neither map -> the value of that label.
+ABSENT_RULES = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}
 NONPOSITIVE_RULES = ("exclude", "floor")
 COLUMNS = (
     "moving",
@@ -24,6 +32,8 @@ COLUMNS = (
     "sd_log_jacobian",
     "seconds",
 )
+#: What `evaluate_pairs` adds to `COLUMNS` when it is asked to.
+MEASURES = ("surface_mm", "length_mm", "inverse_consistency_mm")
 
 _WIDEST_TABLE = 1 << 22  # label numbers spread further apart than this are searched, not looked up
 _CHUNK = 1 << 16  # voxels counted at a time, so that their codes stay in the cache
@@ -57,10 +67,10 @@ def dice(a, b, labels=None, *, absent="skip"):
     labels : iterable of int, optional
         Labels to measure. By default all that occur in `a` or `b`, without 0 (background).
     absent : {"skip", "nan", "zero", "one"}
-        What to say of a label that is in neither map, where the formula reads 0/0:
+        Value of a label that is in neither map, where the formula reads 0/0:
 
         ========  ===================  ================================================
-        rule      answer               used by
+        rule      value                used by
         ========  ===================  ================================================
         "skip"    label is left out    surfa; our default
         "nan"     NaN                  MONAI, the Learn2Reg evaluation
@@ -94,18 +104,16 @@ def dice(a, b, labels=None, *, absent="skip"):
     >>> dice(a, b, labels=[1, 9], absent="nan")
     {1: 0.8, 9: nan}
     """
-    if absent not in ABSENT_RULES:
-        raise ValueError(f"absent: found {absent!r}, expected one of {', '.join(ABSENT_RULES)}.")
+    check_choice("absent", absent, ABSENT_RULES)
     a = check_labels(a, name="a")
     b = check_labels(b, shape=a.shape, name="b")
     if labels is None:
         labels = sorted((_present(a) | _present(b)) - {0})
     labels = _check_numbers(labels)
     both, in_a, in_b = _counts(a, b, labels)
-    when_absent = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}[absent]
     result = {}
     for label, n_both, n_a, n_b in zip(labels, both, in_a, in_b, strict=True):
-        value = 2.0 * n_both / (n_a + n_b) if n_a + n_b else when_absent
+        value = 2.0 * n_both / (n_a + n_b) if n_a + n_b else ABSENT_RULES[absent]
         if value is not None:
             result[label] = float(value)
     return result
@@ -129,8 +137,7 @@ def mean_dice(a, b, labels=None, *, absent="skip"):
     >>> mean_dice(np.array([1, 1, 2]), np.array([1, 1, 3]), labels=[1, 2])
     0.5
     """
-    values = [v for v in dice(a, b, labels, absent=absent).values() if not np.isnan(v)]
-    return float(np.mean(values)) if values else float("nan")
+    return _mean(dice(a, b, labels, absent=absent).values())
 
 
 def surface_distance(a, b, *, spacing, percentile=95):
@@ -180,8 +187,7 @@ def surface_distance(a, b, *, spacing, percentile=95):
     spacing = np.broadcast_to(np.asarray(spacing, float), (a.ndim,))
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise ValueError(f"spacing: found {spacing.tolist()}, expected positive millimetres.")
-    if not 0 <= percentile <= 100:
-        raise ValueError(f"percentile: found {percentile}, expected 0 to 100.")
+    check_number("percentile", percentile, least=0, most=100)
     if not (a.any() and b.any()):
         return float("nan")
     box = _bounding_box(a | b)
@@ -361,7 +367,9 @@ def local_ncc(a, b, window=9, mask=None, *, eps=1e-5):
     >>> round(local_ncc(image, 0.5 * image + 0.2, window=5, mask=inside), 6)
     1.0
     """
-    a, b = _check_image(a, "a"), _check_image(b, "b")
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    check_finite(a, "a")
+    check_finite(b, "b")
     if a.shape != b.shape:
         raise ValueError(f"b: found shape {b.shape}, expected that of a, {a.shape}.")
     if int(window) != window or window < 1 or window % 2 == 0:
@@ -443,50 +451,141 @@ def inverse_consistency(forward, backward, mask=None):
     return float(np.mean([e.mean() if mask is None else e[mask].mean() for e in errors]))
 
 
-def evaluate_pairs(cohort, pairs, method):
-    """Register pairs and measure each: one row a pair and structure.
+def evaluate_pairs(
+    cohort, pairs, method, *, measures=(), structures=None, parcels=None, both_ways=False
+):
+    """Register pairs and measure each: one row a displacement and structure.
 
-    Structures measured are those of ``cohort.structures`` that are in the label maps of both
-    people *before* warping. One that a warp wipes out therefore scores 0 and is not dropped.
+    Structures measured are those that are in the label maps of both people *before* warping.
+    One that a warp wipes out therefore scores 0 and is not dropped.
 
     Parameters
     ----------
     cohort : vxmlib.cohorts.Cohort
-        Gives ``image(id)``, ``labels(id)``, ``brain(id)``, ``structures``, ``has_labels``.
+        Gives ``image(id)``, ``labels(id)``, ``brain(id)``, ``structures``, ``unlabelled``, and
+        ``spacing`` for measures in millimetres.
     pairs : iterable of (str, str)
         Ordered ``(moving, fixed)`` ids.
     method : "identity" or callable
         ``method(moving_image, fixed_image)`` returns the displacement ``(*vol, nd)`` in voxels.
         "identity" moves nothing: the overlap before registration.
+    measures : iterable of str
+        Further columns, of `MEASURES`; see Returns.
+    structures : dict of int to str, optional
+        Label -> name of the structures to measure; by default ``cohort.structures``.
+    parcels : (cohort, dict of int to str), optional
+        The same people with a second set of label maps, for example of cortical parcels, and the
+        structures to measure in it.
+    both_ways : bool
+        If true, ``method(a, b)`` registers both directions and returns the displacement of a
+        onto b, that of b onto a, and the seconds of one registration. Each pair then gives the
+        rows of (moving, fixed) and after them those of (fixed, moving).
 
     Returns
     -------
     pandas.DataFrame
         Columns ``moving, fixed`` (ids), ``label`` (number), ``structure`` (name), ``dice``
-        (0 to 1), and, the same in all rows of a pair: ``folds`` (voxels of the whole grid),
-        ``folding_percent`` (of the whole grid), ``folding_percent_brain`` (of the fixed brain),
-        ``sd_log_jacobian`` (fixed brain, folds left out), ``seconds`` (registration alone).
-        A pair without a common structure, or a cohort without labels, gets one row with
-        missing ``label`` and ``structure`` and ``dice`` NaN.
+        (0 to 1), and, the same in all rows of a displacement: ``folds`` (voxels of the whole
+        grid), ``folding_percent`` (of the whole grid), ``folding_percent_brain`` (of the fixed
+        brain), ``sd_log_jacobian`` (fixed brain, folds left out), ``seconds`` (registration
+        alone). A displacement without a common structure, or of a person without a label map,
+        has one row, in which ``label``, ``structure`` and ``dice`` are missing.
+
+        ``surface_mm`` is the 95th percentile of the surface distance of the structure, missing
+        where the warp wiped it out. ``length_mm`` is the mean length of the displacement over
+        the fixed brain, and ``inverse_consistency_mm`` that of the way which is left after going
+        there and back (only with `both_ways`). ``dice_parcels``, with `parcels`, is
+        the mean Dice over the structures of the second label maps.
 
     Raises
     ------
     ValueError
-        Unknown method, no pairs, or a displacement that does not fit; the pair is named.
+        Unknown method or measure, no pairs, or a displacement that does not fit; the pair is
+        named.
     """
-    pairs = list(pairs)
+    pairs, measures = list(pairs), list(measures)
     if not pairs:
         raise ValueError("pairs: found none, expected at least one (moving, fixed).")
     if method != "identity" and not callable(method):
         raise ValueError(f"method: found {method!r}, expected 'identity' or a callable.")
+    asked = {"measures": measures, "structures": structures, "parcels": parcels}
     rows = []
     for moving, fixed in pairs:
         try:
-            rows.extend(_measure_pair(cohort, moving, fixed, method))
+            images = cohort.image(moving), cohort.image(fixed)
+            there, back, seconds = _register(method, *images, both_ways)
+            rows += _rows(cohort, moving, fixed, there, back, seconds, asked)
+            if both_ways:
+                rows += _rows(cohort, fixed, moving, back, there, seconds, asked)
         except ValueError as error:
             raise ValueError(f"pair {moving} -> {fixed}: {error}") from error
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    columns = [*COLUMNS, *measures, *(["dice_parcels"] if parcels else [])]
+    table = pd.DataFrame(rows, columns=columns)
     return table.astype({"label": "Int64", "folds": "int64"})
+
+
+def measure_displacement(
+    cohort, moving, fixed, displacement, *, reverse=None, measures=(), structures=None, parcels=None
+):
+    """Measure one displacement of one pair, as `evaluate_pairs` does.
+
+    Parameters
+    ----------
+    cohort, measures, structures, parcels
+        As for `evaluate_pairs`.
+    moving, fixed : str
+        Ids of the two people.
+    displacement : array_like
+        Full-resolution displacement ``(*vol, nd)`` of moving onto fixed, in voxels.
+    reverse : array_like, optional
+        That of fixed onto moving, for ``inverse_consistency_mm``.
+
+    Returns
+    -------
+    dict
+        By the names of the columns of `evaluate_pairs`. ``dice`` and ``surface_mm`` are means over
+        structures (NaN where there is none to measure), and ``structures`` has the values of
+        each by its label: ``{17: {"structure": "Left Hippocampus", "dice": 0.8}}``.
+
+    Raises
+    ------
+    ValueError
+        As for `evaluate_pairs`.
+    """
+    for name in measures:
+        check_choice("measures", name, MEASURES)
+    if "inverse_consistency_mm" in measures and reverse is None:
+        raise ValueError(
+            "measures: found inverse_consistency_mm without the displacement of the other "
+            "direction; give reverse, or use both_ways=True with a method of both directions."
+        )
+    shape = cohort.image(fixed).shape
+    brain = check_mask(cohort.brain(fixed), shape)
+    displacement = check_displacement(displacement, shape=shape)
+    determinant = jacobian_determinant(displacement)
+    folds = _folding_of(determinant, brain)
+    structures = cohort.structures if structures is None else structures
+    surfaces = "surface_mm" in measures
+    each = _each_structure(cohort, structures, moving, fixed, displacement, surfaces=surfaces)
+    measured = {
+        "dice": _mean(values["dice"] for values in each.values()),
+        "folds": folds.count,
+        "folding_percent": folds.percent,
+        "folding_percent_brain": folds.percent_in_mask,
+        "sd_log_jacobian": _sd_log_of(determinant, brain, "exclude", None),
+    }
+    if surfaces:
+        measured["surface_mm"] = _mean(values["surface_mm"] for values in each.values())
+    if "length_mm" in measures:
+        length = np.linalg.norm(displacement[brain], axis=-1)
+        measured["length_mm"] = cohort.spacing * float(length.mean())
+    if "inverse_consistency_mm" in measures:
+        length = inversion_error(reverse, displacement)[brain]
+        measured["inverse_consistency_mm"] = cohort.spacing * float(length.mean())
+    if parcels:
+        second = _each_structure(*parcels, moving, fixed, displacement)
+        measured["dice_parcels"] = _mean(values["dice"] for values in second.values())
+    return measured | {"structures": each}
 
 
 def summary(table):
@@ -545,50 +644,6 @@ def summary(table):
     }
 
 
-def _measure_pair(cohort, moving, fixed, method):
-    """The rows of one pair, as dicts."""
-    image, target = cohort.image(moving), cohort.image(fixed)
-    brain = check_mask(cohort.brain(fixed), target.shape)
-    labels = _labels_of(cohort, moving, fixed, target.shape) if cohort.has_labels else None
-    start = perf_counter()
-    displacement = identity(target.shape) if method == "identity" else method(image, target)
-    seconds = 0.0 if method == "identity" else perf_counter() - start
-    displacement = check_displacement(displacement, shape=target.shape)
-    determinant = jacobian_determinant(displacement)
-    folds = _folding_of(determinant, brain)
-    common = {
-        "moving": moving,
-        "fixed": fixed,
-        "label": None,
-        "structure": None,
-        "dice": float("nan"),
-        "folds": folds.count,
-        "folding_percent": folds.percent,
-        "folding_percent_brain": folds.percent_in_mask,
-        "sd_log_jacobian": _sd_log_of(determinant, brain, "exclude", None),
-        "seconds": seconds,
-    }
-    overlaps = {} if labels is None else _overlaps(*labels, cohort.structures, displacement)
-    return [
-        common | {"label": label, "structure": cohort.structures[label], "dice": value}
-        for label, value in overlaps.items()
-    ] or [common]
-
-
-def _labels_of(cohort, moving, fixed, shape):
-    """Label maps of both people, checked."""
-    return [
-        check_labels(cohort.labels(person), shape=shape, name=f"labels of {person}")
-        for person in (moving, fixed)
-    ]
-
-
-def _overlaps(moving, fixed, structures, displacement):
-    """Dice of the warped and the fixed label map for the structures that both people have."""
-    names = shared_structures(moving, fixed, structures)
-    return dice(warp_labels(moving, displacement), fixed, names)
-
-
 def shared_structures(a, b, structures):
     """The structures that both label maps have, in the order given: those with a Dice to measure.
 
@@ -611,6 +666,51 @@ def shared_structures(a, b, structures):
     """
     both = _present(a) & _present(b)
     return [label for label in structures if label in both]
+
+
+def _register(method, moving, fixed, both_ways):
+    """The displacement, that of the other direction (or None), and the seconds of one."""
+    if method == "identity":
+        still = identity(fixed.shape)
+        return still, still, 0.0
+    if both_ways:
+        return method(moving, fixed)
+    start = perf_counter()
+    return method(moving, fixed), None, perf_counter() - start
+
+
+def _rows(cohort, moving, fixed, displacement, reverse, seconds, asked):
+    """The rows of one displacement, as dicts."""
+    measured = measure_displacement(cohort, moving, fixed, displacement, reverse=reverse, **asked)
+    each = measured.pop("structures")
+    common = {"moving": moving, "fixed": fixed, **measured, "seconds": seconds}
+    return [common | {"label": label, **values} for label, values in each.items()] or [common]
+
+
+def _each_structure(cohort, structures, moving, fixed, displacement, *, surfaces=False):
+    """Label -> name and Dice (and surface distance) of the structures that both people have."""
+    if {moving, fixed} & set(cohort.unlabelled):
+        return {}
+    grid = displacement.shape[:-1]
+    labels, target = (
+        check_labels(cohort.labels(person), shape=grid, name=f"labels of {person}")
+        for person in (moving, fixed)
+    )
+    warped = warp_labels(labels, displacement)
+    overlaps = dice(warped, target, shared_structures(labels, target, structures))
+    each = {
+        label: {"structure": structures[label], "dice": value} for label, value in overlaps.items()
+    }
+    for label in each if surfaces else ():
+        masks = warped == label, target == label
+        each[label]["surface_mm"] = surface_distance(*masks, spacing=cohort.spacing)
+    return each
+
+
+def _mean(values):
+    """Mean of what is a number; NaN without any."""
+    values = [value for value in values if not np.isnan(value)]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _present(labels):
@@ -695,23 +795,10 @@ def _folding_of(determinant, mask):
 
 def _sd_log_of(determinant, mask, nonpositive, floor):
     """`sd_log_jacobian`, from a determinant already computed."""
+    check_choice("nonpositive", nonpositive, NONPOSITIVE_RULES)
     values = (determinant if mask is None else determinant[mask]).astype(np.float64)
     if nonpositive == "exclude":
         values = values[values > 0]
-    elif nonpositive == "floor":
-        if not floor > 0:
-            raise ValueError(f"floor: found {floor}, expected a positive number.")
-        values = np.maximum(values, floor)
     else:
-        raise ValueError(
-            f"nonpositive: found {nonpositive!r}, expected one of {', '.join(NONPOSITIVE_RULES)}."
-        )
+        values = np.maximum(values, check_number("floor", floor, above=0))
     return float(np.log(values).std()) if values.size else float("nan")
-
-
-def _check_image(image, name):
-    """A float64 image without NaN."""
-    image = np.asarray(image, np.float64)
-    if not np.isfinite(image).all():
-        raise ValueError(f"{name}: found NaN or infinite intensities; set them to 0 first.")
-    return image

@@ -306,7 +306,7 @@ def load(path, *, network=vxm.networks.VxmDense):
         if found != expected:
             raise ModelFileError(
                 f"{path} holds a {found}, expected a {expected}; pass network= the class it holds "
-                "(vxmlib.networks.strided.NETWORKS lists ours)"
+                "(vxmlib.networks.NETWORKS lists ours)"
             )
         return network.load(str(path))
     except ModelFileError:

@@ -1,6 +1,7 @@
-"""NIfTI files in and out; displacements in the convention of ITK and ANTs."""
+"""Read and write NIfTI files: scans, label maps, and displacements as ITK and ANTs store them."""
 
 import gzip
+import math
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -13,12 +14,17 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from vxmlib import files
-from vxmlib.checks import check_displacement
+from vxmlib.axes import RAS_TO_LPS, at_right_angles, itk_grid
+from vxmlib.checks import check_affine, check_displacement
 
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI points right and anterior, ITK left and posterior
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
 _PAIRED = (".img", ".img.gz")  # voxels whose header is a file of its own
-_HEADER_SIZES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}
+_IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
+_LONGEST_HEADER = 2**20  # bytes, with its extensions
+# A header that promises more numbers is refused before they are read: a small damaged or hostile
+# file can promise, or unpack to, more than the memory holds. A whole head of 0.25 mm voxels has
+# 4e8, and as float64 this limit takes 4 GiB.
+_MOST_NUMBERS = 2**29
 # What zlib, NumPy and nibabel raise on damaged bytes (a header may promise any size).
 _DAMAGED = (
     OSError,
@@ -60,7 +66,8 @@ def read_image(path):
     FileNotFoundError
         No such file, or an ``.img`` without its header.
     NiftiError
-        Not a NIfTI file, damaged or cut off, more than one volume, not a scan of numbers.
+        Not a NIfTI file, damaged or cut off, more than 2**29 numbers or more than one volume, not
+        a scan of numbers.
     """
     array, affine, _ = _read(path)
     array = _one_volume(array, path)
@@ -147,7 +154,7 @@ def write(path, array, affine):
             f"array: expected 3 axes (x, y, z), found shape {array.shape}. Give a slice its "
             "third axis: image[:, None, :] for a coronal one."
         )
-    _save(path, nib.Nifti1Image(_storable(array), _check_affine(affine)))
+    _save(path, nib.Nifti1Image(_storable(array), check_affine(affine)))
 
 
 def write_displacement(path, displacement, affine):
@@ -181,13 +188,7 @@ def write_displacement(path, displacement, affine):
             f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the ITK "
             "convention has no place for a slice in space."
         )
-    affine = _check_affine(affine)
-    if not _at_right_angles(affine):
-        raise ValueError(
-            "affine: found voxel axes that are not at right angles (shear), which ITK cannot "
-            "represent. Resample the fixed image to a grid without shear first."
-        )
-    vectors = field @ (_RAS_TO_LPS @ affine[:3, :3]).T
+    vectors = field @ itk_grid(check_affine(affine))[0].T
     image = nib.Nifti1Image(vectors[:, :, :, None, :].astype(np.float32), affine)
     image.header.set_intent(_VECTOR)
     _save(path, image)
@@ -216,12 +217,12 @@ def read_displacement(path):
         As `read_image`, and a file that is not a field of vectors.
     """
     array, affine, intent = _read(path)
-    if array.ndim != 5 or array.shape[3:] != (1, 3) or intent != _VECTOR:
+    if array.shape[3:] != (1, 3) or intent != _VECTOR:
         raise NiftiError(
             f"{path}: expected a displacement, shape (x, y, z, 1, 3) with intent {_VECTOR} "
             f"(vector), found shape {array.shape} with intent {intent}."
         )
-    to_voxels = np.linalg.inv(_RAS_TO_LPS @ affine[:3, :3])
+    to_voxels = np.linalg.inv((RAS_TO_LPS @ affine)[:3, :3])
     return (array[:, :, :, 0, :] @ to_voxels.T).astype(np.float32), affine
 
 
@@ -231,9 +232,16 @@ def _read(path):
     content = path.read_bytes()
     header = header_of(path).read_bytes() if path.name.endswith(_PAIRED) else None
     try:
-        raw = _decompressed(content)
-        image = _image_class(raw).from_bytes(raw) if header is None else _pair(header, raw)
-        array = np.asanyarray(image.dataobj)
+        stream = _opened(content)
+        image = _image(stream, header)
+        numbers = math.prod(image.shape)
+        if not 0 < numbers <= _MOST_NUMBERS:
+            raise ValueError(
+                f"its header promises {numbers} numbers, expected 1 to {_MOST_NUMBERS}"
+            )
+        array = np.asanyarray(image.dataobj)  # reads no more than was promised
+        while stream.read(2**20):  # to the end of a compressed file, where its checksum is compared
+            pass
         intent = int(image.header.get("intent_code", 0))  # Analyze has none
     except _DAMAGED as error:
         raise NiftiError(
@@ -241,33 +249,38 @@ def _read(path):
             "complete .nii or .nii.gz; if it was downloaded, delete it and fetch it again."
         ) from error
     try:
-        return array, _check_affine(image.affine), intent
+        return array, check_affine(image.affine), intent
     except ValueError as error:
         raise NiftiError(f"{path}: {error}") from error
 
 
-def _decompressed(content):
-    """The bytes behind gzip, if they are; as a whole, so that the checksum is compared."""
-    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+def _image(stream, header):
+    """The image of a file, or of a header and its voxels, which are not read yet."""
+    start = stream.read(540) if header is None else _opened(header).read(_LONGEST_HEADER)
+    stream.seek(0)
+    kind = _image_class(start, paired=header is not None)
+    if header is None:
+        return kind.from_stream(stream)
+    parts = {"header": BytesIO(start), "image": stream}
+    return kind.from_file_map({k: FileHolder(fileobj=part) for k, part in parts.items()})
 
 
-def _pair(header, raw):
-    """The image of a header and its voxels; each of the two may be compressed or not."""
-    header = _decompressed(header)
-    if _image_class(header) is not nib.Nifti1Image:
-        raise ValueError("the .hdr beside it is no header of NIfTI-1 or Analyze 7.5")
-    kind = nib.Nifti1Pair if header[344:348] == b"ni1\0" else nib.AnalyzeImage
-    parts = {"header": header, "image": raw}
-    return kind.from_file_map({k: FileHolder(fileobj=BytesIO(v)) for k, v in parts.items()})
+def _opened(content):
+    """The bytes as a stream, behind gzip if they are."""
+    stream = BytesIO(content)
+    return gzip.GzipFile(fileobj=stream) if content[:2] == b"\x1f\x8b" else stream
 
 
-def _image_class(raw):
-    """NIfTI-1 or NIfTI-2, told apart by the size of the header that opens the file."""
-    for order in ("little", "big"):
-        size = int.from_bytes(raw[:4], order)
-        if size in _HEADER_SIZES:
-            return _HEADER_SIZES[size]
-    raise ValueError("the file does not open with a NIfTI header")
+def _image_class(start, *, paired):
+    """The kind of image, by the size of the header that opens the file."""
+    sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
+    size = next((size for size in sizes if size in _IMAGES), None)
+    if paired and size == 348:
+        return nib.Nifti1Pair if start[344:348] == b"ni1\0" else nib.AnalyzeImage
+    if not paired and size is not None:
+        return _IMAGES[size]
+    problem = "the .hdr beside it is no header of NIfTI-1 or Analyze 7.5"
+    raise ValueError(problem if paired else "the file does not open with a NIfTI header")
 
 
 def _one_volume(array, path):
@@ -275,24 +288,6 @@ def _one_volume(array, path):
     if array.ndim < 2 or any(size != 1 for size in array.shape[3:]):
         raise NiftiError(f"{path}: expected one volume (x, y, z), found shape {array.shape}.")
     return array.reshape(array.shape[:3])
-
-
-def _check_affine(affine):
-    """A 4 x 4 float64 matrix that can be inverted."""
-    affine = np.asarray(affine, np.float64)
-    good = affine.shape == (4, 4) and np.isfinite(affine).all()
-    if not good or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError(
-            "affine: expected a 4 x 4 matrix from voxel index to RAS millimetres that can be "
-            f"inverted, found {affine.tolist()}."
-        )
-    return affine
-
-
-def _at_right_angles(affine):
-    """Whether the voxel axes are orthogonal in space."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
 
 
 def _storable(array):
@@ -319,7 +314,7 @@ def _save(path, image):
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder, to write {path.name} to.")
     image.set_sform(image.affine, code=1)
-    if _at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
+    if at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
         image.set_qform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
     with files.whole(path) as part:

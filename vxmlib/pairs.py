@@ -1,11 +1,9 @@
-"""Training pairs as tf.data: ((moving, fixed), (fixed, zero field)) of static shape."""
-
-import numbers
+"""Training and validation pairs as a tf.data.Dataset of ((moving, fixed), (fixed, zero field))."""
 
 import numpy as np
 
 from vxmlib.backend import tf
-from vxmlib.checks import check_image_on_grid
+from vxmlib.checks import check_image_on_grid, check_whole
 
 
 def pair_dataset(
@@ -22,7 +20,7 @@ def pair_dataset(
     augment=None,
     both_ways=False,
 ):
-    """Draw random ordered pairs of people for ever, each batch a function of (seed, step).
+    """Draw random ordered pairs of subjects for ever, each batch a function of (seed, step).
 
     The batch of step k depends on nothing but ``seed`` and k, so a run that is resumed at step k
     sees the pairs that it would have seen without the interruption. Pairs are drawn with
@@ -36,7 +34,7 @@ def pair_dataset(
     cohort : Cohort
         Gives ``image(id)``: float32 in [0, 1] on the grid ``cohort.shape``.
     ids : sequence of str
-        People to draw from, at least two (one with an atlas).
+        Subjects to draw from, each named once: at least two, or one with an atlas.
     batch_size : int
         Pairs a step.
     seed : int
@@ -69,18 +67,24 @@ def pair_dataset(
     ------
     ValueError
         If an image does not fit the grid, is not finite, constant or outside [0, 1], or there
-        are too few people; all at once, before the first batch.
+        are too few subjects, or one is named twice; all at once, before the first batch.
     """
-    _check_whole("batch_size", batch_size, least=1)
-    _check_whole("seed", seed, least=0)
-    _check_whole("start_step", start_step, least=0)
+    batch_size = check_whole("batch_size", batch_size, least=1)
+    seed = check_whole("seed", seed)
+    start_step = check_whole("start_step", start_step)
     ids = list(ids)
+    if len(set(ids)) < len(ids):
+        raise ValueError(
+            f"ids: found {sorted({i for i in ids if ids.count(i) > 1})} more than once, expected "
+            "each subject once; otherwise a pair may be one image twice"
+        )
     images = [_usable_image(cohort, i) for i in ids]
     if atlas is not None:
         images.append(check_image_on_grid(atlas, name="atlas", shape=cohort.shape))
     if len(images) < 2:
-        raise ValueError(f"ids must name at least two people to make a pair, found {ids}")
-
+        raise ValueError(
+            f"ids: found {ids}, expected at least two subjects, or one subject and an atlas"
+        )
     if both_ways and (batch_size % 2 or atlas is not None):
         raise ValueError(
             f"both_ways: found batch_size={batch_size}{', an atlas' * (atlas is not None)}; "
@@ -139,7 +143,7 @@ def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
     """
     pairs = [tuple(pair) for pair in pairs]
     if not pairs:
-        raise ValueError("pairs is empty: at least one (moving, fixed) pair is needed")
+        raise ValueError("pairs: found none, expected at least one (moving, fixed) pair")
     ids = sorted({i for pair in pairs for i in pair})
     images = [_usable_image(cohort, i) for i in ids]
     place = np.array([[ids.index(m), ids.index(f)] for m, f in pairs])
@@ -204,8 +208,3 @@ def _usable_image(cohort, subject):
     return check_image_on_grid(
         cohort.image(subject), name=f"image of {subject}", shape=cohort.shape
     )
-
-
-def _check_whole(name, value, *, least):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, found {value!r}")

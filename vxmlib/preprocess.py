@@ -1,8 +1,8 @@
-"""Bring a scan into the form the network takes, and refuse what it cannot take.
+"""Reorient, resample, normalise and crop a scan into the form that the network takes.
 
 The steps: reorient to RAS (`reorient`), sample on the common grid through an affine in one
 interpolation (`resample`), scale intensities to [0, 1] (`normalise`), make every side a multiple
-of 16 (`crop_or_pad`).  `check_image`, `check_labels` and `check_pair` say what is still wrong.
+of 16 (`crop_or_pad`).  The guards of `vxmlib.checks` say what is still wrong.
 """
 
 import nibabel as nib
@@ -45,12 +45,7 @@ def reorient(image, affine):
             f"image: expected three axes, found shape {image.shape}. Take one volume of a series "
             "with image[..., 0]."
         )
-    turn = nib.io_orientation(affine)
-    if np.isnan(turn).any():
-        raise ValueError(
-            f"affine: it does not say where the axes point ({np.asarray(affine).tolist()}). Mend "
-            "the header; every axis needs a direction and a length."
-        )
+    turn = nib.io_orientation(checks.check_affine(affine))
     turned = nib.apply_orientation(image, turn)
     return turned, affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
 
@@ -104,11 +99,11 @@ def resample(
         return _sample(image, to_voxel, shape, order=0)
     size = np.linalg.norm(to_voxel[:3, :3], axis=1)  # of a new voxel, along each old axis
     blur = np.maximum(size - 1, 0) / 2
-    found = _sample(ndimage.gaussian_filter(image.astype(np.float32), blur), to_voxel, shape)
+    sampled = _sample(ndimage.gaussian_filter(image.astype(np.float32), blur), to_voxel, shape)
     if keep_background:
         brain = ndimage.gaussian_filter((image > 0).astype(np.float32), blur)
-        found[_sample(brain, to_voxel, shape) < 0.5] = 0
-    return found
+        sampled[_sample(brain, to_voxel, shape) < 0.5] = 0
+    return sampled
 
 
 def _sample(image, to_voxel, shape, order=1):
@@ -146,8 +141,7 @@ def normalise(image, *, percentile=99.5):
     [0.0, 0.0, 0.25, 0.5, 1.0]
     """
     image = np.asarray(image, np.float32)
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile={percentile!r} is not above 0 and at most 100.")
+    percentile = checks.check_number("percentile", percentile, above=0, most=100)
     checks.check_finite(image, "image")
     brain = image[image > 0]
     if brain.size == 0:

@@ -121,18 +121,18 @@ def write(path, record):
     Raises
     ------
     RecordError
-        A key is missing or of the wrong kind, a value has no place in JSON, ``nulls`` names a
-        place that is not null.
+        A key is missing or of the wrong kind, two keys become the same text (17 and "17"), a
+        value has no place in JSON, ``nulls`` names a place that is not null.
     OSError
         The folder cannot be written to.
     """
-    path = Path(path)
-    nulls = {}
-    stored = _plain(record, "", nulls)
-    if not isinstance(stored, dict):
-        raise RecordError(f"{path.name}: expected a dict, found {type(record).__name__}.")
-    stored["nulls"] = nulls | (stored.get("nulls") or {})
+    path, nulls = Path(path), {}
+    try:
+        stored = _plain(record, "", nulls)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: {error}") from error
     _check(stored, path)
+    stored["nulls"] = nulls | stored.get("nulls", {})
     files.write_text(path, json.dumps(stored, indent=2, allow_nan=False) + "\n")
     return stored
 
@@ -155,12 +155,18 @@ def read(path):
     FileNotFoundError
         No such file.
     RecordError
-        Not JSON (cut off, damaged), another schema, a missing key. The file is named.
+        Not JSON (cut off, damaged), a key that occurs twice, a number that is not finite, another
+        schema, a missing key. The file is named.
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except ValueError as error:  # JSON and UTF-8 errors both
+        record = json.loads(
+            path.read_text(encoding="utf-8"),
+            object_pairs_hook=_object,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, and of deep nesting
         raise RecordError(
             f"{path}: not a complete JSON record ({error}). Delete it and run its lesson again."
         ) from error
@@ -208,7 +214,8 @@ def collect(folder):
 def _plain(value, place, nulls):
     """The value in JSON's own types; non-finite numbers become None and are noted in `nulls`."""
     if isinstance(value, dict):
-        return {str(k): _plain(v, f"{place}/{_escaped(k)}", nulls) for k, v in value.items()}
+        items = ((str(k), _plain(v, f"{place}/{_escaped(k)}", nulls)) for k, v in value.items())
+        return _object(items, f"{place}: ")
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
@@ -218,7 +225,7 @@ def _plain(value, place, nulls):
         return None
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise RecordError(
+    raise ValueError(
         f"{place or 'record'}: found {type(value).__name__}, which has no place in a record; "
         "give text, a number, a boolean, a list or a dict."
     )
@@ -228,7 +235,7 @@ def _check(record, path):
     """Refuse a record without what every record has."""
     if not isinstance(record, dict):
         raise RecordError(f"{path}: expected a JSON object, found {type(record).__name__}.")
-    if record.get("schema") != SCHEMA:
+    if type(record.get("schema")) is not int or record["schema"] != SCHEMA:
         raise RecordError(
             f"{path}: found schema {record.get('schema')!r}, expected {SCHEMA}. It was written "
             "by another version of vxmlib: run its lesson again."
@@ -236,10 +243,11 @@ def _check(record, path):
     missing = [key for key in REQUIRED if key not in record]
     if missing:
         raise RecordError(f"{path}: missing {', '.join(missing)}. Start from provenance().")
-    for key in ("parameters", "metrics", "versions"):
+    record = {"nulls": {}} | record
+    for key in ("parameters", "metrics", "versions", "nulls"):
         if not isinstance(record[key], dict):
             raise RecordError(f"{path}: {key} is {record[key]!r}, expected a dict.")
-    for place in record.get("nulls", {}):
+    for place in record["nulls"]:
         if _at(record, place) is not None:
             raise RecordError(f"{path}: nulls names {place}, which is not null in the record.")
 
@@ -260,20 +268,35 @@ def _at(record, place):
     return record
 
 
-def _no_constant(name):
-    """NaN and Infinity are no JSON; a file that holds them was not written by `write`."""
-    raise ValueError(f"found {name}")
+def _object(pairs, place=""):
+    """A dict of the pairs; a key that occurs twice is refused, and does not lose a value."""
+    result = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"{place}found the key {key!r} twice")
+        result[key] = value
+    return result
+
+
+def _finite(text):
+    """A number of JSON; `write` stores no NaN, no infinity, and nothing as large as 1e999."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"found {text}, which is no finite number")
+    return value
+
+
+def _version(package):
+    """The version of an installed package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _versions():
     """Versions of Python and of the packages that results depend on, where installed."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 
 def commit():
@@ -287,10 +310,10 @@ def commit():
     here = Path(__file__).resolve()
     # A package installed inside somebody else's repository must not claim that one's commit.
     ours = _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None
-    found = _git(here.parent, "rev-parse", "HEAD") if ours else None
-    if found is None:
-        return f"vxmlib {metadata.version('vxmlib')}", None
-    return found, bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
+    head = _git(here.parent, "rev-parse", "HEAD") if ours else None
+    if head is None:
+        return f"vxmlib {_version('vxmlib') or 'of unknown version'}", None
+    return head, bool(_git(here.parent, "status", "--porcelain", "--untracked-files=no"))
 
 
 def _git(folder, *arguments):

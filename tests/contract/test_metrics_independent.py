@@ -103,8 +103,8 @@ def test_composition_is_that_of_voxelmorph(shape):
 def test_inverse_is_simpleitks():
     field = smooth_field((40, 32), size=2.5, sigma=5)
     options = {"maximumNumberOfIterations": 50, "maxErrorToleranceThreshold": 1e-4}
-    found = sitk.InvertDisplacementField(to_sitk_field(field, (1, 1)), **options)
-    expected = sitk.GetArrayFromImage(found).transpose(1, 0, 2)
+    inverted = sitk.InvertDisplacementField(to_sitk_field(field, (1, 1)), **options)
+    expected = sitk.GetArrayFromImage(inverted).transpose(1, 0, 2)
     inside = (slice(6, -6), slice(6, -6))
     np.testing.assert_allclose(warp.inverse(field)[inside], expected[inside], atol=0.02)
 
@@ -127,8 +127,8 @@ def test_determinant_is_voxelmorphs_border_included(shape, size):
 def test_determinant_is_simpleitks_on_the_interior(shape):
     spacing = (1.0, 1.5, 2.0)[: len(shape)]  # in mm or in voxels: the determinant is the same
     field = smooth_field(shape, size=4.0, sigma=2)
-    found = sitk.DisplacementFieldJacobianDeterminant(to_sitk_field(field, spacing))
-    expected = sitk.GetArrayFromImage(found).T
+    theirs = sitk.DisplacementFieldJacobianDeterminant(to_sitk_field(field, spacing))
+    expected = sitk.GetArrayFromImage(theirs).T
     inside = tuple(slice(1, -1) for _ in shape)  # SimpleITK has another rule at the border
     determinant = metrics.jacobian_determinant(field)
     np.testing.assert_allclose(determinant[inside], expected[inside], atol=1e-5)
@@ -141,8 +141,8 @@ def test_determinant_is_simpleitks_on_the_interior(shape):
 def test_dice_is_voxelmorphs(shape):
     a, b = blobs(shape, seed=1), blobs(shape, seed=2)
     labels = [1, 2, 3, 4, 5, 6, 77]
-    found = metrics.dice(a, b, labels, absent="zero")
-    np.testing.assert_allclose(list(found.values()), vxm.py.utils.dice(a, b, labels), rtol=1e-12)
+    overlaps = metrics.dice(a, b, labels, absent="zero")
+    np.testing.assert_allclose(list(overlaps.values()), vxm.py.utils.dice(a, b, labels), rtol=1e-12)
     by_default = list(metrics.dice(a, b).values())
     np.testing.assert_allclose(by_default, vxm.py.utils.dice(a, b), rtol=1e-12)
 
@@ -163,8 +163,8 @@ def test_hausdorff_of_separate_masks_is_simpleitks(spacing):
     a[3:9, 4:12, 5:10] = b[15:24, 14:19, 17:29] = True
     distance = sitk.HausdorffDistanceImageFilter()
     distance.Execute(to_sitk(a.astype(np.uint8), spacing), to_sitk(b.astype(np.uint8), spacing))
-    found = metrics.surface_distance(a, b, spacing=spacing, percentile=100)
-    assert found == pytest.approx(distance.GetHausdorffDistance(), rel=1e-6)
+    ours = metrics.surface_distance(a, b, spacing=spacing, percentile=100)
+    assert ours == pytest.approx(distance.GetHausdorffDistance(), rel=1e-6)
 
 
 @pytest.mark.parametrize("percentile", [50, 95, 100])
@@ -180,8 +180,8 @@ def test_surface_distance_is_that_of_all_pairs_of_points(percentile):
 
     lengths = np.linalg.norm(surface(a)[:, None] - surface(b)[None], axis=-1)
     directed = [np.percentile(lengths.min(axis=axis), percentile) for axis in (0, 1)]
-    found = metrics.surface_distance(a, b, spacing=spacing, percentile=percentile)
-    assert found == pytest.approx(max(directed)) and found > 0
+    ours = metrics.surface_distance(a, b, spacing=spacing, percentile=percentile)
+    assert ours == pytest.approx(max(directed)) and ours > 0
 
 
 # --- local correlation --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Our local NCC is voxelmorph's, in value and gradient."""
+"""Our local NCC is voxelmorph's, in value and gradient; its Grad has the scale that we state."""
 
 import types
 
@@ -73,3 +73,15 @@ def test_ncc_in_float32_is_within_rounding_of_the_exact_one(shape, voxelmorph_in
     np.testing.assert_allclose(value, exact, rtol=1e-6)
     for found, wanted in zip(gradients, exact_gradients, strict=True):
         assert_close(found, wanted, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (4, 5, 6)])
+def test_grad_is_the_mean_over_voxels_components_and_axes(shape):
+    """Of the linear field u(x) = A x it is the sum of the squares of A over nd²."""
+    nd = len(shape)
+    matrices = np.random.default_rng(0).normal(size=(2, nd, nd))  # two pairs in a batch
+    points = np.moveaxis(np.indices(shape), 0, -1)
+    fields = np.stack([points @ matrix.T for matrix in matrices]).astype(np.float32)
+    expected = (matrices**2).sum(axis=(1, 2)) / nd**2
+    found = vxm.losses.Grad("l2").loss(None, tf.constant(fields))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -39,7 +39,7 @@ def tiny(monkeypatch):
         spacing=2.0,
         affine=np.diag([2.0, 2.0, 2.0, 1.0]),
         structures=NAMES,
-        has_labels=True,
+        unlabelled=(),
         split={"train": ["a", "b"], "validation": ["c", "d"], "test": ["c", "d"]}
         | {"repeats": ["d", "c"]},
         image=lambda name: scans[name][0],

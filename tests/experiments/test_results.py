@@ -12,7 +12,7 @@ from vxmlib.experiments import compare, results, trained
 from vxmlib.experiments.plan import PlanError
 from vxmlib.experiments.results import COLUMNS, Comparison
 from vxmlib.methods import baselines
-from vxmlib.networks.strided import NETWORKS
+from vxmlib.networks import network_class
 
 PLAN = """
 people: {cohort: malf, ndim: 3, spacing: 2.0}
@@ -167,7 +167,7 @@ def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
     people = dataclasses.replace(tiny_cohort, spacing=2.0)
     parameters = {"network": "strided", "augment": None, "lam": 1.0}
     (tmp_path / "real.yaml").write_text(PLAN)
-    model = models.build(people.shape, network=NETWORKS["strided"], features="small")
+    model = models.build(people.shape, network=network_class("strided"), features="small")
     models.save(model, tmp_path / "weights" / "ncc.h5")
     unmoved = compare.one_way(baselines.identity)
     recorded = compare.measure_pair(people, None, *people.split["test"][:2], unmoved)

@@ -7,9 +7,8 @@ import pytest
 
 from vxmlib import records
 from vxmlib.augment import Augmentation
-from vxmlib.experiments import runs, sweep
-from vxmlib.experiments.settings import NETWORKS, PROFILES, Settings, read_parameters
-from vxmlib.networks import strided
+from vxmlib.experiments import sweep
+from vxmlib.experiments.settings import PROFILES, Settings, read_parameters
 
 
 def test_what_is_not_given_comes_from_the_profile():
@@ -51,11 +50,6 @@ def test_an_augmentation_may_be_a_mapping():
         Settings(augment=values | {"flip": True})
 
 
-def test_every_network_is_a_class_that_models_can_load():
-    for name in NETWORKS:
-        assert runs.network_class(name) is strided.NETWORKS[name]
-
-
 @pytest.mark.parametrize("lam", [0, 0.5, np.float32(2), 10])
 def test_lam_takes_any_number_from_zero(lam):
     assert Settings(lam=lam).lam == lam
@@ -81,7 +75,7 @@ def test_lam_takes_any_number_from_zero(lam):
         ({"epochs": 0}, "epochs: found 0, expected a whole number of at least 1"),
         ({"batch_size": 2.0}, "batch_size: found 2.0"),
         ({"ndim": 4}, "ndim: found 4, expected one of: 2, 3"),
-        ({"network": "unet"}, "network: found 'unet', expected one of: vxm, strided"),
+        ({"network": "unet"}, "network: found 'unet', expected one of: strided, vxm"),
         ({"schedule": "step"}, "schedule: found 'step', expected one of: constant, cosine"),
         ({"cohort": "own"}, "needs root"),
         ({"root": "scans"}, "no other cohort takes one"),

@@ -236,37 +236,6 @@ def all_pairs(people, value):
     return table.assign(dice=[value(a, b) for a, b in pairs])
 
 
-def test_a_difference_that_is_the_same_everywhere_has_no_width():
-    second = all_pairs("abcd", lambda a, b: ord(a) / 1000)
-    first = second.assign(dice=second["dice"] + 0.05)
-    result = sweep.paired_difference(first, second)
-    assert [result[k] for k in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
-    assert (result["pairs"], result["people"]) == (12, 4)
-
-
-def test_the_interval_is_over_people_and_not_over_pairs():
-    """A gain that belongs to the fixed person: the spread of its mean is that of people."""
-    rng = np.random.default_rng(1)
-    people = [f"p{i:02d}" for i in range(30)]
-    gain = dict(zip(people, rng.normal(0.0, 1.0, 30), strict=True))
-    second = all_pairs(people, lambda a, b: 0.0)
-    first = all_pairs(people, lambda a, b: gain[b])
-    result = sweep.paired_difference(first, second)
-    error = np.std(list(gain.values())) / np.sqrt(30)
-    assert result["difference"] == pytest.approx(np.mean(list(gain.values())))
-    assert result["high"] - result["low"] == pytest.approx(2 * 1.96 * error, rel=0.15)
-    assert result == sweep.paired_difference(first, second)  # the same draw each time
-
-
-def test_other_pairs_are_refused():
-    table = all_pairs("abc", lambda a, b: 0.5)
-    with pytest.raises(sweep.GridError, match="expected the same pairs"):
-        sweep.paired_difference(table, table.iloc[1:])
-    two = all_pairs("ab", lambda a, b: 0.5)
-    with pytest.raises(sweep.GridError, match="found 2 people, expected at least 3"):
-        sweep.paired_difference(two, two)
-
-
 def groups_of_pairs(dice_of):
     """Pairs of four people for each group at λ = 1 (mse: 0.01), and plain NCC at 0.01."""
     asked = [("ncc", 0, 1.0), ("ncc", 7, 1.0), ("mse", 0, 0.01), ("mse", 7, 0.01), ("ncc", 0, 0.01)]

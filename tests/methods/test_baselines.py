@@ -86,16 +86,16 @@ def test_syn_and_demons_do_not_fold_a_smooth_pair():
 def test_a_pair_on_two_grids_or_with_nan_is_refused(name):
     method = METHODS.get(name, baselines.identity)
     image = blobs(2)
-    with pytest.raises(ValueError, match=r"moving has shape \(48, 39\) and fixed has shape"):
+    with pytest.raises(ValueError, match=r"moving, fixed: found shapes \(48, 39\) and"):
         method(image[:, :-1], image)
-    with pytest.raises(ValueError, match="fixed: found voxels that are NaN"):
+    with pytest.raises(ValueError, match=r"fixed: .* voxels are NaN or infinite"):
         method(image, np.where(image > 0.5, np.nan, image))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_affine_that_does_not_fit_is_refused(name):
     image = blobs(2)
-    with pytest.raises(ValueError, match="affine: expected 3 x 3"):
+    with pytest.raises(ValueError, match=r"affine: found .* expected an invertible 3 x 3 matrix"):
         METHODS[name](image, image, affine=np.eye(4))
     with pytest.raises(ValueError, match="not at right angles"):
         METHODS[name](image, image, affine=[[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])

@@ -84,5 +84,5 @@ def test_a_pass_is_made_when_it_is_asked_for():
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True, "2", None])
 def test_a_count_that_is_none_is_refused(count):
-    with pytest.raises(ValueError, match=r"count: found .* expected a whole number of passes"):
+    with pytest.raises(ValueError, match=r"count: found .* expected a whole number of at least 1"):
         passes.repeated(half_way, count)(ramp(), ramp())

@@ -110,7 +110,7 @@ def test_wrong_names_shapes_and_images_are_refused():
         cvpr2018.load("vm3_cc")
     with pytest.raises(ValueError, match="variant: found 'vm3'"):
         cvpr2018.build("vm3", SMALL)
-    with pytest.raises(ValueError, match=r"shape: found \(16, 16, 17\)"):
+    with pytest.raises(ValueError, match=r"shape: found \(16, 16, 17\), expected 3 sizes"):
         cvpr2018.build("vm1", (16, 16, 17))
     model = cvpr2018.build("vm1", SMALL)
     with pytest.raises(ValueError, match=r"moving has shape \(16, 16\)"):

@@ -105,15 +105,15 @@ def test_h_and_lambda_are_each_others_inverse(lam, middle, h):
 
 @pytest.mark.parametrize("lam", [-0.1, -math.inf, math.nan, "1", None, True])
 def test_no_other_lambda(lam, model):
-    with pytest.raises(ValueError, match=r"lam must be a number at least 0 .*, found"):
+    with pytest.raises(ValueError, match=r"lam: found .*, expected a finite number of at least 0"):
         hyper.h_of(lam)
-    with pytest.raises(ValueError, match=r"lam must be a number at least 0 .*, found"):
+    with pytest.raises(ValueError, match=r"lam: found .*, expected a finite number of at least 0"):
         hyper.register(model, *PAIR, lam)
 
 
 @pytest.mark.parametrize("h", [-0.1, 1.1, math.inf, math.nan, "1", None, True])
 def test_no_other_h(h):
-    with pytest.raises(ValueError, match="h must be a number from 0 to 1, found"):
+    with pytest.raises(ValueError, match=r"h: found .*, expected a finite number .* of at most 1"):
         hyper.lam_of(h)
 
 

@@ -96,7 +96,7 @@ def test_a_saved_model_registers_as_before(tmp_path):
 
 
 def test_what_it_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="int_resolution: found 4, expected 2"):
+    with pytest.raises(ValueError, match="int_resolution: found 4, expected one of: 2"):
         build(int_steps=3, int_resolution=4)
     with pytest.raises(ValueError, match="bidir: a displacement has no inverse"):
         build(bidir=True)

@@ -1,4 +1,4 @@
-"""Measure methods on the same pairs, both ways: overlap, surfaces, folding, consistency, time."""
+"""Measure methods on the same pairs in both directions, and keep the rows while it runs."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 
-from vxmlib import files, metrics, warp
+from vxmlib import files, metrics
 
 #: Evaluated structures that are no core structure: cerebral white matter and cortex, both sides.
 _LARGE = (2, 3, 41, 42)
@@ -54,7 +54,7 @@ def cortical(structures):
 
 
 def unordered(ids):
-    """Each two people once, in the order of the list.
+    """List each pair of two different people once, in the order of the list.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def unordered(ids):
 
 
 def one_way(method):
-    """Make a method that registers both directions of one that registers one.
+    """Make a method of both directions from a method of one direction.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def one_way(method):
 
 
 def both_at_once(method):
-    """The same for a method that returns both displacements of a pair from one registration."""
+    """Time a method that returns both displacements of a pair; the result is that of `one_way`."""
 
     def both(a, b):
         began = perf_counter()
@@ -99,7 +99,7 @@ def measure_pair(people, parcels, first, second, both):
     Parameters
     ----------
     people : Cohort
-        3-D, with label maps; Dice and surfaces are over :func:`core` of its structures.
+        In 3-D; Dice and surfaces are over :func:`core` of its structures.
     parcels : Cohort or None
         The same people with the manual labels, for the cortical parcels.
     first, second : str
@@ -113,18 +113,24 @@ def measure_pair(people, parcels, first, second, both):
         ``surface_mm`` is the 95th percentile of the surface distance, mean over core structures;
         folding in percent of all voxels and of the fixed brain; ``length_mm`` the mean length of
         the displacement over the fixed brain; ``inverse_consistency_mm`` likewise of the way that
-        is left after going there and back.
+        is left after going there and back. Overlaps and surfaces of a person without a label map
+        are NaN.
     """
-    there, back, seconds = both(people.image(first), people.image(second))
-    ways = [(first, second, there, back), (second, first, back, there)]
-    return [
-        _measure(people, parcels, moving, fixed, field, reverse) | {"seconds": seconds}
-        for moving, fixed, field, reverse in ways
-    ]
+    manual = None if parcels is None else (parcels, cortical(parcels.structures))
+    measured = metrics.evaluate_pairs(
+        people,
+        [(first, second)],
+        both,
+        measures=metrics.MEASURES,
+        structures=core(people.structures),
+        parcels=manual,
+        both_ways=True,
+    )
+    return [_row(part) for _, part in measured.groupby(["moving", "fixed"], sort=False)]
 
 
 def measure_all(people, parcels, pairs, both, *, file, say=None):
-    """Measure both directions of each pair; what is in ``file`` already is kept.
+    """Measure both directions of each pair; rows that ``file`` already has are kept.
 
     Parameters
     ----------
@@ -133,9 +139,9 @@ def measure_all(people, parcels, pairs, both, *, file, say=None):
     pairs : sequence of (str, str)
         Each two people once, see :func:`unordered`.
     file : path
-        One JSON object a line, one line a direction; goes on where it ended.
+        One JSON object a line, one line a direction; a stopped measurement goes on after it.
     say : callable
-        Told of each pair, a line of text; printed by default.
+        Called with a line of text after each pair; prints it by default.
 
     Returns
     -------
@@ -184,9 +190,9 @@ def check_structures(people, structures, pairs):
     ids = sorted({subject for pair in pairs for subject in pair})
     present = set().union(*(np.unique(people.labels(subject)).tolist() for subject in ids))
     if absent := {label: name for label, name in structures.items() if label not in present}:
-        told = ", ".join(f"{label} ({name})" for label, name in absent.items())
+        listed = ", ".join(f"{label} ({name})" for label, name in absent.items())
         raise ValueError(
-            f"structures: found {told}, which none of {len(ids)} people has; take it out of the "
+            f"structures: found {listed}, which none of {len(ids)} people has; take it out of the "
             "list, or mend its number"
         )
 
@@ -213,51 +219,18 @@ def summary(rows):
         **{name: float(each[name].mean()) for name in MEASURES if name != "seconds"},
         "seconds": float(each["seconds"].median()),
         "dice_sd_pairs": float(each["dice"].std(ddof=0)),
-        "dice_sd_pooled": float(np.nanstd(pooled)),
+        "dice_sd_pooled": float(np.nanstd(pooled)) if pooled else float("nan"),
     }
 
 
-def _measure(people, parcels, moving, fixed, field, reverse):
-    """One direction."""
-    brain = people.brain(fixed)
-    own, target = people.labels(moving), people.labels(fixed)
-    found = warp.warp_labels(own, field)
-    names = core(people.structures)
-    dice = metrics.dice(found, target, metrics.shared_structures(own, target, names))
-    folds = metrics.folding(field, mask=brain)
-    return {
-        "moving": moving,
-        "fixed": fixed,
-        "dice": float(np.nanmean(list(dice.values()))),
-        "dice_cortex": _cortex(parcels, moving, fixed, field),
-        "surface_mm": _surface(found, target, names, people.spacing),
-        "folds": folds.count,
-        "folding_percent": folds.percent,
-        "folding_percent_brain": folds.percent_in_mask,
-        "sd_log_jacobian": metrics.sd_log_jacobian(field, mask=brain),
-        "length_mm": _mean_length(field, brain, people.spacing),
-        "inverse_consistency_mm": _mean_length(warp.compose(reverse, field), brain, people.spacing),
-        "structures": {names[label]: value for label, value in dice.items()},
+def _row(part):
+    """One direction as a dict, from its rows of `metrics.evaluate_pairs`."""
+    first, overlaps = part.to_dict("records")[0], part.dropna(subset="label")
+    means = {
+        "dice": float(part["dice"].mean()),
+        "dice_cortex": first.get("dice_parcels", float("nan")),
+        "surface_mm": float(part["surface_mm"].mean()),  # without structures that were wiped out
     }
-
-
-def _mean_length(field, brain, spacing):
-    return spacing * float(np.linalg.norm(field[brain], axis=-1).mean())
-
-
-def _cortex(parcels, moving, fixed, field):
-    if parcels is None:
-        return float("nan")
-    names = cortical(parcels.structures)
-    return metrics.mean_dice(
-        warp.warp_labels(parcels.labels(moving), field), parcels.labels(fixed), names
-    )
-
-
-def _surface(found, target, names, spacing):
-    """Mean over structures; one that a warp wiped out has no surface and is left out."""
-    values = [
-        metrics.surface_distance(found == label, target == label, spacing=spacing)
-        for label in names
-    ]
-    return float(np.nanmean(values))
+    row = {name: (first | means)[name] for name in ("moving", "fixed", *MEASURES[:-1])}
+    structures = dict(zip(overlaps["structure"], overlaps["dice"].tolist(), strict=True))
+    return row | {"structures": structures, "seconds": first["seconds"]}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from vxmlib import records
-from vxmlib.experiments import compare, sweep
+from vxmlib.experiments import compare, statistics
 from vxmlib.experiments.plan import load_plan
 
 #: Of :meth:`Comparison.summary`.
@@ -220,13 +220,13 @@ class Comparison:
         Returns
         -------
         pandas.DataFrame
-            The results of :func:`vxmlib.experiments.sweep.paired_difference`, by name.
+            The results of :func:`vxmlib.experiments.statistics.paired_difference`, by name.
         """
         rows = {}
         for what, (one, other) in asked.items():
             there = one in self.test and other in self.test
             both = (self.pairs(one), self.pairs(other)) if there else None
-            rows[what] = sweep.paired_difference(*both, measure) if there else {}
+            rows[what] = statistics.paired_difference(*both, measure) if there else {}
         columns = ["difference", "low", "high", "pairs", "people"]
         return pd.DataFrame(rows, index=columns).T.astype(float)
 

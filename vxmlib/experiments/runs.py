@@ -8,7 +8,6 @@ and after a change of the code or the data it is a new run.
 """
 
 import hashlib
-import importlib
 import math
 import os
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import pooch
 from vxmlib import cohorts, models, training
 from vxmlib.backend import set_seed, tf
 from vxmlib.experiments import dependencies
-from vxmlib.experiments.settings import NETWORKS, Settings
+from vxmlib.experiments.settings import Settings
+from vxmlib.networks import NETWORKS, network_class
 
 #: Validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
@@ -85,7 +85,7 @@ def run_folder(settings: Settings) -> Path:
 def fingerprint(settings: Settings) -> str:
     """Eight hexadecimal digits of all that a run's result depends on."""
     digest = hashlib.sha256(repr(settings).encode())
-    network = NETWORKS[settings.network].rpartition(".")[0]
+    network = NETWORKS[settings.network].partition(":")[0]
     used = dependencies.modules(__name__, cohorts.SOURCES[settings.cohort], network)
     for file in dependencies.files(used):
         digest.update(file.read_bytes())
@@ -94,13 +94,6 @@ def fingerprint(settings: Settings) -> str:
         for file in sorted(Path(settings.root).expanduser().rglob("*.nii*")):
             digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:8]
-
-
-def network_class(name: str):
-    """The class of a network of :data:`vxmlib.experiments.settings.NETWORKS`."""
-    # It is imported by name, so that a run depends on the module of its own network alone.
-    module, _, network = NETWORKS[name].rpartition(".")
-    return getattr(importlib.import_module(module), network)
 
 
 def build_model(settings: Settings, shape):

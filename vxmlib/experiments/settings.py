@@ -11,15 +11,11 @@ from dataclasses import asdict, dataclass
 
 from vxmlib import checks
 from vxmlib.augment import Augmentation
+from vxmlib.networks import NETWORKS
 
 COHORTS = ("mni", "malf", "own")
 IMAGE_LOSSES = ("ncc", "mse")
 SCHEDULES = ("constant", "cosine")
-#: Networks by name, and where their classes are.
-NETWORKS = {
-    "vxm": "voxelmorph.tf.networks.VxmDense",
-    "strided": "vxmlib.networks.strided.StridedVxmDense",
-}
 
 #: ``smoke`` proves that a page runs, ``quick`` is what the book shows, ``full`` is 3D
 #: at 1 mm, with the paper's 150 000 steps of one pair (1809.05231, section V-A), for a GPU.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from vxmlib import files, records
 from vxmlib.experiments.settings import Settings
+from vxmlib.experiments.statistics import paired_difference
 
 #: What tells the groups of a grid apart; λ and the seed vary within a group.
 GROUP = ["cohort", "image_loss", "int_steps"]
@@ -216,91 +216,6 @@ def _all_diverged(group, lams):
     )
 
 
-def interval_text(difference):
-    """A difference and its interval in words, for a page.
-
-    Parameters
-    ----------
-    difference : mapping
-        Of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
-
-    Examples
-    --------
-    >>> interval_text({"difference": 0.02, "low": -0.001, "high": 0.041})
-    '+0.020 (-0.001 to +0.041)'
-    """
-    return (
-        f"{difference['difference']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
-    )
-
-
-def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
-    """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
-
-    Pairs share people, so they are not independent: people are drawn with replacement, and a
-    pair counts as often as both its people were drawn. Seeds of one run are averaged first.
-
-    Parameters
-    ----------
-    first, second : pandas.DataFrame
-        Rows of :func:`by_pair` (or any with ``moving``, ``fixed`` and the measure).
-    measure : str
-        Column to compare.
-    confidence : float
-        Of the percentile interval, between 0 and 1.
-    resamples, seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict
-        ``difference``, ``low``, ``high``, ``pairs``, ``people``.
-
-    Raises
-    ------
-    GridError
-        The two were not measured on the same pairs, or on fewer than three people.
-
-    Examples
-    --------
-    >>> pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
-    >>> second = pd.DataFrame(pairs, columns=["moving", "fixed"]).assign(dice=0.5)
-    >>> result = paired_difference(second.assign(dice=0.6), second)
-    >>> round(result["low"], 6), round(result["high"], 6), result["people"]
-    (0.1, 0.1, 3)
-    """
-    a, b = (t.groupby(["moving", "fixed"])[measure].mean() for t in (first, second))
-    if not a.index.equals(b.index):
-        raise GridError("first and second: expected the same pairs; measure both on one split")
-    people = sorted(set(a.index.get_level_values(0)) | set(a.index.get_level_values(1)))
-    if len(people) < 3:
-        raise GridError(f"found {len(people)} people, expected at least 3 to draw from")
-    square = (a - b).unstack().reindex(index=people, columns=people).to_numpy()
-
-    def mean(drawn):
-        values = square[np.ix_(drawn, drawn)]
-        # A draw of one person alone has no pair; nothing can be said from it.
-        return np.nanmean(values) if np.isfinite(values).any() else np.nan
-
-    interval = bootstrap(
-        (np.arange(len(people)),),
-        mean,
-        vectorized=False,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    values = interval.bootstrap_distribution
-    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return {
-        "difference": float(np.nanmean(square)),
-        "low": float(low),
-        "high": float(high),
-        "pairs": len(a),
-        "people": len(people),
-    }
-
-
 def select(table, **asked):
     """Rows of a table that have these values, for example ``lam=1, int_steps=0``.
 
@@ -354,7 +269,8 @@ def differences(pairs, chosen, *, common=0.01):
     Returns
     -------
     pandas.DataFrame
-        One row a cohort and comparison: the results of :func:`paired_difference`.
+        One row a cohort and comparison: the results of
+        :func:`vxmlib.experiments.statistics.paired_difference`.
     """
     lams = chosen.set_index(GROUP)["lam"]
     rows = []

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from vxmlib import models, warp
-from vxmlib.experiments import compare, runs
+from vxmlib.experiments import compare
 from vxmlib.experiments.plan import PlanError, training, training_parameters
 from vxmlib.methods import passes
 from vxmlib.methods.instance import InstanceOptimiser
+from vxmlib.networks import network_class
 
 
 def weights_file(results, name: str) -> Path:
@@ -28,7 +29,7 @@ def register_by(results, name: str, network: str, *, count: int = 1):
     name : str
         The training.
     network : str
-        A name of :data:`vxmlib.experiments.settings.NETWORKS`.
+        A name of :data:`vxmlib.networks.NETWORKS`.
     count : int
         Passes, see :mod:`vxmlib.methods.passes`.
 
@@ -37,7 +38,7 @@ def register_by(results, name: str, network: str, *, count: int = 1):
     callable
         ``register(moving, fixed)`` gives a displacement.
     """
-    model = models.load(weights_file(results, name), network=runs.network_class(network))
+    model = models.load(weights_file(results, name), network=network_class(network))
     return passes.repeated(partial(models.register, model), count)
 
 

@@ -1,1 +1,1 @@
-"""Other ways to a displacement than one pass of a trained network."""
+"""Registration methods other than one pass of a trained network, and custom training loops."""

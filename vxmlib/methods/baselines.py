@@ -1,10 +1,11 @@
-"""Classical registration behind the signature of ours: identity, SyN (ANTs), demons (SimpleITK).
+"""Classical registration methods: identity, SyN (ANTs) and demons (SimpleITK).
 
-Each takes two images on one grid and returns the displacement in this package's convention, so
-that :func:`vxmlib.metrics.evaluate_pairs` measures them as it measures a network. Images are
-taken to be affinely aligned; nothing here moves them rigidly first.
+Each takes two images on one grid and returns the displacement in the convention of this package, so
+that :func:`vxmlib.metrics.evaluate_pairs` measures it as it measures a network. The images have to
+be affinely aligned already; nothing here moves them rigidly first.
 """
 
+import contextlib
 import importlib
 import tempfile
 from importlib import metadata
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vxmlib.axes import itk_grid
+from vxmlib.checks import check_choice, check_finite
 from vxmlib.warp import identity as no_displacement
 
-#: The packages that do the work, by method.
-PACKAGES = {"identity": None, "syn": "antspyx", "demons": "SimpleITK"}
+# The packages that do the work, and the names by which they are imported.
 _MODULES = {"antspyx": "ants", "SimpleITK": "SimpleITK"}
 _METRICS = {"cc": ("CC", 4), "mattes": ("mattes", 32)}  # metric -> name in ANTs, radius or bins
 
@@ -117,13 +119,11 @@ def syn_both(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50
     """
     ants = _import("antspyx")
     moving, fixed = _pair(moving, fixed)
-    if metric not in _METRICS:
-        raise ValueError(f"metric: found {metric!r}, expected one of: {', '.join(_METRICS)}")
-    name, sampling = _METRICS[metric]
-    axes, spacing, direction, origin = _space(affine, fixed.ndim)
+    name, sampling = _METRICS[check_choice("metric", metric, _METRICS)]
+    axes, spacing, direction, origin = _grid(affine, fixed.ndim)
     place = {"spacing": tuple(spacing), "direction": direction, "origin": tuple(origin)}
     with tempfile.TemporaryDirectory() as folder:
-        found = ants.registration(
+        files = ants.registration(
             fixed=ants.from_numpy(fixed, **place),
             moving=ants.from_numpy(moving, **place),
             type_of_transform="SyNOnly",
@@ -134,7 +134,7 @@ def syn_both(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50
             outprefix=str(Path(folder) / "syn"),
         )
         return tuple(
-            _to_voxels(ants.image_read(_only_warp(found[way])).numpy(), axes)
+            _to_voxels(ants.image_read(_only_warp(files[way])).numpy(), axes)
             for way in ("fwdtransforms", "invtransforms")
         )
 
@@ -181,7 +181,7 @@ def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.
     """
     sitk = _import("SimpleITK")
     moving, fixed = _pair(moving, fixed)
-    axes, spacing, direction, origin = _space(affine, fixed.ndim)
+    axes, spacing, direction, origin = _grid(affine, fixed.ndim)
 
     def as_image(array):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))  # SimpleITK counts z, y, x
@@ -191,13 +191,8 @@ def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.
         return image
 
     target = as_image(fixed)
-    source = sitk.HistogramMatching(
-        as_image(moving),
-        target,
-        256,
-        7,
-        True,  # bins, points, without the background
-    )
+    bins, points, without_background = 256, 7, True
+    source = sitk.HistogramMatching(as_image(moving), target, bins, points, without_background)
     field = None
     for level, count in zip(range(len(iterations))[::-1], iterations, strict=True):
         target_now, source_now = (_coarser(sitk, image, 2**level) for image in (target, source))
@@ -214,20 +209,18 @@ def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.
 
 
 def versions():
-    """What the baselines run on here: package -> version, None where it is not installed.
+    """Return the installed version of each package that a baseline needs, None where it is missing.
 
     Examples
     --------
     >>> sorted(versions())
     ['SimpleITK', 'antspyx']
     """
-    found = {}
-    for package in filter(None, PACKAGES.values()):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    installed = dict.fromkeys(_MODULES)
+    for package in installed:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed
 
 
 def _import(package):
@@ -245,37 +238,17 @@ def _pair(moving, fixed):
     moving, fixed = (np.ascontiguousarray(image, np.float32) for image in (moving, fixed))
     if moving.shape != fixed.shape or fixed.ndim not in (2, 3):
         raise ValueError(
-            f"moving has shape {moving.shape} and fixed has shape {fixed.shape}; expected one "
-            "shape with 2 or 3 axes. Resample both to one grid (vxmlib.preprocess.resample)."
+            f"moving, fixed: found shapes {moving.shape} and {fixed.shape}, expected one shape "
+            "with 2 or 3 axes; resample both to one grid (vxmlib.preprocess.resample)"
         )
-    for name, image in (("moving", moving), ("fixed", fixed)):
-        if not np.isfinite(image).all():
-            raise ValueError(f"{name}: found voxels that are NaN or infinite; set them to 0")
+    check_finite(moving, "moving")
+    check_finite(fixed, "fixed")
     return moving, fixed
 
 
-def _space(affine, ndim):
-    """What ITK wants to know of the grid: voxel axes in LPS mm, spacing, direction, origin."""
-    if affine is None:
-        affine = np.eye(ndim + 1)
-    affine = np.asarray(affine, np.float64)
-    if affine.shape != (ndim + 1, ndim + 1) or abs(np.linalg.det(affine[:ndim, :ndim])) < 1e-12:
-        raise ValueError(
-            f"affine: expected {ndim + 1} x {ndim + 1}, voxel index to mm, that can be inverted, "
-            f"for {ndim}-D images; found {affine.tolist()}"
-        )
-    # ITK points to the left and to the back where NIfTI points to the right and to the front. A
-    # plane has no such sides.
-    flip = np.diag([-1.0, -1.0, 1.0]) if ndim == 3 else np.eye(2)
-    axes = flip @ affine[:ndim, :ndim]
-    spacing = np.linalg.norm(axes, axis=0)
-    direction = axes / spacing
-    if not np.allclose(direction.T @ direction, np.eye(ndim), atol=1e-4):
-        raise ValueError(
-            "affine: found voxel axes that are not at right angles, and ITK has no shear; resample "
-            "to a grid without it (vxmlib.preprocess.resample)"
-        )
-    return axes, spacing, direction, flip @ affine[:ndim, ndim]
+def _grid(affine, ndim):
+    """The grid as ITK describes it; without an affine, one of straight axes and 1 mm."""
+    return itk_grid(np.eye(ndim + 1) if affine is None else affine, ndim)
 
 
 def _to_voxels(vectors, axes):

@@ -1,4 +1,4 @@
-"""Instance optimisation: start from a displacement, minimise the training loss for one pair."""
+"""Instance optimisation: minimise the training loss for one pair, from a given displacement."""
 
 import math
 import time
@@ -7,9 +7,14 @@ import numpy as np
 import pandas as pd
 
 from vxmlib.backend import tf, vxm
-from vxmlib.checks import check_displacement, check_image_on_grid
+from vxmlib.checks import (
+    check_displacement,
+    check_image_on_grid,
+    check_number,
+    check_shape,
+    check_whole,
+)
 from vxmlib.losses import image_loss as image_loss_by_name
-from vxmlib.losses import smoothness
 
 _MEND = "try a smaller learning_rate, or look for a displacement that leaves the image"
 
@@ -28,7 +33,7 @@ class InstanceOptimiser:
     Parameters
     ----------
     shape : tuple of int
-        Grid of the images, 2D or 3D, even sizes.
+        Grid of the images, 2D or 3D, each size divisible by 16, as the networks have it.
     image_loss : str
         "ncc" or "mse", as in training.
     lam : float
@@ -59,18 +64,13 @@ class InstanceOptimiser:
     """
 
     def __init__(self, shape, *, image_loss="ncc", lam=1.0, learning_rate=0.1):
-        if len(shape) not in (2, 3) or any(size % 2 or size < 4 for size in shape):
-            raise ValueError(f"shape: found {tuple(shape)}, expected 2 or 3 even sizes")
-        if not (math.isfinite(lam) and lam >= 0):
-            raise ValueError(f"lam: found {lam!r}, expected a finite number, at least 0")
-        if not (math.isfinite(learning_rate) and learning_rate > 0):
-            raise ValueError(
-                f"learning_rate: found {learning_rate!r}, expected a finite number above 0"
-            )
-        self.shape, self.lam = tuple(shape), float(lam)
+        self.shape = check_shape(shape)
+        self.lam = check_number("lam", lam, least=0)
+        learning_rate = check_number("learning_rate", learning_rate, above=0)
         self._similarity = image_loss_by_name(image_loss)
+        self._smoothness = vxm.losses.Grad("l2").loss
         self._warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
-        coarse = (1, *(size // 2 for size in shape), len(shape))
+        coarse = (1, *(size // 2 for size in self.shape), len(self.shape))
         self._delta = tf.Variable(tf.zeros(coarse))
         self._adam = tf.keras.optimizers.Adam(learning_rate)
         self._adam.build([self._delta])
@@ -109,8 +109,7 @@ class InstanceOptimiser:
             tf.constant(check_image_on_grid(image, name=name, shape=self.shape)[None, ..., None])
             for name, image in (("moving", moving), ("fixed", fixed))
         ]
-        if steps < 1:
-            raise ValueError(f"steps: found {steps}, expected at least 1")
+        steps = check_whole("steps", steps, least=1)
         start = check_displacement(displacement, shape=self.shape)
         start = tf.constant(start[None], tf.float32)
         self._forget()
@@ -125,13 +124,13 @@ class InstanceOptimiser:
             if not math.isfinite(loss):
                 raise NotFinite(f"the loss became {loss} at step {step}: {_MEND}")
             rows.append((step, loss, image, smooth, spent))
-        found = self._field(start)[0].numpy()
-        if not np.isfinite(found).all():
+        refined = self._field(start)[0].numpy()
+        if not np.isfinite(refined).all():
             raise NotFinite(f"the displacement after step {steps}: {_MEND}")
         if watch is not None:
-            watch(steps, found)
+            watch(steps, refined)
         columns = ["step", "loss", "image_loss", "smoothness_loss", "seconds"]
-        return found, pd.DataFrame(rows, columns=columns)
+        return refined, pd.DataFrame(rows, columns=columns)
 
     def _forget(self):
         """Nothing of one pair reaches the next."""
@@ -150,7 +149,7 @@ class InstanceOptimiser:
         with tf.GradientTape() as tape:
             field = self._field(start)
             image = tf.reduce_mean(self._similarity(fixed, self._warp([moving, field])))
-            smooth = smoothness(field)
+            smooth = tf.reduce_mean(self._smoothness(None, field))
             loss = image + self.lam * smooth
         self._adam.apply_gradients([(tape.gradient(loss, self._delta), self._delta)])
         return image, smooth

@@ -1,8 +1,9 @@
-"""Training loops of one's own, with the guards that ``fit()`` users have: for lesson 12.
+"""Custom training loops for VxmDense, which stop on NaN and keep the last good weights.
 
-Three ways to make the same step, from the most to the least that Keras does: ``fit()``; ``fit()``
-with a ``train_step`` of one's own (:class:`OwnStep`); a bare loop (:func:`train`). The last takes
-any objective, and stops with a message, its last good weights kept, when something breaks.
+There are three ways to make the same training step, from the most to the least that Keras does:
+``fit()``; ``fit()`` with a custom ``train_step`` (:class:`OwnStep`); a bare loop (:func:`train`).
+The bare loop takes any objective. When the loss or a weight is no longer finite, it stops with a
+message and its last good weights are kept.
 """
 
 import math
@@ -13,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vxmlib import losses, models, training
+from vxmlib import models, training
 from vxmlib.backend import tf, vxm
+from vxmlib.checks import check_number, check_whole
 
 
 class LoopStopped(ValueError):
@@ -128,7 +130,7 @@ def train(
     keep=None,
     keep_every=50,
 ):
-    """Train by a loop of one's own.
+    """Train a model by a bare loop.
 
     Parameters
     ----------
@@ -180,10 +182,10 @@ def train(
     """
     optimizer = optimizer or model.optimizer
     variables = model.trainable_variables if variables is None else list(variables)
-    if not variables or steps < 1:
-        raise ValueError(
-            f"found {len(variables)} variables and steps={steps}, expected at least one of each"
-        )
+    steps = check_whole("steps", steps, least=1)
+    keep_every = check_whole("keep_every", keep_every, least=1)
+    if not variables:
+        raise ValueError("variables: found none, expected at least one to train")
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         raise ValueError(
             "optimizer: found one that scales the loss for 16 bits, which this loop does not do; "
@@ -274,12 +276,12 @@ class FoldingBudget:
     rate : float
         Above 1.
     memory : float
-        Share of the running mean that a step keeps, from 0 to below 1.
+        Share of the running mean that a step keeps, from 0 to 0.999.
 
     Raises
     ------
     ValueError
-        A range without its start, or another number that means nothing.
+        A start outside the range, or another number that is out of bounds.
 
     Examples
     --------
@@ -289,15 +291,13 @@ class FoldingBudget:
     """
 
     def __init__(self, *, percent, start, least=1e-3, most=1e3, rate=1.05, memory=0.9):
-        if not (0 < least <= start <= most and rate > 1 and 0 <= memory < 1 and percent > 0):
-            raise ValueError(
-                f"found percent={percent}, least={least}, start={start}, most={most}, rate={rate}, "
-                f"memory={memory}; expected 0 < least <= start <= most, rate above 1, percent "
-                "above 0, memory from 0 to below 1"
-            )
-        self.percent, self.least, self.most = percent, least, most
-        self.rate, self.memory = rate, memory
-        self.lam = tf.Variable(float(start), trainable=False, dtype=tf.float32)
+        self.percent = check_number("percent", percent, above=0)
+        self.least = check_number("least", least, above=0)
+        self.most = check_number("most", most, least=self.least)
+        self.rate = check_number("rate", rate, above=1)
+        self.memory = check_number("memory", memory, least=0, most=0.999)
+        start = check_number("start", start, least=self.least, most=self.most)
+        self.lam = tf.Variable(start, trainable=False, dtype=tf.float32)
         self._mean = None
 
     def update(self, folding_percent):
@@ -377,7 +377,7 @@ class AdversarialSimilarity:
     learning_rate : float
         Of the discriminator's Adam.
     blend : float
-        Share of the moving image in a good pair, from 0 to below 1.
+        Share of the moving image in a good pair, from 0 to 0.999.
     patience : int
         So many steps in a row in which it is never wrong and surely so (its loss below 0.01)
         end the training: its gradient teaches nothing any more.
@@ -385,16 +385,19 @@ class AdversarialSimilarity:
 
     def __init__(self, shape, *, lam=0.1, learning_rate=1e-3, blend=0.3, patience=50):
         self.network = discriminator(shape)
-        self.lam, self.blend, self.patience = float(lam), float(blend), int(patience)
+        self.lam = check_number("lam", lam, least=0)
+        self.blend = check_number("blend", blend, least=0, most=0.999)
+        self.patience = check_whole("patience", patience, least=1)
         self._adam = tf.keras.optimizers.Adam(learning_rate)
         self._adam.build(self.network.trainable_variables)
         self._loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
         self._won = 0
 
     def objective(self, inputs, targets, outputs):
-        """What the registration network minimises: being found out, and roughness."""
+        """The loss of the registration network: being recognised by its rival, and roughness."""
         fooled = self.network([outputs[0], inputs[1]], training=False)
-        image, smooth = self._loss(tf.ones_like(fooled), fooled), losses.smoothness(outputs[-1])
+        image = self._loss(tf.ones_like(fooled), fooled)
+        smooth = tf.reduce_mean(vxm.losses.Grad("l2").loss(None, outputs[-1]))
         return {
             "loss": image + self.lam * smooth,
             "image_loss": image,
@@ -408,10 +411,10 @@ class AdversarialSimilarity:
         with tf.GradientTape() as tape:
             real = self.network([good, fixed], training=True)
             fake = self.network([outputs[0], fixed], training=True)
-            own = self._loss(tf.ones_like(real), real) + self._loss(tf.zeros_like(fake), fake)
+            loss = self._loss(tf.ones_like(real), real) + self._loss(tf.zeros_like(fake), fake)
         variables = self.network.trainable_variables
-        self._adam.apply_gradients(zip(tape.gradient(own, variables), variables, strict=True))
-        return {"discriminator_loss": own}
+        self._adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"discriminator_loss": loss}
 
     def after(self, step, logs, outputs):
         """Stop when the discriminator has won outright."""

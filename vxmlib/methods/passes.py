@@ -1,6 +1,7 @@
-"""Register a pair several times with one method: each pass registers what the last one left."""
+"""Repeated registration by one method: each pass registers what the previous one left."""
 
 from vxmlib import warp
+from vxmlib.checks import check_whole
 
 
 def passes(register, moving, fixed, *, count):
@@ -46,12 +47,11 @@ def passes(register, moving, fixed, *, count):
     >>> def half(moving, fixed):
     ...     gap = 64 * (fixed - moving)[8:24].mean()
     ...     return np.full((32, 32, 2), [gap / 2, 0])
-    >>> found = passes(half, there, there + 4 / 64, count=3)
-    >>> [round(float(field[16, 16, 0]), 6) for field in found]
+    >>> fields = passes(half, there, there + 4 / 64, count=3)
+    >>> [round(float(field[16, 16, 0]), 6) for field in fields]
     [2.0, 3.0, 3.5]
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"count: found {count!r}, expected a whole number of passes, at least 1")
+    count = check_whole("count", count, least=1)
     field = register(moving, fixed)
     yield field
     for _ in range(count - 1):

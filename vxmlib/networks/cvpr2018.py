@@ -1,4 +1,4 @@
-"""The network of the CVPR 2018 paper, rebuilt with Keras layers, and the authors' weights for it.
+"""The network of the CVPR 2018 paper, rebuilt from Keras layers, with the authors' weights.
 
 It differs from today's ``VxmDense``: strided convolutions instead of pooling, and one convolution
 at half the size before the last upsampling. So ``VxmDense.load`` cannot read its files, and a
@@ -10,7 +10,7 @@ import numpy as np
 
 from vxmlib import fetch
 from vxmlib.backend import tf
-from vxmlib.checks import check_image_on_grid
+from vxmlib.checks import check_choice, check_image_on_grid, check_shape
 from vxmlib.models import ModelFileError
 from vxmlib.networks.strided import HALF, full_size_features, half_size_features
 from vxmlib.sources.vxm2018 import REPOSITORY, SHAPE
@@ -56,10 +56,8 @@ def build(variant="vm2", shape=SHAPE):
     >>> build("vm1", (16, 16, 16)).count_params()
     259675
     """
-    if variant not in DECODER:
-        raise ValueError(f"variant: found {variant!r}, expected one of: {', '.join(DECODER)}")
-    if len(shape) != 3 or any(size % 16 or size < 16 for size in shape):
-        raise ValueError(f"shape: found {tuple(shape)}, expected three sizes divisible by 16")
+    check_choice("variant", variant, DECODER)
+    shape = check_shape(shape, axes=(3,))
     layers = tf.keras.layers
     inputs = [layers.Input((*shape, 1), name=name) for name in ("moving", "fixed")]
     x = half_size_features(inputs, ENCODER, DECODER[variant][:HALF])
@@ -93,23 +91,22 @@ def load(name="vm2_cc", *, path=None, shape=SHAPE):
     vxmlib.fetch.FetchError
         The file cannot be had.
     """
-    if name not in WEIGHTS:
-        raise ValueError(f"name: found {name!r}, expected one of: {', '.join(WEIGHTS)}")
+    check_choice("name", name, WEIGHTS)
     path = fetch.fetch(WEIGHTS[name]) if path is None else path
     model = build(name.split("_")[0], shape)
-    found, expected = _read(path), model.get_weights()
-    for number, (one, other) in enumerate(zip(found, expected, strict=False), start=1):
+    weights, expected = _read(path), model.get_weights()
+    for number, (one, other) in enumerate(zip(weights, expected, strict=False), start=1):
         if one.shape != other.shape:
             raise ModelFileError(
                 f"{path}: weight {number} has shape {one.shape}, expected {other.shape}: it is of "
                 f"another architecture than {name}"
             )
-    if len(found) != len(expected):
+    if len(weights) != len(expected):
         raise ModelFileError(
-            f"{path}: found {len(found)} weights, expected the {len(expected)} of {name}: it is "
+            f"{path}: found {len(weights)} weights, expected the {len(expected)} of {name}: it is "
             "of another architecture"
         )
-    model.set_weights(found)
+    model.set_weights(weights)
     return model
 
 

@@ -1,4 +1,4 @@
-"""HyperMorph: one network for every λ, which it takes as a third input.
+"""HyperMorph: one network for all values of λ, which it takes as a third input.
 
 The loss of a pair is ``(1 - h) * image_loss + h * middle * Grad`` with h from 0 to 1, drawn anew
 for each pair. What a minimum looks like depends on the ratio of the two weights alone, and a
@@ -22,11 +22,12 @@ Hoopes et al., HyperMorph, IPMI 2021 and MELBA 2022; voxelmorph's
 ``scripts/tf/train_hypermorph.py``.
 """
 
+import functools
 import math
-import numbers
 
 from vxmlib import models
 from vxmlib.backend import ne, tf, vxm
+from vxmlib.checks import check_number, check_whole
 from vxmlib.losses import image_loss as image_loss_by_name
 
 #: λ at h = 1/2 by image loss: the VoxelMorph paper's λ.
@@ -125,21 +126,14 @@ def build(
     """
     image_loss_by_name(image_loss)
     middle = MIDDLE[image_loss] if middle is None else middle
-    _check("middle", middle, "a finite number above 0", 0 < _real(middle) < math.inf)
-    _check("oversample", oversample, "a number from 0 to 1", 0 <= _real(oversample) <= 1)
-    for name, value, least in (
-        ("hyper_layers", hyper_layers, 1),
-        ("hyper_units", hyper_units, 1),
-        ("seed", seed, 0),
-    ):
-        whole = isinstance(value, numbers.Integral) and _real(value) >= least
-        _check(name, value, f"an integer of at least {least}", whole)
-
-    def network(*args, **options):
-        return HyperVxmDense(
-            *args, nb_hyp_layers=int(hyper_layers), nb_hyp_units=int(hyper_units), **options
-        )
-
+    middle = check_number("middle", middle, above=0)
+    oversample = check_number("oversample", oversample, least=0, most=1)
+    seed = check_whole("seed", seed)
+    network = functools.partial(
+        HyperVxmDense,
+        nb_hyp_layers=check_whole("hyper_layers", hyper_layers, least=1),
+        nb_hyp_units=check_whole("hyper_units", hyper_units, least=1),
+    )
     model = models.build(
         shape,
         image_loss=image_loss,
@@ -153,7 +147,7 @@ def build(
     )
     _start_as_plain(model)
     # voxelmorph keeps this in the model's file, and training.fit in a run's settings.
-    model.metadata.update(middle=float(middle), oversample=float(oversample), seed=int(seed))
+    model.metadata.update(middle=middle, oversample=oversample, seed=seed)
     return model
 
 
@@ -221,8 +215,10 @@ def h_of(lam, middle=1.0):
     >>> h_of(1.0), h_of(0.01, middle=0.01), h_of(math.inf)
     (0.5, 0.5, 1.0)
     """
-    _check("lam", lam, "a number at least 0 (math.inf for h = 1)", _real(lam) >= 0)
-    return 1.0 if math.isinf(lam) else lam / (lam + middle)
+    if lam == math.inf:
+        return 1.0
+    lam = check_number("lam", lam, least=0)
+    return lam / (lam + middle)
 
 
 def lam_of(h, middle=1.0):
@@ -250,7 +246,7 @@ def lam_of(h, middle=1.0):
     >>> lam_of(0.75), lam_of(0.5, middle=0.01), lam_of(1)
     (3.0, 0.01, inf)
     """
-    _check("h", h, "a number from 0 to 1", 0 <= _real(h) <= 1)
+    h = check_number("h", h, least=0, most=1)
     return math.inf if h == 1 else middle * h / (1 - h)
 
 
@@ -313,14 +309,3 @@ def load(path):
         If the file is cut off, corrupt, or holds something else than a HyperVxmDense.
     """
     return models.load(path, network=HyperVxmDense)
-
-
-def _real(value):
-    """Return a number as it is, and NaN, which lies in no range, for anything else."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return value if number else math.nan
-
-
-def _check(name, value, wanted, fits):
-    if not fits:
-        raise ValueError(f"{name} must be {wanted}, found {value!r}")

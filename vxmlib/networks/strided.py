@@ -1,4 +1,4 @@
-"""A lighter network than VxmDense: that of the authors' papers, with strided convolutions.
+"""The network of the authors' papers, with strided convolutions; it is faster than VxmDense.
 
 On a processor most of VxmDense's time goes into its many-featured convolutions at full size. The
 papers' own networks stride from the first convolution on and have few features at full size: the
@@ -7,6 +7,7 @@ displacement's (2018 and 2019) is that of :mod:`vxmlib.networks.cvpr2018`; the v
 """
 
 from vxmlib.backend import ne, tf, vxm
+from vxmlib.checks import check_choice
 
 #: Decoder features up to half the size; further ones are at full size.
 HALF = 5
@@ -47,8 +48,7 @@ class StridedVxmDense(ne.modelio.LoadableModel):
     """
 
     def __init__(self, inshape, nb_unet_features, int_steps=0, int_resolution=2, bidir=False):
-        if int_resolution != 2:
-            raise ValueError(f"int_resolution: found {int_resolution}, expected 2")
+        check_choice("int_resolution", int_resolution, (2,))
         if bidir and not int_steps:
             raise ValueError("bidir: a displacement has no inverse to warp back by; set int_steps")
         ndims = len(inshape)
@@ -145,7 +145,3 @@ def _field(x, ndims):
     return convolution(
         ndims, 3, padding="same", kernel_initializer=start, name="flow", dtype="float32"
     )(x)
-
-
-#: By the names that ``config/real.yaml`` and its records have.
-NETWORKS = {"strided": StridedVxmDense, "vxm": vxm.networks.VxmDense}

@@ -1,1 +1,1 @@
-"""Where people come from: each module builds the cohort of one data set."""
+"""Data sets: each module reads or simulates the people of one and builds its cohort."""

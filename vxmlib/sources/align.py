@@ -19,6 +19,7 @@ import numpy as np
 from scipy import ndimage
 
 from vxmlib import files, nifti, preprocess
+from vxmlib.axes import RAS_TO_LPS, itk_grid
 from vxmlib.sources import malf, template
 
 TRANSFORM = "antsRegistrationSyNQuickRepro[a]"  # rigid, then affine; ANTs' reproducible recipe
@@ -30,7 +31,6 @@ METHOD = {
     "seed": 1,
     "threads": 1,
 }
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm <-> ITK's LPS mm; its own inverse
 
 
 def affine_to_template(image, affine, *, spacing=1.0, seed=1):
@@ -51,7 +51,7 @@ def affine_to_template(image, affine, *, spacing=1.0, seed=1):
     Returns
     -------
     (4, 4) float64 ndarray
-        Template RAS mm -> scan RAS mm: where in the scan a template position is found (pull).
+        Template RAS mm -> scan RAS mm: where in the scan a template position lies (pull).
 
     Notes
     -----
@@ -66,19 +66,19 @@ def affine_to_template(image, affine, *, spacing=1.0, seed=1):
     ants.config.set_ants_deterministic(True, seed)
     fixed = _ants_image(*_coarsened(*nifti.read_image(template.brain_path()), spacing))
     moving = _ants_image(*_coarsened(image, affine, spacing))
-    found = ants.registration(fixed, moving, type_of_transform=TRANSFORM)
-    transform = ants.read_transform(found["fwdtransforms"][0])
-    for path in {*found["fwdtransforms"], *found["invtransforms"]}:
+    registered = ants.registration(fixed, moving, type_of_transform=TRANSFORM)
+    transform = ants.read_transform(registered["fwdtransforms"][0])
+    for path in {*registered["fwdtransforms"], *registered["invtransforms"]}:
         Path(path).unlink(missing_ok=True)  # ANTs leaves them in the temporary folder
     return ras_matrix(transform.parameters, transform.fixed_parameters)
 
 
 def _coarsened(image, affine, spacing):
     """Sample an image on RAS voxels of `spacing` mm over its own field of view, unless finer."""
-    if (spacing <= np.linalg.norm(affine[:3, :3], axis=0)).all():
+    if (spacing <= nib.affines.voxel_sizes(affine)).all():
         return image, affine
     image, affine = preprocess.reorient(image, affine)
-    factor = spacing / np.linalg.norm(affine[:3, :3], axis=0)
+    factor = spacing / nib.affines.voxel_sizes(affine)
     wanted = affine @ np.diag([*factor, 1.0])
     wanted[:3, 3] += affine[:3, :3] @ (factor - 1) / 2  # same outer corner
     shape = np.maximum(np.array(image.shape) // factor, 1).astype(int)
@@ -100,7 +100,7 @@ def ras_matrix(parameters, centre):
     matrix[:3, :3] = np.reshape(parameters[:9], (3, 3))
     centre = np.asarray(centre, float)
     matrix[:3, 3] = np.asarray(parameters[9:12]) + centre - matrix[:3, :3] @ centre
-    return _LPS @ matrix @ _LPS
+    return RAS_TO_LPS @ matrix @ RAS_TO_LPS
 
 
 def quality(image, affine, matrix):
@@ -219,13 +219,12 @@ def _ants_image(image, affine):
     """Wrap an array for ANTs, which counts millimetres to the Left and Posterior."""
     import ants
 
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    lps = _LPS @ affine
+    _, spacing, direction, origin = itk_grid(affine)
     return ants.from_numpy(
         np.asarray(image, np.float32),
-        origin=lps[:3, 3].tolist(),
+        origin=origin.tolist(),
         spacing=spacing.tolist(),
-        direction=lps[:3, :3] / spacing,
+        direction=direction,
     )
 
 

@@ -1,4 +1,4 @@
-"""Find what a published archive was unpacked to, and say what is missing from it."""
+"""Find the folder of an unpacked archive (LPBA40, neurite-OASIS) and report missing files."""
 
 from pathlib import Path
 

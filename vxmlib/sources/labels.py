@@ -1,4 +1,4 @@
-"""Names of the evaluated structures, and translation of other label numbers into theirs.
+"""Name the evaluated structures, and translate other label numbers into theirs.
 
 The evaluated structures are the 30 of the VoxelMorph papers, in FreeSurfer's numbers.  The rule
 for every other label is the same in all cohorts:
@@ -26,9 +26,8 @@ def read_table(name):
     return [row.split(",") for row in rows]
 
 
-@functools.cache
 def structures():
-    """Return the 30 evaluated structures, FreeSurfer number -> name.
+    """Return the 30 evaluated structures, FreeSurfer number -> name; a new dictionary each time.
 
     Examples
     --------
@@ -60,7 +59,8 @@ def fold_freesurfer(labels, right):
     """
     labels = np.asarray(labels)
     table = np.zeros(max(int(labels.max(initial=0)), 2999) + 1, np.int16)
-    table[list(structures())] = list(structures())
+    evaluated = list(structures())
+    table[evaluated] = evaluated
     table[5], table[44] = 4, 43
     table[1000:2000], table[2000:3000] = 3, 42
     folded = table[labels]

@@ -1,8 +1,8 @@
-"""LPBA40: 40 people with 56 manually drawn structures, read from the unpacked archive.
+"""Read LPBA40, 40 people with 56 manually drawn structures, from the unpacked archive.
 
 The archive is "LPBA40 Subjects Delineation Space: MRI and label files in delineation space" of the
 Laboratory of Neuro Imaging (Shattuck et al., NeuroImage 2008), for whoever accepted its terms.
-It was not at hand here.  Its layout is taken from public programs that read it:
+It was not available to us.  Its layout is taken from public programs that read it:
 
 - a zip in a zip, ``LPBA40/delineation_space/S01`` to ``S40``, each with
   ``S01.delineation.structure.label.hdr`` and ``.img.gz`` (the downloader of honkamj/SITReg,
@@ -18,8 +18,7 @@ label map knows: left and right, front and back, top and bottom have structures 
 (`directions`).  So a header is asked for the size of its voxels only.
 """
 
-import functools
-
+import nibabel as nib
 import numpy as np
 
 from vxmlib import checks, nifti
@@ -52,9 +51,8 @@ _BELOW, _ABOVE = (181, 182), (27, 28, 41, 42, 43, 44)  # cerebellum, brain stem;
 _ENDS = ((_LEFT, _RIGHT), (_OCCIPITAL, _FRONTAL), (_BELOW, _ABOVE))
 
 
-@functools.cache
 def structures():
-    """Return the 56 structures, number of the archive -> name.
+    """Return the 56 structures, number of the archive -> name; a new dictionary each time.
 
     Examples
     --------
@@ -115,7 +113,7 @@ def directions(labels, spacing):
     return affine
 
 
-def cohort(*, ndim=None, spacing=None, root, align="centre"):
+def cohort(*, ndim=2, spacing=None, root, align="centre"):
     """Build the cohort `lpba40`; see `vxmlib.cohorts.load`."""
     where, slab = template.space(ndim, spacing)
     return Cohort(
@@ -151,11 +149,7 @@ class Scans:
     """
 
     def __init__(self, root, shape, affine, *, alignment):
-        if alignment not in ALIGNMENTS:
-            raise ValueError(
-                f"align={alignment!r}: expected one of {', '.join(ALIGNMENTS)}. The scans of "
-                "'lpba40' are not in MNI space."
-            )
+        checks.check_choice("align", alignment, ALIGNMENTS)
         self.root = archive.folder(root, SUBJECTS, inside=_INSIDE)
         self.shape, self.affine, self.alignment = shape, affine, alignment
         archive.require(self.root, {subject: self._there(subject) for subject in SUBJECTS})
@@ -165,12 +159,12 @@ class Scans:
         path, labels_path = (self._path(subject, kind) for kind in (_IMAGE, _LABELS))
         image, header = nifti.read_image(path)
         own.check_scan(image, path)
-        labels, other = nifti.read_labels(labels_path)
+        labels, labels_header = nifti.read_labels(labels_path)
         checks.check_labels(labels, shape=image.shape, name=str(labels_path), least=0)
-        spacing = _size(header)
-        if not np.allclose(_size(other), spacing, atol=_SAME_SIZE):
+        spacing, size = nib.affines.voxel_sizes(header), nib.affines.voxel_sizes(labels_header)
+        if not np.allclose(size, spacing, atol=_SAME_SIZE):
             raise ValueError(
-                f"{labels_path}: its voxels are {_size(other).round(3).tolist()} mm, its scan's "
+                f"{labels_path}: its voxels are {size.round(3).tolist()} mm, its scan's "
                 f"{spacing.round(3).tolist()} mm; both have to lie on one grid."
             )
         unknown = sorted({int(number) for number in np.unique(labels)} - {0, *structures()})
@@ -188,24 +182,19 @@ class Scans:
 
     def _there(self, subject):
         """The files that a person needs, each with whether it is there."""
-        found = {}
+        files = {}
         for kind in (_IMAGE, _LABELS):
             path = self._path(subject, kind)
             stem = f"{subject}/{subject}.{kind}"
             if path is None:
-                found[f"{stem}.img.gz"] = False
+                files[f"{stem}.img.gz"] = False
             elif ".img" in path.name:
-                found[f"{stem}.hdr"] = nifti.header_of(path).is_file()
+                files[f"{stem}.hdr"] = nifti.header_of(path).is_file()
             else:
-                found[f"{subject}/{path.name}"] = True
-        return found
+                files[f"{subject}/{path.name}"] = True
+        return files
 
     def _path(self, subject, kind):
         """The file that holds the voxels, in whichever form it is there; None without it."""
         paths = (self.root / subject / f"{subject}.{kind}{ending}" for ending in _ENDINGS)
         return next((path for path in paths if path.is_file()), None)
-
-
-def _size(affine):
-    """Size of a voxel along each axis in mm."""
-    return np.linalg.norm(affine[:3, :3], axis=0)

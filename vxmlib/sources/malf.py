@@ -1,17 +1,16 @@
-"""The real brains: who was scanned, which file is whose, the official split, terms and credit.
+"""Read the real scans of the MICCAI 2012 challenge: files, official split, licence and credit.
 
 35 T1 scans of 30 people with manual label maps, from the MICCAI 2012 multi-atlas labelling
 challenge.  Nothing of them is in this package but 35 affine matrices and a table of numbers.
 """
 
-import functools
 import json
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from vxmlib import fetch, nifti, preprocess
+from vxmlib import checks, fetch, nifti, preprocess
 from vxmlib.cohorts import Cohort
 from vxmlib.sources import labels as structure_labels
 from vxmlib.sources import simulate, template
@@ -44,12 +43,12 @@ def labels_path(scan):
 
 
 def available():
-    """Return ``"mirror"`` or ``"cache"`` when all files are at hand, else ``""``."""
+    """Return ``"mirror"`` or ``"cache"`` when all files are available, else ``""``."""
     return fetch.available(FOLDER)
 
 
 def fetch_all():
-    """Download what is not at hand yet, so that a missing network shows before any training."""
+    """Download the missing files, so that a missing network shows before any training."""
     if available():
         return
     paths = [path for path in fetch.registry() if path.startswith(FOLDER)]
@@ -57,7 +56,6 @@ def fetch_all():
         fetch.fetch(path)
 
 
-@functools.cache
 def matrices():
     """Return the stored alignments: scan -> (4, 4) array, template RAS mm -> scan RAS mm.
 
@@ -81,10 +79,9 @@ def manual_names():
     return {int(row[0]): " ".join(row[1].split()) for row in rows if int(row[0]) in known}
 
 
-def cohort(*, ndim=None, spacing=None, labels="freesurfer"):
+def cohort(*, ndim=2, spacing=None, labels="freesurfer"):
     """Build the cohort `malf`; see `vxmlib.cohorts.load`."""
-    if labels not in ("freesurfer", "manual"):
-        raise ValueError(f"labels={labels!r}: expected 'freesurfer' or 'manual'.")
+    checks.check_choice("labels", labels, ("freesurfer", "manual"))
     where, slab = template.space(ndim, spacing)
     fetch_all()
     manual = labels == "manual"

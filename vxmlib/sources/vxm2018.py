@@ -1,11 +1,11 @@
-"""The authors' own scans: the test scan of 2018, and a second one on the same grid."""
+"""Read the two scans that VoxelMorph's authors released, and their atlas, on one grid."""
 
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 
-from vxmlib import fetch
+from vxmlib import checks, fetch
 from vxmlib.cohorts import Cohort
 from vxmlib.sources import labels as structure_labels
 
@@ -47,11 +47,8 @@ def affine():
 
 def cohort(*, ndim=3, spacing=1.0):
     """Build the cohort `vxm2018`; see `vxmlib.cohorts.load`."""
-    if ndim != 3 or spacing != 1.0:
-        raise ValueError(
-            f"ndim={ndim!r}, spacing={spacing!r}: the scans of 'vxm2018' are volumes of 1 mm. "
-            "Leave both out."
-        )
+    checks.check_choice("ndim", ndim, (3,))
+    checks.check_choice("spacing", spacing, (1.0,))
     for paths in FILES.values():
         for path in paths:
             fetch.fetch(path)
@@ -111,7 +108,9 @@ def _read(path, key="vol_data"):
     try:
         with np.load(path) as content:
             return content[key]
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
+    # A single array (.npy) under this name is no context manager: AttributeError or TypeError.
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path}: no npz file with an array {key!r} ({error}). Fetch it again."
+            f"{path}: found no array {key!r} ({error}), expected an npz file with it. Download the "
+            "file again."
         ) from error

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vxmlib import cohorts, preprocess
+from vxmlib.book import examples
 from vxmlib.experiments.settings import Settings
-from vxmlib.sources import examples
 
 
 @pytest.fixture(scope="module")

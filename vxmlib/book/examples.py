@@ -1,7 +1,7 @@
-"""One scan as it comes from a scanner, to prepare in lesson 2.
+"""Provide one scan as it comes from a scanner, for lesson 2 to prepare.
 
-A real cohort has such files. For the simulated people one is made: a person put into a scanner
-at a known :func:`pose`, stored as 16-bit integers on a grid of its own.
+A real cohort has such files. For the simulated people one is written: a person in a scanner at a
+known :func:`pose`, stored as 16-bit integers on another grid.
 """
 
 from pathlib import Path

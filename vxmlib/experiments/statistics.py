@@ -1,0 +1,80 @@
+"""Statistics over records: a paired difference with its bootstrap interval, and its text."""
+
+import numpy as np
+
+
+def interval_text(result):
+    """A difference and its interval in words, for a page.
+
+    Parameters
+    ----------
+    result : mapping
+        Of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
+
+    Examples
+    --------
+    >>> interval_text({"difference": 0.02, "low": -0.001, "high": 0.041})
+    '+0.020 (-0.001 to +0.041)'
+    """
+    return f"{result['difference']:+.3f} ({result['low']:+.3f} to {result['high']:+.3f})"
+
+
+def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
+    """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
+
+    Pairs share people, so they are not independent: people are drawn with replacement, and a
+    pair counts as often as both its people were drawn. Seeds of one run are averaged first.
+
+    Parameters
+    ----------
+    first, second : pandas.DataFrame
+        With ``moving``, ``fixed`` and the measure, such as rows of
+        :func:`vxmlib.experiments.sweep.by_pair`.
+    measure : str
+        Column to compare.
+    confidence : float
+        Of the percentile interval, between 0 and 1.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        ``difference``, ``low``, ``high``, ``pairs``, ``people``.
+
+    Raises
+    ------
+    ValueError
+        The two were not measured on the same pairs, or on fewer than three people.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> pairs = [("a", "b"), ("b", "a"), ("a", "c"), ("c", "a"), ("b", "c"), ("c", "b")]
+    >>> second = pd.DataFrame(pairs, columns=["moving", "fixed"]).assign(dice=0.5)
+    >>> result = paired_difference(second.assign(dice=0.6), second)
+    >>> round(result["low"], 6), round(result["high"], 6), result["people"]
+    (0.1, 0.1, 3)
+    """
+    a, b = (t.groupby(["moving", "fixed"])[measure].mean() for t in (first, second))
+    if not a.index.equals(b.index):
+        raise ValueError("first and second: expected the same pairs; measure both on one split")
+    people = sorted(set(a.index.get_level_values(0)) | set(a.index.get_level_values(1)))
+    if len(people) < 3:
+        raise ValueError(f"found {len(people)} people, expected at least 3 to draw from")
+    square = (a - b).unstack().reindex(index=people, columns=people).to_numpy()
+    draws = np.random.default_rng(seed).integers(0, len(people), (resamples, len(people)))
+    values = [_mean(square[np.ix_(drawn, drawn)]) for drawn in draws]
+    low, high = np.nanquantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return {
+        "difference": float(np.nanmean(square)),
+        "low": float(low),
+        "high": float(high),
+        "pairs": len(a),
+        "people": len(people),
+    }
+
+
+def _mean(differences):
+    """Mean of the pairs of a draw; NaN for a draw of one person alone, who makes no pair."""
+    return np.nanmean(differences) if np.isfinite(differences).any() else np.nan
