@@ -45,7 +45,6 @@ root = None
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-plan = settings.plan
 settings
 
 # %% [markdown]
@@ -165,7 +164,7 @@ from vxmlib import models
 
 backend.set_seed(settings.seed)
 model = models.build(
-    people.shape, image_loss="ncc", lam=1.0, learning_rate=plan.learning_rate
+    people.shape, image_loss="ncc", lam=1.0, learning_rate=settings.learning_rate
 )
 print(f"{model.count_params():,} parameters")
 
@@ -281,7 +280,8 @@ for name, values in history.history.items():
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(
-    f"{150_000 / plan.steps_per_epoch:,.0f} epochs of {plan.steps_per_epoch} steps"
+    f"{150_000 / settings.steps_per_epoch:,.0f} epochs "
+    f"of {settings.steps_per_epoch} steps"
 )
 
 # %% [markdown]

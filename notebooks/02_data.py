@@ -155,7 +155,7 @@ else:
 from vxmlib import checks, preprocess
 from vxmlib.sources import template
 
-spacing = settings.plan.spacing
+spacing = settings.spacing
 resampled = template.resample_to_template(
     image, canonical.affine, matrix, spacing=spacing
 )

@@ -304,7 +304,7 @@ model = models.build(
     image_loss=settings.image_loss,
     lam=settings.lam,
     int_steps=settings.int_steps,
-    learning_rate=settings.plan.learning_rate,
+    learning_rate=settings.learning_rate,
 )
 try:
     models.build(people.shape, lam=-0.5)

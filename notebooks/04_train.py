@@ -36,11 +36,10 @@ int_steps = 0
 
 # %%
 from vxmlib import backend
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-plan = settings.plan
 people = runs.load_cohort(settings)
 settings
 
@@ -58,15 +57,15 @@ for name in (
     "batch_size",
     "learning_rate",
 ):
-    print(f"{name:16}", getattr(plan, name))
+    print(f"{name:16}", getattr(settings, name))
 
 # %% tags=["remove-cell"]
 from vxmlib.book import glue
 
 glue.glue(
-    steps=plan.steps,
-    share=100 * plan.steps * plan.batch_size / 150_000,
-    rate=plan.learning_rate,
+    steps=settings.steps,
+    share=100 * settings.steps * settings.batch_size / 150_000,
+    rate=settings.learning_rate,
 )
 
 # %% [markdown]
@@ -87,7 +86,7 @@ model = models.build(
     image_loss=settings.image_loss,
     lam=settings.lam,
     int_steps=settings.int_steps,
-    learning_rate=plan.learning_rate,
+    learning_rate=settings.learning_rate,
 )
 
 # %% [markdown]
@@ -119,9 +118,9 @@ history = training.fit(
     people,
     people.split["train"],
     run_dir=folder,
-    epochs=plan.epochs,
-    steps_per_epoch=plan.steps_per_epoch,
-    batch_size=plan.batch_size,
+    epochs=settings.epochs,
+    steps_per_epoch=settings.steps_per_epoch,
+    batch_size=settings.batch_size,
     seed=settings.seed,
     validation=validation_pairs,
     callbacks=[monitor],
@@ -257,7 +256,7 @@ run = runs.run(settings)
 print(len(run.history), "epochs found, none trained again")
 
 # %% tags=["remove-cell"]
-runs.write_record(
+recording.write_record(
     "04_train",
     run,
     people,

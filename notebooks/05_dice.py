@@ -37,7 +37,7 @@ int_steps = 0
 # %%
 from vxmlib import cohorts, metrics, models, warp
 from vxmlib.book import figures
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
@@ -53,7 +53,7 @@ print(run.folder.name, "-", run.history["step"].iloc[-1], "steps")
 # %%
 test = people.split["test"]
 pairs = cohorts.ordered_pairs(
-    test, limit=settings.plan.pairs, seed=settings.seed
+    test, limit=settings.pairs, seed=settings.seed
 )
 possible = len(test) * (len(test) - 1)
 print(f"{len(pairs)} of {possible} ordered pairs of {len(test)} people")
@@ -236,7 +236,7 @@ if people.simulated:
 glue.glue(ceiling=said)
 
 # %% tags=["remove-cell"]
-runs.write_record(
+recording.write_record(
     "05_dice",
     run,
     people,

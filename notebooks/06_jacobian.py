@@ -37,14 +37,14 @@ int_steps = 0
 # %%
 from vxmlib import cohorts, metrics, models, warp
 from vxmlib.book import figures
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
 people = runs.load_cohort(settings)
 run = runs.run(settings)
 pairs = cohorts.ordered_pairs(
-    people.split["test"], limit=settings.plan.pairs, seed=settings.seed
+    people.split["test"], limit=settings.pairs, seed=settings.seed
 )
 
 # %% [markdown]
@@ -210,7 +210,7 @@ glue.glue(
 )
 
 # %% tags=["remove-cell"]
-runs.write_record(
+recording.write_record(
     "06_jacobian",
     run,
     people,

@@ -56,7 +56,7 @@ beside = [
 
 # %%
 from vxmlib import metrics, warp
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
@@ -161,8 +161,8 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # Dice and the field, on pairs of people that the network did not learn from:
 
 # %%
-identity = runs.measure("identity", people, pairs)
-measured = runs.measure(run.register, people, pairs)
+identity = recording.measure("identity", people, pairs)
+measured = recording.measure(run.register, people, pairs)
 print(f"Dice {identity['dice_mean']:.3f} → {measured['dice_mean']:.3f}")
 print(f"folding {measured['folding_percent_brain']:.3f} % of the brain")
 print(f"SD of log det J {measured['sd_log_jacobian']:.3f}")
@@ -174,7 +174,7 @@ glue.glue(
     dice=measured["dice_mean"],
     folding=measured["folding_percent_brain"],
 )
-runs.write_record(
+recording.write_record(
     "07_lambda",
     run,
     people,
@@ -208,7 +208,7 @@ trained = [run, *(runs.run(other, people) for other in others)]
 # %%
 import pandas as pd
 
-rows = [runs.measure(r.register, people, pairs) for r in trained]
+rows = [recording.measure(r.register, people, pairs) for r in trained]
 table = pd.DataFrame(rows, index=[r.title for r in trained])
 names = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
 table[names].round(4)

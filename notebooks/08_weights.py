@@ -39,7 +39,8 @@ download = False
 
 # %%
 from vxmlib import cohorts, metrics
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording
+from vxmlib.experiments.results import committed_record
 from vxmlib.networks import cvpr2018
 from vxmlib.sources import vxm2018
 from vxmlib.experiments.settings import read_parameters
@@ -119,7 +120,7 @@ if live:
             lambda m, f, model=model: cvpr2018.register(model, m, f),
         )
 else:
-    record = runs.committed_record("vxm2018/record.json")
+    record = committed_record("vxm2018/record.json")
 
 # %% tags=["remove-cell"]
 measures = ["dice_mean", "dice_sd_pooled", "folds", "folding_percent"]
@@ -143,7 +144,7 @@ if live:
         "all": int(people.image("test").size),
         "brain": int(people.brain("test").sum()),
     }
-    record = runs.make_record(
+    record = recording.make_record(
         "08_weights",
         settings,
         people,
@@ -259,7 +260,7 @@ if live:
 pd.Series(found["readings"], name="Dice").round(3)
 
 # %% tags=["remove-cell"]
-runs.keep_record("08_weights", record)
+recording.keep_record("08_weights", record)
 readings = found["readings"]
 glue.glue(
     **{f"reading_{way}": dice for way, dice in readings.items()},

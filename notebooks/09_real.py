@@ -36,14 +36,14 @@ root = None
 download = False
 
 # %%
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.sources import malf
 from vxmlib.experiments.settings import read_parameters
-from vxmlib.experiments.results import Comparison
+from vxmlib.experiments.results import Comparison, results_folder
 
 settings = read_parameters(globals())
 live = bool(malf.available() or download) and settings.profile != "smoke"
-folder = runs.results_folder()
+folder = results_folder()
 plan = folder.parent / "config" / "real.yaml"
 results = Comparison(folder / "malf", plan)
 print("trained: ", ", ".join(results.training))
@@ -72,10 +72,8 @@ print("Terms:", malf.LICENCE)
 # the network might see it, and with two to four times as much of everything:
 
 # %%
-from vxmlib.augment import Augmentation
-
-usual = Augmentation(**results.plan["ablation"]["training"]["augment"])
-strong = Augmentation(**results.plan["ablation"]["runs"]["all, strong"]["augment"])
+usual = results.plan["ablation"]["runs"]["all"].augment
+strong = results.plan["ablation"]["runs"]["all, strong"].augment
 print(usual)
 
 # %% [markdown]
@@ -481,7 +479,7 @@ keys = ["loss", "val_dice", "val_folding_percent"]
 course = {
     word: told[keys].reset_index().to_dict("list") for word, told in long.items()
 }
-record = runs.make_record(
+record = recording.make_record(
     "09_real",
     settings,
     people,
@@ -495,7 +493,7 @@ record = runs.make_record(
     syn=better,
     syn_iterations=results.plan["methods"][better]["iterations"],
 )
-runs.keep_record("09_real", record)
+recording.keep_record("09_real", record)
 
 # %% [markdown]
 # An interval that does not hold 0 is a difference larger than other people, drawn from these ten,
@@ -651,12 +649,13 @@ glue.glue(
 
 # %%
 from vxmlib import cohorts
+from vxmlib.experiments import trained
 
 if live:
     malf.fetch_all()
     real = cohorts.load("malf", ndim=3, spacing=2.0)
     for name in ("ncc", "wide-twice"):
-        again = results.again(name, pairs=3, people=real)
+        again = trained.again(results, name, pairs=3, people=real)
         assert again["difference"].abs().max() < 0.005
         print(name, again.round(4).to_string(index=False), sep="\n")
 else:

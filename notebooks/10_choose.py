@@ -38,10 +38,11 @@ import pandas as pd
 
 from vxmlib.book import figures
 from vxmlib.experiments import runs, statistics, sweep
+from vxmlib.experiments.results import results_folder
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-folder = runs.results_folder() / "lambda"
+folder = results_folder() / "lambda"
 names = [name for name in ("mni", "malf") if (folder / name).is_dir()]
 all_runs = pd.concat([sweep.runs(folder / name) for name in names])
 all_runs.groupby(["cohort", "image_loss", "int_steps"])["file"].count().unstack()

@@ -45,7 +45,7 @@ from dataclasses import replace
 from functools import partial
 
 from vxmlib import cohorts, metrics, models, warp
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
@@ -61,7 +61,7 @@ run = runs.run(settings, people)
 
 # %%
 pairs = cohorts.ordered_pairs(
-    people.split["test"], limit=settings.plan.pairs, seed=settings.seed
+    people.split["test"], limit=settings.pairs, seed=settings.seed
 )
 moving_id, fixed_id = pairs[0]
 moving, fixed = people.image(moving_id), people.image(fixed_id)
@@ -295,7 +295,7 @@ glue.glue(**dict(zip(names, left.values(), strict=True)))
 # %% tags=["hide-output"]
 from vxmlib import backend, training
 
-rate = settings.plan.learning_rate
+rate = settings.learning_rate
 backend.set_seed(settings.seed)
 options = {"lam": settings.lam, "int_steps": settings.int_steps, "bidir": True}
 options["image_loss"] = settings.image_loss
@@ -310,10 +310,10 @@ training.fit(
     people,
     people.split["train"],
     run_dir=runs.runs_folder() / f"{run.folder.name}-bidir",
-    epochs=settings.plan.epochs,
-    steps_per_epoch=settings.plan.steps_per_epoch,
+    epochs=settings.epochs,
+    steps_per_epoch=settings.steps_per_epoch,
     seed=settings.seed,
-    callbacks=runs.callbacks(settings.plan),
+    callbacks=runs.callbacks(settings),
 );
 
 # %% [markdown]
@@ -356,7 +356,7 @@ compared = {
 rows, forward = {}, {}
 for name, (model, invert) in compared.items():
     register = partial(models.register, model)
-    forward[name] = runs.measure(register, people, pairs)
+    forward[name] = recording.measure(register, people, pairs)
     found = [back_and_apart(model, invert, *pair) for pair in pairs]
     rows[name] = [forward[name]["dice_mean"], *np.mean(found, axis=0)]
 columns = ["Dice there", "Dice back", "there and back, voxels"]
@@ -377,7 +377,7 @@ table.round(3)
 loose_plain = runs.run(replace(settings, int_steps=0, lam=0.01), people)
 
 for name, each in {"plain": loose_plain, "integrated": loose}.items():
-    forward[f"{name}, λ = 0.01"] = runs.measure(each.register, people, pairs)
+    forward[f"{name}, λ = 0.01"] = recording.measure(each.register, people, pairs)
 
 # %% [markdown]
 # All four, beside the one that was trained both ways. Simulated people have one thing that real
@@ -442,7 +442,7 @@ glue.glue(
     first_folds=scales.loc[1, "7 squarings"],
     few_steps=scales.loc[8, "2 squarings"],
 )
-runs.write_record(
+recording.write_record(
     "11_diffeomorphic",
     run,
     people,

@@ -41,14 +41,13 @@ learning_rate = 0.001
 from functools import partial
 
 from vxmlib import backend, metrics, models, pairs
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
 from vxmlib.methods import loops
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-plan = settings.plan
 people = runs.load_cohort(settings)
-steps = max(plan.steps // 4, 6)
+steps = max(settings.steps // 4, 6)
 print(steps, "steps a training, a quarter of those of lesson 4")
 
 # %% [markdown]
@@ -60,7 +59,7 @@ print(steps, "steps a training, a quarter of those of lesson 4")
 # %%
 def fresh(**options):
     backend.set_seed(settings.seed)
-    rate = options.pop("learning_rate", plan.learning_rate)
+    rate = options.pop("learning_rate", settings.learning_rate)
     options = {"image_loss": settings.image_loss, "lam": settings.lam} | options
     return models.build(people.shape, learning_rate=rate, **options)
 
@@ -221,7 +220,7 @@ watched = runs.pairs_of(people, "validation")
 
 
 def measured(name, register):
-    found = runs.measure(register, people, watched)
+    found = recording.measure(register, people, watched)
     keys = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
     results[name] = {key: found[key] for key in keys}
     return pd.Series(results[name]).round(4)
@@ -291,7 +290,7 @@ model = fresh()
 stiffness.assign(10 * settings.lam)
 image_term, smooth_term = model.loss
 model.compile(
-    tf.keras.optimizers.Adam(plan.learning_rate),
+    tf.keras.optimizers.Adam(settings.learning_rate),
     loss=[image_term, lambda t, u: stiffness * smooth_term(t, u)],
 )
 schedule = tf.keras.callbacks.LambdaCallback(
@@ -493,7 +492,7 @@ for name, loss in {"NCC": correlation, "MI": information}.items():
 # %%
 model = fresh(network=two)
 model.compile(
-    tf.keras.optimizers.Adam(plan.learning_rate),
+    tf.keras.optimizers.Adam(settings.learning_rate),
     loss=[lambda y, p: information(y, p[..., :1]), model.loss[-1]],
     loss_weights=[1.0, settings.lam],
 )
@@ -596,9 +595,9 @@ glue.glue(
 
 # %% tags=["remove-cell"]
 dices = table["dice_mean"].astype(float)
-runs.keep_record(
+recording.keep_record(
     "12_loops",
-    runs.make_record(
+    recording.make_record(
         "12_loops",
         settings,
         people,

@@ -39,7 +39,8 @@ lam = 1.0
 
 # %%
 from vxmlib import cohorts, metrics
-from vxmlib.experiments import runs
+from vxmlib.experiments import recording, runs
+from vxmlib.experiments.results import committed_record
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
@@ -225,7 +226,7 @@ if "SyN" in tables:
         f"{syn['seconds']:.1f} s: {'more' if syn['dice_mean'] > one['dice_mean'] else 'less'} "
         f"overlap, in {syn['seconds'] / one['seconds']:.0f} times the time."
     )
-runs.write_record(
+recording.write_record(
     "13_instance",
     run,
     people,
@@ -292,7 +293,7 @@ figures.steps_of(
 # iterations at 2 mm, as in that lesson) and with mutual information (with them). Means over pairs:
 
 # %%
-told = runs.committed_record("malf/instance/ncc-instance.json")
+told = committed_record("malf/instance/ncc-instance.json")
 steps_3d = pd.DataFrame(told["metrics"]["rows"])
 measures = ["dice", "folding_percent_brain", "seconds"]
 same = steps_3d[["moving", "fixed"]].drop_duplicates()
@@ -305,7 +306,7 @@ steps_3d.iloc[::2].round(3)
 # %%
 syn_3d = {}
 for name in ("cc", "mattes"):
-    told_syn = runs.committed_record(f"malf/validation/syn-{name}.json")
+    told_syn = committed_record(f"malf/validation/syn-{name}.json")
     rows = pd.DataFrame(told_syn["metrics"]["rows"])
     syn_3d[f"SyN, {name}"] = same.merge(rows)[measures].mean()
 pd.DataFrame(syn_3d).T.round(3)

@@ -129,7 +129,7 @@ glue.glue(one_hot=linear_dice - nearest_dice)
 # depends on what is spread: pairs, or pairs and structures.
 
 # %%
-pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.plan.pairs)
+pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs)
 table = metrics.evaluate_pairs(people, pairs, run.register)
 side = table["structure"].str.replace("Left |Right ", "", regex=True)
 grouped = table.groupby(["moving", "fixed", side])["dice"].mean()

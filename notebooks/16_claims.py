@@ -44,8 +44,9 @@ schedule = "cosine"
 # %%
 from vxmlib import records
 from vxmlib.book import claims
-from vxmlib.experiments import runs
-from vxmlib.experiments.settings import read_parameters, PROFILES
+from vxmlib.experiments import recording, runs
+from vxmlib.experiments.results import committed_record, results_folder
+from vxmlib.experiments.settings import Settings, read_parameters
 
 settings = read_parameters(globals())
 people = runs.load_cohort(settings)
@@ -167,7 +168,7 @@ answer("epoch", f"{found}: it draws at random", holds=len(moved) == len(files))
 # %%
 import keras
 
-full = PROFILES["full"]
+full = Settings(profile="full")
 found = f"profile full: {full.steps} steps of {full.batch_size} pair, cut into"
 found += f" {full.epochs} epochs only for the records"
 answer("steps", found, holds=full.steps * full.batch_size == 150_000)
@@ -285,7 +286,7 @@ answer("grad", found, holds=abs(slope - 1) < 1e-6)
 # %%
 import pandas as pd
 
-tables = runs.results_folder() / "lambda" / "tables"
+tables = results_folder() / "lambda" / "tables"
 
 
 def grid_of(image_loss, int_steps=0):
@@ -352,7 +353,7 @@ def told(difference):
 # Each pair's mean over seeds:
 
 # %%
-lambda_pairs = sweep.by_pair(runs.results_folder() / "lambda" / "malf")
+lambda_pairs = sweep.by_pair(results_folder() / "lambda" / "malf")
 ncc_runs = lambda_pairs.query(
     "image_loss == 'ncc' and int_steps == 0 and split == 'validation'"
 )
@@ -635,7 +636,7 @@ answer("channel", found, holds=bool(same))
 # was made with other scans:
 
 # %%
-rows = pd.DataFrame(runs.committed_record("vxm2018/record.json")["metrics"]["rows"])
+rows = pd.DataFrame(committed_record("vxm2018/record.json")["metrics"]["rows"])
 ours = rows.groupby("weights")["dice_mean"].mean()[["vm2_cc", "vm2_l2"]]
 paper = pd.read_csv(claims.CLAIMS.with_name("paper_tables.csv"))
 table1 = paper[paper["table"] == "I"].set_index("method")["dice"]
@@ -655,7 +656,7 @@ found = f"CC {gains.iloc[0]:+.3f} against {their_gains.iloc[0]:+.3f}"
 found += f", MSE {gains.iloc[1]:+.3f} against {their_gains.iloc[1]:+.3f}"
 enough = gains.to_numpy() > their_gains.to_numpy() - 0.02
 answer("weights_gain", found, holds=bool(enough.all()))
-voxels = runs.committed_record("vxm2018/record.json")["metrics"]["voxels"]
+voxels = committed_record("vxm2018/record.json")["metrics"]["voxels"]
 found = (
     f"a brain of the authors' own has {voxels['brain'] / 1e6:.1f} million, the grid"
 )
@@ -834,7 +835,7 @@ glue.glue(
     n_fails=counts["does not hold"],
     n_untested=counts["not testable here"],
 )
-runs.write_record(
+recording.write_record(
     "16_claims",
     run,
     people,

@@ -37,8 +37,9 @@ root = None
 from vxmlib import cohorts, models, pairs
 from vxmlib.book import claims
 from vxmlib.experiments import runs
+from vxmlib.experiments.results import committed_record
 from vxmlib.methods import loops
-from vxmlib.experiments.settings import read_parameters, PROFILES
+from vxmlib.experiments.settings import Settings, read_parameters
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
 
 for gpu in tf.config.list_physical_devices("GPU"):
@@ -138,9 +139,9 @@ size.round(2)
 # And time? `make full` trains `StridedVxmDense` at 2 mm. What its first training took:
 
 # %%
-told = runs.committed_record("malf/training/ncc.json")
+told = committed_record("malf/training/ncc.json")
 steps_taken = told["metrics"]["steps"]
-plan_full = PROFILES["full"]
+plan_full = Settings(profile="full")
 hours = told["seconds"] / 3600
 print(f"{told['device']}: {steps_taken} steps in {hours:.1f} hours")
 

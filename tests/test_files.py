@@ -5,6 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from vxmlib import files
@@ -104,9 +105,83 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: 1\nb: {c: 1, c: 2}\n", "near line 2: c stands there twice"), ("a: [", "not YAML")],
+    [
+        ("a: 1\nb: {c: 1, c: 2}\n", "near line 2: c stands there twice"),
+        ("a: [", "not YAML"),
+        ("- 1\n", r"found \[1\], expected a mapping"),
+        ("0\n", "found 0, expected a mapping"),
+    ],
 )
 def test_yaml_that_means_two_things_or_nothing_is_refused(tmp_path, text, message):
     (tmp_path / "plan.yaml").write_text(text)
     with pytest.raises(KeyError, match=rf"plan\.yaml.*{message}"):
         files.read_yaml(tmp_path / "plan.yaml", KeyError)
+
+
+SCHEMA = """
+type: object
+required: [a]
+additionalProperties: false
+properties:
+  a: {type: object, additionalProperties: {$ref: "#/$defs/entry"}}
+$defs:
+  entry:
+    type: object
+    additionalProperties: false
+    properties:
+      lam: {type: number, minimum: 0, description: a number of at least 0}
+      loss: {enum: [ncc, mse, null]}
+      steps: {type: integer}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {x: {lam: -1}}", "a.x.lam: found -1, expected a number of at least 0"),
+        ("a: {x, y: {lam: -1}}", "a.x: found None, expected type object"),
+        ("a: {'x y': {loss: nmi}}", "a['x y'].loss: found 'nmi', expected one of: ncc, mse, null"),
+        ("a: {x: {lamb: 1}}", "a.x: found the key lamb, expected none but lam, loss, steps"),
+        ("a: {x: {1: 1}}", "a.x: found the key 1, expected none but lam, loss, steps"),
+        ("a: {x: {steps: much}}", "a.x.steps: found 'much', expected type integer"),
+        ("{a: {}, b: 1}", "the file: found the key b, expected none but a"),
+        ("", "the file: found no key a, expected all of a"),
+    ],
+)
+def test_an_entry_that_the_schema_does_not_allow_is_named(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(files, "SCHEMAS", tmp_path)
+    (tmp_path / "small.yaml").write_text(SCHEMA)
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(KeyError) as error:
+        files.read_yaml(tmp_path / "plan.yaml", KeyError, schema="small")
+    assert error.value.args[0] == f"{tmp_path / 'plan.yaml'}, {message}"
+
+
+def test_a_file_that_follows_its_schema_is_returned(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SCHEMAS", tmp_path)
+    (tmp_path / "small.yaml").write_text(SCHEMA)
+    (tmp_path / "plan.yaml").write_text("a: {x: {lam: 1, loss: null}}")
+    content = files.read_yaml(tmp_path / "plan.yaml", schema="small")
+    assert content == {"a": {"x": {"lam": 1, "loss": None}}}
+
+
+@pytest.mark.parametrize("path", sorted(files.SCHEMAS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_schema_is_one_and_its_file_follows_it(path, root):
+    jsonschema.Draft202012Validator.check_schema(files.read_yaml(path))
+    assert files.read_yaml(root / "config" / path.name, schema=path.stem)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lessons: {a: {need: [b]}}", "lessons.a: found the key need, expected none but needs"),
+        ("lessons: {a: {needs: b}}", "lessons.a.needs: found 'b', expected a list of names"),
+        ("lessons: {a: {threads: 0}}", "lessons.a.threads: found 0, expected a whole number"),
+        ("lessons: {a: {threads: most}}", "lessons.a.threads: found 'most', expected a whole"),
+        ("lessons: [a]", r"lessons: found \['a'\], expected a mapping"),
+    ],
+)
+def test_a_wrong_entry_of_the_books_plan_is_named(tmp_path, text, message):
+    (tmp_path / "book.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"book\.yaml, {message}"):
+        files.read_yaml(tmp_path / "book.yaml", schema="book")

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import psutil
-import yaml
 
 from vxmlib import files
 from vxmlib.experiments.settings import Settings
@@ -26,6 +25,9 @@ GRACE = 20
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark
     options = _parser().parse_args(arguments)
     options.root, options.build = Path(options.root).resolve(), Path(options.build).resolve()
     _handle_signals(signal.default_int_handler)
@@ -46,10 +48,11 @@ def lessons(root: Path) -> dict[str, dict]:
     Raises
     ------
     ValueError
-        For a lesson without a source, and for a need that is no earlier lesson.
+        For an entry that the schema of the file does not allow, a lesson without a source, and a
+        need that is no earlier lesson.
     """
     path = root / "config" / "book.yaml"
-    plans = yaml.safe_load(path.read_text(encoding="utf8"))["lessons"]
+    plans = files.read_yaml(path, schema="book")["lessons"]
     plans = {name: plan or {} for name, plan in plans.items()}
     for position, (name, plan) in enumerate(plans.items()):
         if not (root / "notebooks" / f"{name}.py").exists():

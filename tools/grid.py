@@ -3,13 +3,12 @@
 import os
 import shutil
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 from tools.lesson import LessonError, run_lesson
 from vxmlib import files, records
 from vxmlib.experiments import sweep
-from vxmlib.experiments.settings import Settings
+from vxmlib.experiments.settings import PARAMETERS, Settings
 
 LESSON = "07_lambda"
 
@@ -43,7 +42,8 @@ def run_point(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     notebook = target.parent / "executed" / f"{target.stem}.ipynb"
-    parameters = {k: v for k, v in asdict(settings).items() if v is not None}
+    parameters = {name: getattr(settings, name) for name in PARAMETERS}
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".run-") as scratch:
         products = Path(scratch)
         try:
@@ -61,24 +61,11 @@ def run_point(
         except LessonError as error:
             if error.kind != "NonFiniteLoss":
                 raise
-            record = diverged(settings, error.reason, evaluate)
+            record = sweep.diverged_record(settings, error.reason, evaluate)
             records.write(products / LESSON / f"{settings.name}.json", record)
             with files.whole(notebook) as part:
                 shutil.copy(error.notebook, part)
         os.replace(products / LESSON / f"{settings.name}.json", target)
-
-
-def diverged(settings: Settings, reason: str, split: str = "validation") -> dict:
-    """The record of a run that has no result."""
-    record = records.provenance(
-        LESSON,
-        cohort=settings.cohort,
-        profile=settings.profile,
-        seed=settings.seed,
-        parameters={**asdict(settings), **asdict(settings.plan)},
-        seconds=None,
-    )
-    return record | {"metrics": {"diverged": True, "split": split, "reason": reason}}
 
 
 def points(root: Path, name: str, cohort: str, profile: str, own: str = "") -> dict[str, Settings]:

@@ -43,8 +43,8 @@ def markdown(root: Path = CODE) -> str:
     Folding is in percent of the brain; the papers' is by their own number of brain voxels.
     """
     parts = []
-    for told, rows in (_authors_scans(root), _real_people(root), _papers(root)):
-        lines = [f"**{told}**", "", _line(HEAD), "|---|---|---|---|---|", *map(_line, rows)]
+    for title, rows in (_authors_scans(root), _real_people(root), _papers(root)):
+        lines = [f"**{title}**", "", _line(HEAD), "|---|---|---|---|---|", *map(_line, rows)]
         parts += ["\n".join(lines)] if rows else []
     return "\n\n".join(parts)
 
@@ -74,8 +74,8 @@ def _authors_scans(root):
     means = table.groupby("weights")[measures].mean()
     means["dice_sd_pooled"] = table.groupby("weights")[measures[:2]].apply(_pooled_sd)
     pairs = table.groupby("weights").size().iloc[0]
-    told = f"The authors' two scans, 1 mm, 30 structures, {pairs} ordered pairs (`{file}`)"
-    return told, [_row(name, *means.loc[weights]) for weights, name in _WEIGHTS.items()]
+    title = f"The authors' two scans, 1 mm, 30 structures, {pairs} ordered pairs (`{file}`)"
+    return title, [_row(name, *means.loc[weights]) for weights, name in _WEIGHTS.items()]
 
 
 def _pooled_sd(rows):
@@ -92,11 +92,11 @@ def _real_people(root):
     results = Comparison(folder, root / "config" / "real.yaml")
     table = results.summary()
     measures = ["dice", "dice_sd_pooled", "folding_percent_brain", "seconds"]
-    told = (
+    title = (
         f"Ten real people of `malf`, 2 mm, 23 structures, {table['pairs'].max():.0f} ordered pairs "
         "(`results/malf`); iterations of SyN at voxels of 8, 4 and 2 mm"
     )
-    return told, [_row(name_of(name, results), *row) for name, row in table[measures].iterrows()]
+    return title, [_row(name_of(name, results), *row) for name, row in table[measures].iterrows()]
 
 
 def name_of(method: str, results: Comparison) -> str:
@@ -104,23 +104,25 @@ def name_of(method: str, results: Comparison) -> str:
 
     Of one that was not measured they are the plan's.
     """
-    told, plan = results.plan["methods"][method] or {}, results.plan
-    trained = plan["training"] | plan["trainings"].get(told.get("training"), {})
+    entry, lam = results.plan["methods"][method], None
+    if training := entry.get("training"):
+        lam = results.plan["trainings"][training].lam
     if method in results.test:
-        told = results.test[method]["parameters"]
-        trained = results.training.get(told.get("training"), {"parameters": trained})["parameters"]
-    iterations = "×".join(map(str, told.get("iterations", [])))
-    passes = told.get("passes", 1)
-    return NAMES[method].format(lam=trained["lam"], iterations=iterations, passes=passes)
+        entry = results.test[method]["parameters"]
+        if training in results.training:
+            lam = results.training[training]["parameters"]["lam"]
+    iterations = "×".join(map(str, entry.get("iterations", [])))
+    passes = entry.get("passes", 1)
+    return NAMES[method].format(lam=lam, iterations=iterations, passes=passes)
 
 
 def _papers(root):
     """Table I of the journal paper."""
     table = pd.read_csv(root / "vxmlib" / "data" / "paper_tables.csv")
-    told = "The paper's 250 scans to an atlas, 1 mm, 30 structures (TMI 2019, Table I)"
+    title = "The paper's 250 scans to an atlas, 1 mm, 30 structures (TMI 2019, Table I)"
     measures = ["dice", "dice_sd", "folding_percent"]
     rows = table[table["table"] == "I"].set_index("method")[measures]
-    return told, [_row(name, *row, float("nan")) for name, row in rows.iterrows()]
+    return title, [_row(name, *row, float("nan")) for name, row in rows.iterrows()]
 
 
 def _row(method, dice, spread, folding, seconds):

@@ -34,7 +34,7 @@ def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Se
 
 
 def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
-    """Run lesson 7 for each chosen point on the test people; its training is found again.
+    """Run lesson 7 for each chosen point on the test people; its training is by_name again.
 
     A record that is there is kept.
     """
@@ -45,17 +45,17 @@ def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
         target = folder / cohort / "test" / f"{settings.name}.json"
         if target.exists():
             continue
-        made = build / "lambda" / f"test-{cohort}-{settings.profile}" / target.name
+        written = build / "lambda" / f"test-{cohort}-{settings.profile}" / target.name
         run_point(
             settings,
-            made,
+            written,
             root=CODE,
             build=build,
             threads=os.cpu_count(),
             label=f"[{number}/{len(points)}] {settings.name}",
             evaluate="test",
         )
-        records.write(target, records.read(made))
+        records.write(target, records.read(written))
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -89,21 +89,21 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     }
 
 
-def write_tables(found: dict[str, pd.DataFrame], target: Path) -> list[Path]:
+def write_tables(by_name: dict[str, pd.DataFrame], target: Path) -> list[Path]:
     """Write every table as CSV, six digits a number; return the files."""
     written = []
-    for name, table in found.items():
+    for name, table in by_name.items():
         written.append(target / f"{name}.csv")
         files.write_text(written[-1], table.to_csv(index=False, float_format="%.6g"))
     return written
 
 
-def write_figures(found: dict[str, pd.DataFrame], target: Path) -> list[Path]:
+def write_figures(by_name: dict[str, pd.DataFrame], target: Path) -> list[Path]:
     """Draw the curves of each cohort; return the files."""
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for cohort in found["runs"]["cohort"].unique():
-        of = {name: table[table["cohort"] == cohort] for name, table in found.items()}
+    for cohort in by_name["runs"]["cohort"].unique():
+        of = {name: table[table["cohort"] == cohort] for name, table in by_name.items()}
         identity = of["runs"]["identity_dice"].iloc[0]
         figure = figures.lambda_curves(
             of["dice"], of["folding"], identity=identity, hyper=of["hyper"]
@@ -124,9 +124,9 @@ def main() -> None:
     if options.command == "test":
         measure_on_test(FOLDER, options.cohort, options.build.resolve())
         return
-    found = tables(FOLDER)
-    print(*write_tables(found, FOLDER / "tables"), sep="\n")
-    print(*write_figures(found, options.build / "results"), sep="\n")
+    by_name = tables(FOLDER)
+    print(*write_tables(by_name, FOLDER / "tables"), sep="\n")
+    print(*write_figures(by_name, options.build / "results"), sep="\n")
     record_table.write_readme()
 
 

@@ -34,7 +34,6 @@ The room `sources` holds a module for each data set, and what these modules shar
 - `sources.template`: the MNI template, and the grid of all cohorts
 - `sources.labels`: names and numbers of the structures
 - `sources.align`: align scans to the template by an affine transform
-- `sources.examples`: one scan as it comes from a scanner
 
 The room `networks` holds networks that voxelmorph 0.2 does not have:
 
@@ -52,10 +51,17 @@ The room `methods` holds other ways to a displacement than one pass of a trained
 The room `experiments` leads from settings to statistics:
 
 - `experiments.settings`: the parameters of a run, and what a profile does with them
-- `experiments.runs`: train one model from its settings
-- `experiments.sweep`: run a grid of λ, and choose λ
-- `experiments.compare`: measure several methods on the same pairs
-- `experiments.results`: read the committed records of the 3D comparison
+- `experiments.runs`: train one model from its settings, or find the run that did
+- `experiments.recording`: measure a run, and write its record
+- `experiments.sweep`: list the runs of a λ grid, read their records, and choose λ
+- `experiments.hyper_curve`: train one HyperMorph network for all λ of a grid
+- `experiments.plan`: read `config/real.yaml`, the trainings and methods of the 3D comparison
+- `experiments.benchmark`: make what the plan names: trainings, ablation, measurements, times
+- `experiments.stepwise`: follow an optimisation step by step, and a network pass by pass
+- `experiments.trained`: find a trained network, load it, and register with it
+- `experiments.compare`: measure a method in both directions of each pair
+- `experiments.results`: read the committed records as tables
+- `experiments.statistics`: paired differences with their intervals
 - `experiments.dependencies`: list the files that a result depends on
 
 The room `book` holds what only pages need:
@@ -64,4 +70,5 @@ The room `book` holds what only pages need:
 - `book.steppable`: pictures that a reader steps through
 - `book.glue`: hand numbers to the text of a page
 - `book.claims`: the list of claims, each with its verdict
+- `book.examples`: one scan as it comes from a scanner, for the lesson on data
 """

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import yaml
 
+#: JSON schemas of the files in ``config/``, as YAML.
+SCHEMAS = Path(__file__).resolve().parent / "data" / "schemas"
+
 
 @contextlib.contextmanager
 def whole(path):
@@ -108,7 +111,7 @@ def alone(folder, *, wait=True):
         yield stream
 
 
-def read_yaml(path, error=ValueError):
+def read_yaml(path, error=ValueError, *, schema=None):
     """Read a YAML file; a second entry of one name is refused, not taken for the first.
 
     Parameters
@@ -116,6 +119,8 @@ def read_yaml(path, error=ValueError):
     path : path
     error : type of exception
         What to raise.
+    schema : str, optional
+        Name of a JSON schema in :data:`SCHEMAS` that the file has to follow.
 
     Returns
     -------
@@ -125,7 +130,8 @@ def read_yaml(path, error=ValueError):
     Raises
     ------
     error
-        No such file, not YAML, or a name that stands twice in one place; the file is named.
+        No such file, not YAML, no mapping, a name that stands twice in one place, or an entry
+        that the schema does not allow; the file and the entry are named.
 
     Examples
     --------
@@ -136,15 +142,56 @@ def read_yaml(path, error=ValueError):
     {'lam': 1}
     """
     path = Path(path)
+    content = _parsed(path, error)
+    if not isinstance(content, dict):
+        raise error(f"{path}: found {content!r}, expected a mapping such as `name: value`")
+    if schema is not None:
+        _check(content, _parsed(SCHEMAS / f"{schema}.yaml", error), path, error)
+    return content
+
+
+def _parsed(path, error):
+    """The content of a YAML file."""
     try:
         with path.open(encoding="utf-8") as stream:
-            return yaml.load(stream, Loader=_StrictLoader) or {}
+            content = yaml.load(stream, Loader=_StrictLoader)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except _Twice as twice:
         raise error(f"{path}, near line {twice.line}: {twice.names} stands there twice") from None
     except yaml.YAMLError as fault:
         raise error(f"{path}: not YAML: {fault}") from fault
+    return {} if content is None else content
+
+
+def _check(content, schema, path, error):
+    """Raise an error that names the entry that breaks the schema, and what is allowed there."""
+    import jsonschema  # only where a file has a schema
+
+    faults = jsonschema.Draft202012Validator(schema).iter_errors(content)
+    fault = jsonschema.exceptions.best_match(faults)
+    if fault is not None:
+        place = fault.json_path.removeprefix("$").removeprefix(".") or "the file"
+        raise error(f"{path}, {place}: {_complaint(fault)}")
+
+
+def _complaint(fault):
+    """What stands in the entry, and what is allowed: the schema's description where it has one."""
+    rule, value, entry = fault.validator, fault.validator_value, fault.instance
+    if rule == "additionalProperties":
+        known = fault.schema.get("properties", {})
+        unknown = ", ".join(str(key) for key in entry if key not in known)
+        return f"found the key {unknown}, expected none but {', '.join(known)}"
+    if rule == "required":
+        missing = ", ".join(key for key in value if key not in entry)
+        return f"found no key {missing}, expected all of {', '.join(value)}"
+    if rule == "enum":
+        return f"found {entry!r}, expected one of: {', '.join(map(_as_yaml, value))}"
+    return f"found {entry!r}, expected {fault.schema.get('description', f'{rule} {value}')}"
+
+
+def _as_yaml(value):
+    return "null" if value is None else str(value)
 
 
 class _Twice(Exception):

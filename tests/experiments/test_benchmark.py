@@ -2,99 +2,22 @@
 
 import shutil
 import types
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from tools import real
 from vxmlib import records, training
-from vxmlib.augment import Augmentation
-from vxmlib.experiments import compare
+from vxmlib.experiments import benchmark, compare
+from vxmlib.experiments.plan import PlanError, load_plan
+from vxmlib.experiments.results import results_folder
 from vxmlib.methods import baselines
 
 SHAPE = (32, 32, 32)
+PLAN = Path(__file__).parents[2] / "config" / "real.yaml"
 NAMES = {17: "Left Hippocampus", 53: "Right Hippocampus"}
-
-
-@pytest.fixture(scope="module")
-def plan():
-    return real.load_plan()
-
-
-def test_every_training_of_the_file_can_be_built(plan):
-    for name in plan["trainings"]:
-        settings = real.entry(plan, "trainings", name)
-        if settings["augment"]:
-            Augmentation(**settings["augment"])
-        assert settings["schedule"] in ("cosine", "constant")
-        assert not settings["both_ways"] or settings["batch_size"] == 2
-        assert settings["network"] in real.NETWORKS
-
-
-def test_every_method_of_the_file_has_its_training_or_baseline(plan):
-    for name in plan["methods"]:
-        told = real.entry(plan, "methods", name)
-        if "training" in told:
-            assert told["training"] in plan["trainings"]
-        elif name != "identity":
-            assert callable(getattr(baselines, told["baseline"]))
-
-
-def test_trainings_that_are_compared_differ_in_one_thing(plan):
-    full = real.entry(plan, "trainings", "ncc")
-    plain = real.entry(plan, "trainings", "ncc-none")
-    assert {key for key in plain if plain[key] != full[key]} == {"augment"}
-    wide = real.entry(plan, "trainings", "ncc-wide")
-    assert {key for key in wide if wide[key] != full[key]} == {"features", "lam"}
-    runs = plan["ablation"]["runs"]
-    for name, run in runs.items():
-        before = runs[name.rpartition(", ")[0] or "all"]  # "all, a, b" goes on from "all, a"
-        changed = {key for key in run if run[key] != before[key]}
-        assert len(changed) == (name != "all"), name
-        assert changed <= {"augment"} or name.startswith("all, ")
-        assert not run["both_ways"] or run["batch_size"] % 2 == 0
-
-
-def test_a_wrong_name_or_key_is_refused(plan, tmp_path):
-    with pytest.raises(real.RealError, match="trainings: found 'nc', expected one of: ncc, mse"):
-        real.entry(plan, "trainings", "nc")
-    path = tmp_path / "real.yaml"
-    path.write_text("training: {lam: 1.0}\ntrainings: {a: {lamb: 2}}\n")
-    with pytest.raises(real.RealError, match="training a: unknown lamb"):
-        real.load_plan(path)
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ("trainings: {a: {schedule: cosin}}", "training a: found schedule 'cosin'"),
-        ("trainings: {a: {lam: 2.0}, a: {lam: 3.0}}", "a stands there twice"),
-        ("methods: {m: {basline: syn}}", "method m: unknown basline"),
-        ("methods: {m: {baseline: sym}}", "found baseline 'sym', expected one of: syn, demons"),
-        ("methods: {m: {training: b}}", "method m: found training 'b', expected one of: a"),
-        ("methods: {m: {metric: cc}}", "expected a baseline or a training"),
-        ("retest: [n]", "retest: found method 'n'"),
-        ("methods: {m: {training: a, passes: 0}}", "method m: found passes 0, expected a whole"),
-        (
-            "methods: {m: {baseline: syn, passes: 2}}",
-            "found passes, expected them with a training only",
-        ),
-        ("repeat: {trainings: [a], passes: 1.5}", "repeat: found passes 1.5, expected"),
-        ("methods: {m: {baseline: syn, passes: 1}}", "found passes, expected them with a train"),
-        ("repeat: {training: [a]}", "repeat: unknown training"),
-        ("repeat: {trainings: [b], passes: 2}", "repeat: found training 'b', expected one of: a"),
-        ("few: {m: {baseline: sym}}", "method m: found baseline 'sym'"),
-        ("methods: {m: }\nfew: {m: }", "m under methods and under few"),
-    ],
-)
-def test_an_entry_that_would_become_another_one_is_refused(tmp_path, entry, message):
-    path = tmp_path / "real.yaml"
-    common = "training: {lam: 1.0, schedule: cosine, network: strided}\n"
-    trainings = "" if entry.startswith("trainings") else "trainings: {a: }\n"
-    path.write_text(common + trainings + entry)
-    with pytest.raises(real.RealError, match=message):
-        real.load_plan(path)
 
 
 def scan(seed):
@@ -123,19 +46,20 @@ def tiny(monkeypatch):
         labels=lambda name: scans[name][1],
         brain=lambda name: scans[name][0] > 0.1,
     )
-    monkeypatch.setattr(real, "load_people", lambda plan, **more: None if more else people)
-    plan = real.load_plan()
-    plan["trainings"]["ncc"] |= {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
+    monkeypatch.setattr(benchmark, "load_people", lambda plan, **more: None if more else people)
+    plan = load_plan(PLAN)
+    small = {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
+    plan["trainings"]["ncc"] = replace(plan["trainings"]["ncc"], **small)
     plan["methods"]["ncc-instance"]["instance"]["steps"] = 2
     return plan
 
 
 def test_the_ablation_trains_every_run_from_every_seed(tiny, tmp_path):
-    told = tiny["ablation"]
+    ablation = tiny["ablation"]
     small = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2, "features": "small"}
-    told["runs"] = {"all, both ways": told["runs"]["all, both ways"] | small}
-    told["seeds"] = [0, 1]
-    real.ablate(tiny, tmp_path / "build", tmp_path / "results")
+    run = replace(ablation["runs"]["all, both ways"], **small)
+    ablation |= {"runs": {"all, both ways": run}, "seeds": [0, 1]}
+    benchmark.ablate(tiny, tmp_path / "build", tmp_path / "results")
     rows = records.read(tmp_path / "results" / "ablation.json")["metrics"]["rows"]
     assert [(row["run"], row["seed"]) for row in rows] == [
         ("all, both ways", 0),
@@ -143,35 +67,36 @@ def test_the_ablation_trains_every_run_from_every_seed(tiny, tmp_path):
     ]
     assert rows[0]["loss"] != rows[1]["loss"]
     assert all(row["steps"] == 1 and 0 < row["dice"] < 1 for row in rows)
-    told["seeds"] = [0, 1, 2]  # what is there is not trained again, with or without its folder
+    ablation["seeds"] = [0, 1, 2]  # what is there is not trained again, with or without its folder
     shutil.rmtree(tmp_path / "build")
-    real.ablate(tiny, tmp_path / "build", tmp_path / "results")
+    benchmark.ablate(tiny, tmp_path / "build", tmp_path / "results")
     again = records.read(tmp_path / "results" / "ablation.json")["metrics"]["rows"]
     assert again[:2] == rows and len(again) == 3
     assert len(list((tmp_path / "build" / "ablation").iterdir())) == 1
-    told["runs"]["all, both ways"]["lam"] = 2.0
-    assert real._earlier_rows(told, tmp_path / "results" / "ablation.json") == {}
+    parameters = records.read(tmp_path / "results" / "ablation.json")["parameters"]
+    parameters["runs"]["all, both ways"]["lam"] = 2.0
+    assert benchmark._earlier_rows(tmp_path / "results" / "ablation.json", parameters) == {}
 
 
 def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_path):
     results, folder = tmp_path / "results", tmp_path / "build"
-    real.train(tiny, "ncc", folder, results)
+    benchmark.train(tiny, "ncc", folder, results)
     record = records.read(results / "training" / "ncc.json")
     assert record["metrics"]["steps"] == 2
     assert len(record["metrics"]["history"]["loss"]) == 2
     assert 0 < record["metrics"]["validation_dice"] < 1
     for name in ("identity", "ncc", "ncc-instance", "demons"):
-        real.measure(tiny, name, "test", folder, results)
-        found = records.read(results / "test" / f"{name}.json")
-        assert found["metrics"]["pairs"] == 2
-        assert [row["moving"] for row in found["metrics"]["rows"]] == ["c", "d"]
-        assert set(compare.MEASURES) <= set(found["metrics"])
-        spent = sum(row["seconds"] for row in found["metrics"]["rows"])
-        assert found["seconds"] == pytest.approx(spent)
-    assert found["baselines"] == baselines.versions()
+        benchmark.measure(tiny, name, "test", folder, results)
+        record = records.read(results / "test" / f"{name}.json")
+        assert record["metrics"]["pairs"] == 2
+        assert [row["moving"] for row in record["metrics"]["rows"]] == ["c", "d"]
+        assert set(compare.MEASURES) <= set(record["metrics"])
+        spent = sum(row["seconds"] for row in record["metrics"]["rows"])
+        assert record["seconds"] == pytest.approx(spent)
+    assert record["baselines"] == baselines.versions()
     assert not list(folder.glob("*.jsonl"))  # a finished measurement leaves nothing to go on with
-    told = records.read(results / "test" / "ncc.json")["parameters"]
-    assert told["training_settings"]["lam"] == 1 and len(told["weights_sha256"]) == 64
+    parameters = records.read(results / "test" / "ncc.json")["parameters"]
+    assert parameters["training_settings"]["lam"] == 1 and len(parameters["weights_sha256"]) == 64
 
 
 def test_a_measurement_goes_on_but_not_with_rows_of_other_settings(tiny, tmp_path, monkeypatch):
@@ -186,30 +111,30 @@ def test_a_measurement_goes_on_but_not_with_rows_of_other_settings(tiny, tmp_pat
         return np.zeros((*SHAPE, 3))
 
     monkeypatch.setattr(baselines, "demons", stop_later)
-    monkeypatch.setattr(real, "pairs_of", lambda *_: [("c", "d"), ("a", "b")])
+    monkeypatch.setattr(benchmark, "pairs_of", lambda *_: [("c", "d"), ("a", "b")])
     with pytest.raises(KeyboardInterrupt):
-        real.measure(tiny, "demons", "test", folder, results)
+        benchmark.measure(tiny, "demons", "test", folder, results)
     tiny["methods"]["demons"]["metric"] = "second"
-    real.measure(tiny, "demons", "test", folder, results)
+    benchmark.measure(tiny, "demons", "test", folder, results)
     assert registered[3:] == ["second"] * 4
     tiny["methods"]["demons"]["metric"] = "first"
-    real.measure(tiny, "demons", "test", folder, results)
+    benchmark.measure(tiny, "demons", "test", folder, results)
     assert registered[7:] == ["first"] * 2  # one pair was there
 
 
 def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     results, folder = tmp_path / "results", tmp_path / "build"
-    small = tiny["trainings"]["ncc"] | {"epochs": 1, "batch_size": 2}
+    small = replace(tiny["trainings"]["ncc"], epochs=1, batch_size=2)
     tiny["ablation"] |= {"runs": {"none": small}, "seeds": [0]}
     tiny["trainings"] = {"ncc": tiny["trainings"]["ncc"]}
     tiny["methods"] = {name: tiny["methods"][name] for name in ("identity", "ncc", "ncc-instance")}
     tiny["retest"], tiny["few"], tiny["repeat"]["trainings"] = [], {}, ["ncc"]
-    real.make_all(tiny, folder, results)
+    benchmark.make_all(tiny, folder, results)
     before = {path: path.read_bytes() for path in results.rglob("*.*")}
     # Weights, training, ablation; three methods; watch, passes, times.
     assert len(before) == 3 + 3 + 3
-    monkeypatch.setattr(real, "load_people", None)
-    real.make_all(tiny, tmp_path / "elsewhere", results)
+    monkeypatch.setattr(benchmark, "load_people", None)
+    benchmark.make_all(tiny, tmp_path / "elsewhere", results)
     assert {path: path.read_bytes() for path in results.rglob("*.*")} == before
 
 
@@ -217,81 +142,93 @@ def test_the_committed_records_are_those_of_the_file(tmp_path, monkeypatch):
     def loaded(*_, **__):
         pytest.fail("something has no record with the settings and weights of now")
 
-    monkeypatch.setattr(real, "load_people", loaded)
-    real.make_all(real.load_plan(), tmp_path, real.RESULTS)
+    monkeypatch.setattr(benchmark, "load_people", loaded)
+    benchmark.make_all(load_plan(PLAN), tmp_path, results_folder() / "malf")
 
 
 def test_a_method_of_other_settings_is_measured_anew(tiny, tmp_path):
     folder, file = tmp_path / "build", tmp_path / "test" / "demons.json"
     for iterations in (1, 2, 2):
         tiny["methods"]["demons"]["iterations"] = [iterations]
-        real.measure(tiny, "demons", "test", folder, tmp_path)
+        benchmark.measure(tiny, "demons", "test", folder, tmp_path)
         assert records.read(file)["parameters"]["iterations"] == [iterations]
 
 
 def test_another_schedule_is_another_run(tiny, tmp_path):
-    real.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
-    tiny["trainings"]["ncc"]["schedule"] = "constant"
+    benchmark.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
+    tiny["trainings"]["ncc"] = replace(tiny["trainings"]["ncc"], schedule="constant")
     with pytest.raises(training.RunFolderError, match="schedule"):
-        real.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
+        benchmark.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
 
 
 def test_weights_that_are_not_there_are_asked_for(tiny, tmp_path):
-    with pytest.raises(real.RealError, match=r"ncc\.h5: no such file; run `python -m tools.real"):
-        real.what_measures(tiny, "ncc", tmp_path)
+    with pytest.raises(PlanError, match=r"ncc\.h5: no such file; run `python -m tools.real"):
+        benchmark.measured_parameters(tiny, "ncc", tmp_path)
 
 
 def test_weights_that_only_a_method_of_few_pairs_uses_are_kept(tiny, tmp_path):
     tiny["methods"], tiny["few"] = {"identity": {}}, {"slow": {"training": "ncc"}}
-    real.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
-    assert real.what_measures(tiny, "slow", tmp_path / "results")["weights_sha256"]
+    benchmark.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
+    assert benchmark.measured_parameters(tiny, "slow", tmp_path / "results")["weights_sha256"]
 
 
 def test_only_an_optimisation_can_be_watched(tiny, tmp_path):
-    with pytest.raises(real.RealError, match="'ncc' optimises nothing, expected one of: ncc-inst"):
-        real.watch(tiny, "ncc", tmp_path)
+    with pytest.raises(PlanError, match="'ncc' optimises nothing, expected one of: ncc-inst"):
+        benchmark.watch(tiny, "ncc", tmp_path)
 
 
 def test_an_optimisation_is_followed_and_methods_are_timed(tiny, tmp_path):
     results = tmp_path / "results"
-    real.train(tiny, "ncc", tmp_path / "build", results)
+    benchmark.train(tiny, "ncc", tmp_path / "build", results)
     tiny["methods"]["ncc-instance"]["instance"]["learning_rate"] = 1.0  # labels move at once
-    real.watch(tiny, "ncc-instance", results, steps=4, every=2)
+    benchmark.watch(tiny, "ncc-instance", results, steps=4, every=2)
     rows = records.read(results / "instance" / "ncc-instance.json")["metrics"]["rows"]
     assert [(row["moving"], row["step"]) for row in rows] == [("c", 0), ("c", 2), ("c", 4)]
     seconds = [row["seconds"] for row in rows]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
     assert rows[0]["dice"] != rows[2]["dice"]
     for name in ("identity", "ncc"):
-        real.measure(tiny, name, "test", tmp_path / "build", results)
-    real.times(tiny, results)  # only what was measured
-    assert real._timed(tiny, results)
-    tiny["methods"]["ncc"]["passes"] = 2  # times of one pass are not those of two
-    assert not real._timed(tiny, results)
-    del tiny["methods"]["ncc"]["passes"]
-    real.measure(tiny, "demons", "test", tmp_path / "build", results)
-    assert not real._timed(tiny, results)
+        benchmark.measure(tiny, name, "test", tmp_path / "build", results)
+    benchmark.times(tiny, results)  # only what was measured
     rows = records.read(results / "times.json")["metrics"]["rows"]
     assert [row["method"] for row in rows] == ["identity", "ncc"]
     assert all(row["seconds"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("entry", ["repeat:", "repeat: {trainings: }", "repeat: {passes: 3}"])
-def test_without_networks_nothing_is_repeated(tmp_path, entry):
-    path = tmp_path / "real.yaml"
-    path.write_text(f"training: {{schedule: cosine, network: strided}}\ntrainings: {{}}\n{entry}")
-    plan = real.load_plan(path)
-    assert plan["repeat"]["trainings"] == []
-    with pytest.raises(real.RealError, match="found no trainings under `repeat`"):
-        real.repeat(plan, tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
+def test_what_was_timed_is_timed_again_when_a_method_changed_or_came(tiny, tmp_path, monkeypatch):
+    results, timed = tmp_path / "results", []
+    method = compare.one_way(baselines.identity)
+    monkeypatch.setattr(
+        benchmark, "registration", lambda _, name, *__: timed.append(name) or method
+    )
+    tiny["methods"] = {"identity": {}, "demons": {"baseline": "demons", "iterations": [1]}}
+
+    def timed_now(*measured):
+        for name in measured:
+            benchmark.measure(tiny, name, "test", tmp_path / "build", results)
+        timed.clear()
+        benchmark.times(tiny, results)
+        return timed
+
+    assert timed_now("identity") == ["identity"]
+    assert timed_now() == []
+    assert timed_now("demons") == ["identity", "demons"]
+    tiny["methods"]["demons"]["iterations"] = [2]
+    assert timed_now() == ["identity", "demons"]
+
+
+def test_without_networks_nothing_is_repeated(tiny, tmp_path):
+    tiny["repeat"] = {"trainings": [], "passes": 3}
+    with pytest.raises(PlanError, match="found no trainings under `repeat`"):
+        benchmark.repeat(tiny, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
     results, folder = tmp_path / "results", tmp_path / "build"
-    real.train(tiny, "ncc", folder, results)
+    benchmark.train(tiny, "ncc", folder, results)
     tiny["repeat"] = {"trainings": ["ncc"], "passes": 3}
-    real.repeat(tiny, results)
+    benchmark.repeat(tiny, results)
     record = records.read(results / "passes.json")
     rows = record["metrics"]["rows"]
     assert [row["moving"] for row in rows] == ["c"] * 3 + ["d"] * 3
@@ -299,14 +236,14 @@ def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
     assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
     tiny["methods"] |= {"again": {"training": "ncc", "passes": 3}}
     for name, passes in (("ncc", 1), ("again", 3)):
-        real.measure(tiny, name, "validation", folder, results)
-        found = records.read(results / "validation" / f"{name}.json")["metrics"]["rows"]
+        benchmark.measure(tiny, name, "validation", folder, results)
+        measured = records.read(results / "validation" / f"{name}.json")["metrics"]["rows"]
         each = [row for row in rows if row["pass"] == passes]
         for measure in ("dice", "folding_percent_brain"):
-            assert [row[measure] for row in found] == [row[measure] for row in each]
-    assert found[0]["length_mm"] > 0
+            assert [row[measure] for row in measured] == [row[measure] for row in each]
+    assert measured[0]["length_mm"] > 0
     tiny["repeat"]["passes"] = 2  # another number is another record
-    real.repeat(tiny, results)
+    benchmark.repeat(tiny, results)
     assert len(records.read(results / "passes.json")["metrics"]["rows"]) == 4
 
 
@@ -323,8 +260,8 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
         "syn-cc": {"baseline": "syn", "metric": "cc", "iterations": [5]},
         "identity": {},
     }
-    with pytest.raises(real.RealError, match="left out: measure syn-cc, measure syn-cc"):
-        real.make_all(tiny, tmp_path / "build", tmp_path / "results")
+    with pytest.raises(PlanError, match="left out: measure syn-cc, measure syn-cc"):
+        benchmark.make_all(tiny, tmp_path / "build", tmp_path / "results")
     assert "measure syn-cc: left out: antspyx is not installed" in capsys.readouterr().out
     assert (tmp_path / "results" / "few" / "demons.json").exists()
     for part in ("test", "validation", "repeats"):
@@ -334,9 +271,9 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
 
 def test_a_persons_two_scans_make_a_pair_of_repeats():
     people = types.SimpleNamespace(split={"validation": ["1", "2"], "repeats": ["1b", "2b"]})
-    assert real.pairs_of(people, "repeats") == [("1", "1b"), ("2", "2b")]
+    assert benchmark.pairs_of(people, "repeats") == [("1", "1b"), ("2", "2b")]
 
 
 def test_few_pairs_are_the_first_of_the_test_people():
     people = types.SimpleNamespace(split={"test": ["1", "2", "3", "4"]})
-    assert real.pairs_of(people, "few") == [("1", "2"), ("1", "3"), ("1", "4")]
+    assert benchmark.pairs_of(people, "few") == [("1", "2"), ("1", "3"), ("1", "4")]

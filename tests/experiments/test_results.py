@@ -1,17 +1,24 @@
 """The committed comparison read back: tables of known records, and what a missing one does."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from vxmlib import models, records
-from vxmlib.experiments import compare
+from vxmlib.experiments import compare, results, trained
+from vxmlib.experiments.plan import PlanError
 from vxmlib.experiments.results import COLUMNS, Comparison
 from vxmlib.methods import baselines
 from vxmlib.networks import network_class
 
 PLAN = """
+people: {cohort: malf, ndim: 3, spacing: 2.0}
+training: {network: strided, features: small, image_loss: ncc, lam: 1.0, int_steps: 0,
+           learning_rate: 0.001, schedule: cosine, epochs: 1, steps_per_epoch: 30, batch_size: 1,
+           both_ways: false, augment: null, seed: 0}
 trainings: {ncc: {}, ncc-none: {augment: null}, mse: {}}
 methods:
   identity: {}
@@ -41,7 +48,7 @@ def measured(dice):
     return record({"split": "test", **compare.summary(rows(dice)), "rows": rows(dice)})
 
 
-def trained(augment, lam, dice):
+def trained_record(augment, lam, dice):
     history = {"step": [10, 20, 30], "loss": [-0.1, -0.2, -0.3]}
     history |= {"val_dice": [np.nan, 0.6, dice], "val_folding_percent": [np.nan, 0.2, 0.1]}
     metrics = {"steps": 30, "weights": 5, "validation_dice": dice}
@@ -56,25 +63,25 @@ def folder(tmp_path):
         records.write(tmp_path / "test" / f"{name}.json", measured(dice))
     flip = {"flip": "midplane", "affine": 0, "shift": 0, "bend": 0, "width": 8}
     all_three = {"flip": "midplane", "affine": 0.03, "shift": 1, "bend": 2, "width": 8}
-    for name, told in {
+    for name, arguments in {
         "ncc": (all_three, 1.0, 0.8),
         "ncc-none": (None, 1.0, 0.7),
         "mse": (flip, 0.5, 0.72),
     }.items():
-        records.write(tmp_path / "training" / f"{name}.json", trained(*told))
+        records.write(tmp_path / "training" / f"{name}.json", trained_record(*arguments))
     return tmp_path
 
 
 @pytest.fixture
-def found(folder):
+def comparison(folder):
     return Comparison(folder, folder / "real.yaml")
 
 
-def test_trainings_say_what_set_them_apart(found):
-    table = found.trainings()
+def test_trainings_say_what_set_them_apart(comparison):
+    table = comparison.trainings()
     assert table.loc["ncc", "augmentation"] == "flip + affine + bend"
     assert table.loc["ncc-none", "augmentation"] == "none"
-    assert found.trainings("ncc")["lam"].to_dict() == {"ncc": 1.0, "ncc-none": 1.0}
+    assert comparison.trainings("ncc")["lam"].to_dict() == {"ncc": 1.0, "ncc-none": 1.0}
     assert table.loc["mse", ["lam", "dice"]].tolist() == [0.5, 0.72]
 
 
@@ -105,27 +112,27 @@ def test_passes_are_means_over_pairs(folder):
         for number in (1, 2)
     ]
     records.write(folder / "passes.json", record({"split": "validation", "rows": rows}))
-    found = Comparison(folder, folder / "real.yaml").passes()
-    assert list(found) == ["ncc", "wide"]
-    assert found["wide"].index.tolist() == [1, 2]
-    assert found["ncc"]["dice"].tolist() == pytest.approx([0.5, 0.6])
-    assert found["wide"]["dice"].tolist() == pytest.approx([0.7, 0.8])
-    assert found["wide"]["folding_percent_brain"].tolist() == [1, 2]
+    passes = Comparison(folder, folder / "real.yaml").passes()
+    assert list(passes) == ["ncc", "wide"]
+    assert passes["wide"].index.tolist() == [1, 2]
+    assert passes["ncc"]["dice"].tolist() == pytest.approx([0.5, 0.6])
+    assert passes["wide"]["dice"].tolist() == pytest.approx([0.7, 0.8])
+    assert passes["wide"]["folding_percent_brain"].tolist() == [1, 2]
 
 
-def test_a_history_has_the_epochs_that_were_looked_at(found):
-    history = found.history("ncc")
+def test_a_history_has_the_epochs_that_were_looked_at(comparison):
+    history = comparison.history("ncc")
     assert history.index.tolist() == [20, 30]
     assert history["val_dice"].tolist() == [0.6, 0.8]
 
 
-def test_the_summary_has_a_row_for_each_method_of_the_plan(found):
-    table = found.summary()
+def test_the_summary_has_a_row_for_each_method_of_the_plan(comparison):
+    table = comparison.summary()
     assert table.index.tolist() == ["identity", "syn", "ncc"]
     assert table.columns.tolist() == list(COLUMNS)
     assert table.loc["ncc", "dice"] == pytest.approx(0.725)
     assert table.loc["ncc", "training_hours"] == 2
-    assert found.missing == ["syn"] and table.loc["syn"].isna().all()
+    assert comparison.missing == ["syn"] and table.loc["syn"].isna().all()
 
 
 def test_seconds_are_those_of_the_run_by_turns(folder):
@@ -136,15 +143,15 @@ def test_seconds_are_those_of_the_run_by_turns(folder):
     assert np.isnan(table.loc["identity", "seconds"])
 
 
-def test_differences_are_paired_and_a_missing_method_gives_an_empty_row(found):
-    table = found.differences({"gain": ("ncc", "identity"), "against SyN": ("ncc", "syn")})
+def test_differences_are_paired_and_a_missing_method_gives_an_empty_row(comparison):
+    table = comparison.differences({"gain": ("ncc", "identity"), "against SyN": ("ncc", "syn")})
     assert table.loc["gain", ["difference", "low", "high"]].tolist() == pytest.approx([0.2] * 3)
     assert table.loc["gain", "people"] == 3
     assert table.loc["against SyN"].isna().all()
 
 
-def test_structures_are_means_over_pairs(found):
-    table = found.by_structure("ncc").set_index("structure")["dice"]
+def test_structures_are_means_over_pairs(comparison):
+    table = comparison.by_structure("ncc").set_index("structure")["dice"]
     assert table.to_dict() == pytest.approx({"one": 0.675, "two": 0.775})
 
 
@@ -159,15 +166,16 @@ def test_retest_needs_both_parts(folder):
 def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
     people = dataclasses.replace(tiny_cohort, spacing=2.0)
     parameters = {"network": "strided", "augment": None, "lam": 1.0}
-    (tmp_path / "real.yaml").write_text("trainings: {ncc: {}}\nmethods: {ncc: {training: ncc}}\n")
+    (tmp_path / "real.yaml").write_text(PLAN)
     model = models.build(people.shape, network=network_class("strided"), features="small")
     models.save(model, tmp_path / "weights" / "ncc.h5")
     unmoved = compare.one_way(baselines.identity)
     recorded = compare.measure_pair(people, None, *people.split["test"][:2], unmoved)
-    told = trained(None, 1.0, 0.8) | {"parameters": parameters}
-    records.write(tmp_path / "training" / "ncc.json", told)
+    training = trained_record(None, 1.0, 0.8) | {"parameters": parameters}
+    records.write(tmp_path / "training" / "ncc.json", training)
     records.write(tmp_path / "test" / "ncc.json", record({"rows": recorded}))
-    again = Comparison(tmp_path, tmp_path / "real.yaml").again("ncc", pairs=1, people=people)
+    comparison = Comparison(tmp_path, tmp_path / "real.yaml")
+    again = trained.again(comparison, "ncc", pairs=1, people=people)
     # An untrained network moves nothing.
     assert again["difference"].tolist() == pytest.approx([0, 0], abs=1e-6)
     assert again["recorded"].tolist() == [row["dice"] for row in recorded]
@@ -176,9 +184,11 @@ def test_committed_weights_are_measured_again(tmp_path, tiny_cohort):
 @pytest.mark.parametrize("name", ["identity", "syn", "optimised", "nothing"])
 def test_only_a_network_alone_is_measured_again(folder, name):
     with (folder / "real.yaml").open("a") as plan:
-        plan.write("  optimised: {training: ncc, instance: {steps: 5}}\n")
+        plan.write(
+            "  optimised: {training: ncc, instance: {steps: 5, learning_rate: 0.4, lam: 2.0}}\n"
+        )
     with pytest.raises(ValueError, match=f"found '{name}', expected a method that is a network"):
-        Comparison(folder, folder / "real.yaml").again(name, pairs=1, people=None)
+        trained.again(Comparison(folder, folder / "real.yaml"), name, pairs=1, people=None)
 
 
 def test_a_damaged_record_is_named(folder):
@@ -190,12 +200,51 @@ def test_a_damaged_record_is_named(folder):
 @pytest.mark.parametrize(
     ("ask", "work"),
     [
-        (lambda found: found.pairs("syn"), "measure --part test syn"),
-        (lambda found: found.pairs("ncc", part="repeats"), "measure --part repeats ncc"),
-        (lambda found: found.by_structure("syn"), "measure --part test syn"),
-        (lambda found: found.history("other"), "train other"),
+        (lambda comparison: comparison.pairs("syn"), "measure --part test syn"),
+        (lambda comparison: comparison.pairs("ncc", part="repeats"), "measure --part repeats ncc"),
+        (lambda comparison: comparison.by_structure("syn"), "measure --part test syn"),
+        (lambda comparison: comparison.history("other"), "train other"),
     ],
 )
 def test_what_was_not_measured_is_said_with_the_command_that_does(folder, ask, work):
     with pytest.raises(records.RecordError, match=f"not there; run `python -m tools.real {work}`"):
         ask(Comparison(folder, folder / "real.yaml"))
+
+
+def test_an_entry_of_the_plan_that_means_nothing_is_named(folder):
+    with (folder / "real.yaml").open("a") as plan:
+        plan.write("  other: {training: nc}\n")
+    with pytest.raises(
+        PlanError, match=r"methods\.other\.training: found 'nc', expected one of: ncc"
+    ):
+        Comparison(folder, folder / "real.yaml")
+
+
+def test_the_results_of_the_repository_are_found_or_said_to_be_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        results, "__file__", str(tmp_path / "vxmlib" / "experiments" / "results.py")
+    )
+    with pytest.raises(FileNotFoundError, match="without the book's repository"):
+        results.results_folder()
+    (tmp_path / "results").mkdir()
+    assert results.results_folder() == tmp_path / "results"
+
+
+READ = """
+import sys
+from vxmlib.experiments import results, sweep
+folder = results.results_folder()
+comparison = results.Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
+tables = [comparison.summary(), comparison.trainings(), comparison.ablation(), comparison.retest()]
+tables += comparison.passes().values()
+tables += [comparison.pairs("ncc"), comparison.by_structure("ncc"), comparison.history("ncc")]
+tables += [comparison.differences({"both": ("ncc", "identity")})]
+tables += [sweep.choose(sweep.curve(sweep.runs(folder / "lambda" / "malf"), "dice_mean"))]
+assert all(len(table) for table in tables)
+results.committed_record("vxm2018/record.json")
+assert not {"tensorflow", "keras", "tf_keras", "voxelmorph"} & set(sys.modules)
+"""
+
+
+def test_committed_results_are_read_without_tensorflow():
+    subprocess.run([sys.executable, "-c", READ], check=True)

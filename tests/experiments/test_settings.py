@@ -1,28 +1,53 @@
 """A lesson's parameters: what passes, and that everything else stops before any work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from vxmlib import records
+from vxmlib.augment import Augmentation
+from vxmlib.experiments import sweep
 from vxmlib.experiments.settings import PROFILES, Settings, read_parameters
 
 
-def test_defaults_run_as_they_are():
+def test_what_is_not_given_comes_from_the_profile():
     settings = Settings()
-    assert settings.plan == PROFILES["quick"]
-    assert settings.plan.steps == settings.plan.epochs * settings.plan.steps_per_epoch
+    assert {name: getattr(settings, name) for name in PROFILES["quick"]} == PROFILES["quick"]
+    assert settings.steps == 25 * 40
 
 
-def test_what_settings_name_replaces_the_profiles():
+def test_what_is_given_replaces_the_profiles():
     settings = Settings(spacing=2.0, learning_rate=1e-3, schedule="cosine")
-    assert (settings.plan.spacing, settings.plan.learning_rate) == (2.0, 1e-3)
-    assert settings.plan.schedule == "cosine"
-    assert settings.plan.steps == PROFILES["quick"].steps
+    assert (settings.spacing, settings.learning_rate) == (2.0, 1e-3)
+    assert settings.schedule == "cosine"
+    assert settings.steps == Settings().steps
     assert settings.name == "mni-quick-2mm-rate0.001-cosine-ncc-lam1-int0-seed0"
 
 
+def test_a_changed_copy_keeps_what_was_given():
+    settings = replace(Settings(spacing=2.0, epochs=3), lam=0.5)
+    assert (settings.spacing, settings.epochs, settings.lam) == (2.0, 3, 0.5)
+
+
 def test_full_profile_has_the_papers_step_count():
-    assert PROFILES["full"].steps == 150_000
-    assert PROFILES["full"].ndim == 3
+    assert Settings(profile="full").steps == 150_000
+    assert Settings(profile="full").ndim == 3
+
+
+def test_the_parameters_of_a_record_are_those_of_the_committed_records(root):
+    folder = root / "results" / "lambda" / "malf"
+    for name, settings in sweep.points(
+        root / "config" / "lambda.yaml", "wide", cohort="malf"
+    ).items():
+        assert records.read(folder / f"{name}.json")["parameters"] == settings.parameters
+
+
+def test_an_augmentation_may_be_a_mapping():
+    values = {"flip": None, "affine": 0, "shift": 1.0, "bend": 0, "width": 8.0}
+    assert Settings(augment=values).augment == Augmentation(**values)
+    with pytest.raises(ValueError, match="flip: found True"):
+        Settings(augment=values | {"flip": True})
 
 
 @pytest.mark.parametrize("lam", [0, 0.5, np.float32(2), 10])
@@ -44,9 +69,13 @@ def test_lam_takes_any_number_from_zero(lam):
         ({"seed": -1}, "seed: found -1"),
         ({"seed": 1.5}, "seed: found 1.5"),
         ({"int_steps": "7"}, "int_steps: found '7'"),
-        ({"spacing": 0}, "spacing: found 0, expected a number above 0"),
+        ({"spacing": 0}, "spacing: found 0, expected a finite number above 0"),
         ({"spacing": "2"}, "spacing: found '2'"),
         ({"learning_rate": float("nan")}, "learning_rate: found nan"),
+        ({"epochs": 0}, "epochs: found 0, expected a whole number of at least 1"),
+        ({"batch_size": 2.0}, "batch_size: found 2.0"),
+        ({"ndim": 4}, "ndim: found 4, expected one of: 2, 3"),
+        ({"network": "unet"}, "network: found 'unet', expected one of: strided, vxm"),
         ({"schedule": "step"}, "schedule: found 'step', expected one of: constant, cosine"),
         ({"cohort": "own"}, "needs root"),
         ({"root": "scans"}, "no other cohort takes one"),
@@ -82,6 +111,12 @@ def test_a_parameter_of_another_lesson_is_an_error_too():
     cells = history("cohort = 'mni'", "# Parameters\nlam = 0.5\n")
     with pytest.raises(ValueError, match="'lam'"):
         read_parameters({"cohort": "mni", "lam": 0.5, "In": cells})
+
+
+def test_a_module_of_a_parameters_name_is_no_parameter():
+    import vxmlib.pairs
+
+    assert read_parameters({"pairs": vxmlib.pairs}).pairs == PROFILES["quick"]["pairs"]
 
 
 def test_cells_with_magics_do_not_disturb():

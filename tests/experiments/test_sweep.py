@@ -1,7 +1,6 @@
 """λ grids: what the file states, what the records say, and what is chosen from them."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -46,7 +45,7 @@ def write_run(tmp_path):
             cohort="mni",
             profile="smoke",
             seed=seed,
-            parameters={**asdict(settings), **asdict(settings.plan)},
+            parameters=settings.parameters,
             seconds=1.0,
         )
         pairs = [["a", "b", dice - 0.01, 0.0, 0.1], ["b", "a", dice + 0.01, 0.2, 0.3]]
@@ -84,23 +83,47 @@ def test_a_grid_is_all_combinations_in_the_order_of_the_file(config):
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("0.1, 1]", "0.1, -1]", "grid small, entry 1: lam: found -1, expected a finite number"),
-        ("0.1, 1]", "0.1, .nan]", "entry 1: lam: found nan"),
-        ("0.1, 1]", "0.1, much]", "entry 1: lam: found 'much'"),
         (
             "0.1, 1]",
-            "0.1, 0.1]",
-            r"entry 1, lam: found \[0.1, 0.1\], in which a value stands twice",
+            "0.1, -1]",
+            r"grids\.small\.runs\[0\]\.lam\[1\]: found -1, expected a finite number of at least 0",
         ),
-        ("0.1, 1]", "]", "entry 1, lam: found"),
-        ("image_loss: mse", "image_loss: nmi", "entry 2: image_loss: found 'nmi', expected one of"),
+        ("0.1, 1]", "0.1, .nan]", r"grids\.small\.runs\[0\]: lam: found nan"),
+        ("0.1, 1]", "0.1, much]", r"runs\[0\]\.lam\[1\]: found 'much', expected a finite number"),
+        ("0.1, 1]", "0.1, 0.1]", r"runs\[0\]\.lam: found \[0.1, 0.1\], expected .* each once"),
+        ("0.1, 1]", "]", r"runs\[0\]\.lam: found \[\], expected a number of at least 0, or a list"),
+        ("lam: 0.01", "lam: true", r"runs\[1\]\.lam: found True, expected a number"),
+        ("lam: 0.01", "lam:", r"runs\[1\]\.lam: found None, expected a number"),
+        ("image_loss: mse", "image_loss: nmi", r"runs\[1\]\.image_loss: found 'nmi', expected ncc"),
+        ("image_loss: mse", "image_loss: [nmi]", r"image_loss\[0\]: found 'nmi', expected one of"),
         ("image_loss: mse, lam: 0.01", "image_loss: ncc, lam: 1", "stands in this grid twice"),
-        ("image_loss: mse", "loss: mse", "entry 2: found .* expected the keys image_loss, lam"),
-        ("seeds: [0, 1]", "seeds: [0, -1]", "seed: found -1"),
-        ("    seeds: [0, 1]\n", "", "grid small: found .* expected the keys seeds, runs"),
-        ("{spacing: 2.0}", "{space: 2.0}", "unexpected keyword argument 'space'"),
+        ("image_loss: mse", "loss: mse", r"runs\[1\]: found no key image_loss, expected all of"),
+        (
+            "int_steps: 0",
+            "int_steps: 0, seed: 1",
+            "found the key seed, expected none but image_los",
+        ),
+        ("int_steps: 0", "int_steps: 0.5", r"runs\[1\]\.int_steps: found 0.5, expected a whole"),
+        (
+            "seeds: [0, 1]",
+            "seeds: [0, -1]",
+            r"grids\.small\.seeds\[1\]: found -1, expected a whole",
+        ),
+        (
+            "    seeds: [0, 1]\n",
+            "",
+            r"grids\.small: found no key seeds, expected all of seeds, runs",
+        ),
+        (
+            "{spacing: 2.0}",
+            "{space: 2.0}",
+            "shared: found the key space, expected none but spacing",
+        ),
+        ("{spacing: 2.0}", "{spacing: 0}", r"shared\.spacing: found 0, expected a number above 0"),
         ("  small:", "  small: {}\n  small:", "line 4: small stands there twice"),
         ("[0, 7]}", "[0, 7]", "not YAML"),
+        (FILE, "- 1\n", r"found \[1\], expected a mapping"),
+        (FILE, "", "the file: found no key grids"),
     ],
 )
 def test_a_wrong_grid_is_refused_by_file_and_entry(config, old, new, complaint):
@@ -183,6 +206,30 @@ def test_the_smoothest_lam_within_one_standard_error_is_chosen():
     assert sweep.choose(curve_of(means, sd=np.nan, seeds=1))["lam"].item() == 1.0
 
 
+def test_a_group_of_which_every_run_diverged_is_named():
+    dead = curve_of({0.1: np.nan, 1.0: np.nan}).assign(image_loss="mse", seeds=0, int_steps=7)
+    both = pd.concat([curve_of({0.1: 0.6, 1.0: 0.7}), dead])
+    with pytest.raises(
+        sweep.GridError,
+        match=r"cohort mni, image_loss mse, int_steps 7: every run diverged \(λ = 0\.1, 1\)",
+    ):
+        sweep.choose(both)
+
+
+def test_a_value_at_which_every_run_diverged_is_not_chosen():
+    means = {0.1: 0.70, 1.0: 0.72, 2.0: np.nan}
+    assert sweep.choose(curve_of(means))[["best", "lam"]].to_numpy().tolist() == [[1.0, 1.0]]
+
+
+def test_the_record_of_a_run_that_diverged_is_a_row(write_run):
+    path = write_run(1.0)
+    settings = Settings(profile="smoke", lam=5.0)
+    records.write(path.with_name("other.json"), sweep.diverged_record(settings, "NaN at step 3"))
+    table = sweep.runs(path.parent)
+    assert table[["lam", "diverged"]].to_numpy().tolist() == [[1.0, False], [5.0, True]]
+    assert np.isnan(table["dice_mean"][1])
+
+
 def all_pairs(people, value):
     pairs = [(a, b) for a in people for b in people if a != b]
     table = pd.DataFrame(pairs, columns=["moving", "fixed"])
@@ -219,10 +266,10 @@ def test_differences_compare_each_group_at_its_own_lam():
         ],
         columns=[*sweep.GROUP, "lam"],
     )
-    found = sweep.differences(groups_of_pairs(dice_of), chosen)
-    assert found["difference"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
-    assert found["low"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
-    assert set(found["people"]) == {4}
+    table = sweep.differences(groups_of_pairs(dice_of), chosen)
+    assert table["difference"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert table["low"].tolist() == pytest.approx([0.10, 0.04, -0.01, -0.05])
+    assert set(table["people"]) == {4}
 
 
 def test_a_run_that_the_grid_lacks_is_named():
@@ -252,7 +299,7 @@ def test_a_report_has_means_over_seeds_and_their_spread(write_run):
 
 @pytest.fixture
 def write_hyper(tmp_path):
-    """Write a record as tools/hyper.py does."""
+    """Write a record as :mod:`vxmlib.experiments.hyper_curve` does."""
 
     def write(**metrics):
         record = records.provenance(

@@ -1,5 +1,6 @@
 """The command behind `make lambda`, on a lesson 7 that takes no time."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import book
 from tools.book import only_one
 from vxmlib.experiments import sweep
 
@@ -96,7 +98,7 @@ def test_a_wrong_grid_stops_before_anything_runs(minigrid):
     minigrid.state("[0.1, 1]", "[0.1, -1]")
     status, output = minigrid()
     assert status == 1
-    assert "ERROR:" in output and "entry 1: lam: found -1" in output
+    assert "ERROR:" in output and "grids.wide.runs[0].lam[1]: found -1" in output
     assert not minigrid.records.exists()
 
 
@@ -106,3 +108,16 @@ def test_two_grids_cannot_write_to_one_folder_at_once(minigrid):
         status, output = minigrid()
     assert status == 1
     assert "another build is at work" in output
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_the_letter_lambda_shows_a_question_mark(
+    tmp_path, monkeypatch, encoding
+):
+    root = Path(__file__).parent / "data" / "minigrid"
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(book, "_snakemake", lambda *_: 0)
+    assert book.main(["grid", "--root", str(root), "--build", str(tmp_path)]) == 0
+    terminal.flush()
+    assert "? grid wide: 2 runs" in terminal.buffer.getvalue().decode(encoding)

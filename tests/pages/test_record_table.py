@@ -8,6 +8,7 @@ import pytest
 
 from tools import record_table
 from vxmlib import records
+from vxmlib.experiments.settings import Settings
 
 
 def rows(text):
@@ -35,8 +36,8 @@ def test_a_row_is_measured_or_says_that_it_is_not(root):
 
 
 def test_a_row_has_the_numbers_of_its_record(root):
-    found = pd.DataFrame(records.read(root / "results/vxm2018/record.json")["metrics"]["rows"])
-    means = found[found["weights"] == "vm2_cc"].mean(numeric_only=True)
+    record = pd.DataFrame(records.read(root / "results/vxm2018/record.json")["metrics"]["rows"])
+    means = record[record["weights"] == "vm2_cc"].mean(numeric_only=True)
     (row,) = [r for r in rows(record_table.markdown(root)) if r[0] == "2018 weights, CC"]
     assert row[1:4] == (
         f"{means['dice_mean']:.3f}",
@@ -53,8 +54,7 @@ def test_a_pooled_spread_over_pairs_holds_the_spread_between_them():
 def test_a_measured_row_is_named_by_its_record_and_another_by_the_plan():
     results = types.SimpleNamespace(
         plan={
-            "training": {"lam": 1.0},
-            "trainings": {"mse": {"lam": 0.01}, "ncc": {}},
+            "trainings": {"mse": Settings(lam=0.01), "ncc": Settings()},
             "methods": {
                 "mse": {"training": "mse"},
                 "ncc": {"training": "ncc"},

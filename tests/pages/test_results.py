@@ -53,8 +53,8 @@ def folder(tmp_path, root):
 
 def test_the_test_people_see_the_chosen_lams_and_the_common_one(folder):
     points = results.chosen_points(folder, "mni")
-    found = sorted({(s.image_loss, s.int_steps, s.lam) for s in points})
-    assert found == [
+    chosen = sorted({(s.image_loss, s.int_steps, s.lam) for s in points})
+    assert chosen == [
         ("mse", 0, 0.02),
         ("mse", 7, 0.02),
         ("ncc", 0, 0.01),

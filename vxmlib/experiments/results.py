@@ -1,22 +1,52 @@
-"""Read the committed records of the comparison on real people in 3D as tables."""
+"""Read the committed records: any of them, and the comparison on real people in 3D as tables.
 
-from functools import partial
+Nothing here needs TensorFlow.
+"""
+
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from vxmlib import models, records
+from vxmlib import records
 from vxmlib.experiments import compare, statistics
-from vxmlib.methods import passes
-from vxmlib.networks import network_class
+from vxmlib.experiments.plan import load_plan
 
 #: Of :meth:`Comparison.summary`.
 COLUMNS = ("pairs", "dice_sd_pairs", "dice_sd_pooled", *compare.MEASURES, "training_hours")
 
 
+def results_folder() -> Path:
+    """The repository's ``results``: records of runs that are too long for a build.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the package was installed without its repository.
+    """
+    folder = Path(__file__).resolve().parents[2] / "results"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: the committed records are not there; vxmlib was installed without the "
+            "book's repository. Clone it and run `make env` in it."
+        )
+    return folder
+
+
+def committed_record(path: str) -> dict:
+    """A record of the repository's ``results``, such as "vxm2018/record.json".
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    vxmlib.records.RecordError
+        It cannot be read.
+    """
+    return records.read(results_folder() / path)
+
+
 class Comparison:
-    """Trainings and measurements of a folder that ``tools/real.py`` wrote.
+    """Trainings and measurements of a folder that :mod:`vxmlib.experiments.benchmark` wrote.
 
     Parameters
     ----------
@@ -37,11 +67,13 @@ class Comparison:
     ------
     vxmlib.records.RecordError
         A record that is cut off or of another schema; the file is named.
+    vxmlib.experiments.plan.PlanError
+        An entry of the plan that means nothing.
     """
 
     def __init__(self, folder, plan):
         self.folder = Path(folder)
-        self.plan = yaml.safe_load(Path(plan).read_text(encoding="utf-8"))
+        self.plan = load_plan(plan)
         self.training = self._read("training", self.plan["trainings"])
         self.test = self._read("test", self.plan["methods"])
         self.missing = [name for name in self.plan["methods"] if name not in self.test]
@@ -130,8 +162,8 @@ class Comparison:
             It was not trained.
         """
         record = self._there(self.training, "training", name)
-        told = pd.DataFrame(record["metrics"]["history"]).set_index("step")
-        return told.dropna(subset="val_dice")
+        history = pd.DataFrame(record["metrics"]["history"]).set_index("step")
+        return history.dropna(subset="val_dice")
 
     def summary(self):
         """One row a method of the plan: means over the test pairs, times; missing ones are empty.
@@ -144,10 +176,10 @@ class Comparison:
             and ``training_hours``.
         """
         seconds, rows = self._seconds(), {}
-        for name, told in self.plan["methods"].items():
-            found = self.test.get(name, {"metrics": {}})["metrics"]
-            row = {k: v for k, v in found.items() if k not in ("split", "rows")}
-            trained = self.training.get((told or {}).get("training"))
+        for name, method in self.plan["methods"].items():
+            measured = self.test.get(name, {"metrics": {}})["metrics"]
+            row = {k: v for k, v in measured.items() if k not in ("split", "rows")}
+            trained = self.training.get(method.get("training"))
             hours = trained["seconds"] / 3600 if trained else float("nan")
             rows[name] = row | {"seconds": seconds.get(name), "training_hours": hours}
         return pd.DataFrame(rows, index=COLUMNS).T.astype(float)
@@ -165,8 +197,8 @@ class Comparison:
         vxmlib.records.RecordError
             It was not measured.
         """
-        found = self.test if part == "test" else self._read(part, [name])
-        record = self._there(found, part, name)
+        measured = self.test if part == "test" else self._read(part, [name])
+        record = self._there(measured, part, name)
         return compare.table(record["metrics"]["rows"])
 
     def by_structure(self, name):
@@ -220,53 +252,14 @@ class Comparison:
                 }
         return pd.DataFrame(rows).T
 
-    def again(self, name, *, pairs, people):
-        """Register some test pairs with the committed weights, and compare with the record.
-
-        Parameters
-        ----------
-        name : str
-            A method that is a network alone, in one pass or several.
-        pairs : int
-            How many unordered pairs; both directions of each are measured.
-        people : Cohort
-            The people of the plan.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``moving``, ``fixed``, ``dice``, ``recorded``, ``difference``.
-
-        Raises
-        ------
-        ValueError
-            A method that is something else.
-        """
-        told = self.plan["methods"].get(name) or {}
-        if "training" not in told or "instance" in told:
-            raise ValueError(f"name: found {name!r}, expected a method that is a network alone")
-        trained = told["training"]
-        network = network_class(self.training[trained]["parameters"]["network"])
-        model = models.load(self.folder / "weights" / f"{trained}.h5", network=network)
-        register = passes.repeated(partial(models.register, model), told.get("passes", 1))
-        rows = []
-        for two in compare.unordered(people.split["test"])[:pairs]:
-            rows += compare.measure_pair(people, None, *two, compare.one_way(register))
-        found = pd.DataFrame(rows)[["moving", "fixed", "dice"]]
-        recorded = self.pairs(name)[["moving", "fixed", "dice"]].rename(
-            columns={"dice": "recorded"}
-        )
-        found = found.merge(recorded, on=["moving", "fixed"], how="left", validate="one_to_one")
-        return found.assign(difference=found["dice"] - found["recorded"])
-
-    def _there(self, found, part, name):
-        if name not in found:
+    def _there(self, by_name, part, name):
+        if name not in by_name:
             work = "train" if part == "training" else f"measure --part {part}"
             raise records.RecordError(
                 f"{self.folder / part / name}.json: not there; run `python -m tools.real {work} "
                 f"{name}`"
             )
-        return found[name]
+        return by_name[name]
 
     def _read(self, part, names):
         paths = {name: self.folder / part / f"{name}.json" for name in names}
@@ -280,9 +273,10 @@ class Comparison:
         return rows.groupby("method")["seconds"].median().to_dict()
 
 
-def _augmentation(told):
+def _augmentation(augment):
     """What a training changed at random, in words."""
-    if not told:
+    if not augment:
         return "none"
-    kinds = {"flip": told["flip"], "affine": told["affine"] or told["shift"], "bend": told["bend"]}
+    moved = augment["affine"] or augment["shift"]
+    kinds = {"flip": augment["flip"], "affine": moved, "bend": augment["bend"]}
     return " + ".join(kind for kind, used in kinds.items() if used)

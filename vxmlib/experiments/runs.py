@@ -1,5 +1,7 @@
 """One run of the recipe: settings in, a trained model out; what lesson 4 spells out, as one call.
 
+One function each loads the cohort of a run, builds its model and trains it.
+
 A run lives in a folder whose name tells its parameters and ends in a fingerprint of everything
 that could change its result. So a finished run is found again, an interrupted one goes on,
 and after a change of the code or the data it is a new run.
@@ -7,16 +9,17 @@ and after a change of the code or the data it is a new run.
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pooch
 
-from vxmlib import checks, cohorts, metrics, models, records, training
-from vxmlib.backend import device_summary, set_seed
+from vxmlib import cohorts, models, training
+from vxmlib.backend import set_seed
 from vxmlib.experiments import dependencies
-from vxmlib.experiments.settings import SCHEDULES, Settings
+from vxmlib.experiments.settings import Settings
+from vxmlib.networks import NETWORKS, network_class
 
 #: Validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
@@ -42,24 +45,24 @@ class Run:
         return models.register(self.model, moving, fixed)
 
 
-def load_cohort(settings: Settings) -> cohorts.Cohort:
+def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
     """The people of a run.
 
     The people are the data set and stay the same for every ``settings.seed``, so that two
-    seeds differ in the training alone.
+    seeds differ in the training alone. Further options go to :func:`vxmlib.cohorts.load`.
 
     Examples
     --------
     >>> load_cohort(Settings(profile="smoke")).shape
     (80, 80)
     """
-    plan = settings.plan
     return cohorts.load(
         settings.cohort,
-        ndim=plan.ndim,
-        spacing=plan.spacing,
+        ndim=settings.ndim,
+        spacing=settings.spacing,
         root=settings.root,
-        people=plan.people if settings.cohort == "mni" else None,
+        people=settings.people if settings.cohort == "mni" else None,
+        **options,
     )
 
 
@@ -80,11 +83,12 @@ def run_folder(settings: Settings) -> Path:
 
 def fingerprint(settings: Settings) -> str:
     """Eight hexadecimal digits of all that a run's result depends on."""
-    digest = hashlib.sha256(repr((settings, settings.plan)).encode())
-    used = dependencies.modules(__name__, cohorts.SOURCES[settings.cohort])
+    digest = hashlib.sha256(repr(settings).encode())
+    network = NETWORKS[settings.network].partition(":")[0]
+    used = dependencies.modules(__name__, cohorts.SOURCES[settings.cohort], network)
     for file in dependencies.files(used):
         digest.update(file.read_bytes())
-    digest.update(dependencies.versions().encode())
+    digest.update(dependencies.versions(used).encode())
     if settings.root is not None:  # by name, size and time: hashing gigabytes would take minutes
         for file in sorted(Path(settings.root).expanduser().rglob("*.nii*")):
             digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
@@ -99,7 +103,9 @@ def build_model(settings: Settings, shape):
         image_loss=settings.image_loss,
         lam=settings.lam,
         int_steps=settings.int_steps,
-        learning_rate=settings.plan.learning_rate,
+        learning_rate=settings.learning_rate,
+        features=settings.features,
+        network=network_class(settings.network),
     )
 
 
@@ -131,21 +137,15 @@ def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
     return cohorts.ordered_pairs(people.split[part])
 
 
-def callbacks(plan) -> list:
+def callbacks(settings: Settings) -> list:
     """What Keras' fit() does for the learning rate: nothing, or a fall along half a cosine.
 
     At a constant rate a short training ends wherever its last zigzag was. A rate that falls to
     nothing ends nearer to the middle, so that runs differ by their parameters, not by luck.
-
-    Raises
-    ------
-    ValueError
-        A schedule that is neither "constant" nor "cosine".
     """
-    checks.check_choice("schedule", plan.schedule, SCHEDULES)
-    if plan.schedule == "constant":
+    if settings.schedule == "constant":
         return []
-    return [training.cosine_schedule(plan.learning_rate, plan.epochs)]
+    return [training.cosine_schedule(settings.learning_rate, settings.epochs)]
 
 
 def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
@@ -164,136 +164,55 @@ def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
         With the weights of the last step: the number of steps is part of the recipe.
     """
     people = people or load_cohort(settings)
-    plan = settings.plan
-    model, folder = build_model(settings, people.shape), run_folder(settings)
+    watched = validation_pairs(people)
+    monitor = training.RegistrationMonitor(people, watched)
+    return train(settings, people, run_folder(settings), monitors=[monitor], validation=watched)
+
+
+def train(settings: Settings, people, folder, *, model=None, monitors=(), validation=None) -> Run:
+    """Train in a folder, or go on there.
+
+    Parameters
+    ----------
+    settings : Settings
+    people : Cohort
+    folder : path
+        See ``run_dir`` of :func:`vxmlib.training.fit`.
+    model : compiled model, optional
+        In place of that of :func:`build_model`.
+    monitors : sequence of tf.keras.callbacks.Callback
+        What looks at validation people during the training.
+    validation : sequence of (moving id, fixed id), optional
+        Pairs on which the loss is computed after each epoch.
+
+    Returns
+    -------
+    Run
+    """
+    model = model or build_model(settings, people.shape)
     history = training.fit(
         model,
         people,
         people.split["train"],
         run_dir=folder,
-        epochs=plan.epochs,
-        steps_per_epoch=plan.steps_per_epoch,
-        batch_size=plan.batch_size,
+        epochs=settings.epochs,
+        steps_per_epoch=settings.steps_per_epoch,
+        batch_size=settings.batch_size,
         seed=settings.seed,
-        validation=validation_pairs(people),
-        callbacks=[
-            training.RegistrationMonitor(people, validation_pairs(people)),
-            *callbacks(plan),
-        ],
+        augment=settings.augment,
+        both_ways=settings.both_ways,
+        validation=validation,
+        callbacks=[*monitors, *callbacks(settings)],
+        more_settings=_course(settings),
     )
-    return Run(settings, model, history, folder)
+    return Run(settings, model, history, Path(folder))
 
 
-def measure(method, people: cohorts.Cohort, pairs) -> dict:
-    """What a record keeps of a method: :func:`vxmlib.metrics.summary`, and each pair's part of it.
-
-    Parameters
-    ----------
-    method : "identity" or function of (moving, fixed)
-        As :func:`vxmlib.metrics.evaluate_pairs` takes it.
-    people : Cohort
-    pairs : list of (moving id, fixed id)
-
-    Returns
-    -------
-    dict
-        The summary without its times, and ``by_pair``: lists of moving, fixed, mean Dice,
-        folding in percent of the brain, and SD of log det J.
-    """
-    table = metrics.evaluate_pairs(people, pairs, method)
-    each = table.groupby(["moving", "fixed"], sort=False).agg(
-        dice=("dice", "mean"),
-        folding_percent_brain=("folding_percent_brain", "first"),
-        sd_log_jacobian=("sd_log_jacobian", "first"),
-    )
-    measured = {k: v for k, v in metrics.summary(table).items() if k != "seconds"}
-    return measured | {"by_pair": each.round(6).reset_index().to_numpy().tolist()}
-
-
-def write_record(
-    lesson: str, result: Run, people: cohorts.Cohort, *, file: str = "record", **metrics
-) -> Path:
-    """Write what a lesson measured to ``<output>/<lesson>/record.json``, with its provenance.
-
-    Parameters
-    ----------
-    lesson : str
-        The notebook's name without its ending.
-    result : Run
-        What was measured; its parameters and training time go into the record.
-    people : Cohort
-        Whom it was measured on.
-    file : str
-        Another name than "record", for a lesson that is run many times.
-    **metrics : number
-        Names and values, as the pages will ask for them.
-    """
-    seconds = float(result.history["seconds"].sum())
-    record = make_record(lesson, result.settings, people, seconds=seconds, **metrics)
-    return keep_record(lesson, record, file=file)
-
-
-def make_record(lesson: str, settings: Settings, people: cohorts.Cohort, *, seconds, **metrics):
-    """A record of what a lesson measured on these people, with its provenance.
-
-    Parameters
-    ----------
-    lesson, people, **metrics
-        As for :func:`write_record`.
-    settings : Settings
-        Its parameters go into the record.
-    seconds : float
-        Wall-clock time of what was measured.
-    """
-    record = records.provenance(
-        lesson,
-        cohort=people.name,
-        profile=settings.profile,
-        seed=settings.seed,
-        parameters={**asdict(settings), **asdict(settings.plan)},
-        seconds=seconds,
-        device=device_summary(),
-    )
-    record["metrics"] = metrics
-    record["data"] = {"shape": people.shape, "simulated": people.simulated, "plane": people.plane}
-    return record
-
-
-def keep_record(lesson: str, record: dict, *, file: str = "record") -> Path:
-    """Write a record (a committed one, too) to the lesson's output; return the file."""
-    path = output_folder() / lesson / f"{file}.json"
-    records.write(path, record)
-    return path
-
-
-def committed_record(path: str) -> dict:
-    """A record of the repository's ``results``, such as "vxm2018/record.json".
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    vxmlib.records.RecordError
-        It cannot be read.
-    """
-    return records.read(results_folder() / path)
-
-
-def results_folder() -> Path:
-    """The repository's ``results``: records of runs that are too long for a build.
-
-    Raises
-    ------
-    FileNotFoundError
-        Where the package was installed without its repository.
-    """
-    folder = Path(__file__).resolve().parents[2] / "results"
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: the committed records are not there; vxmlib was installed without the "
-            "book's repository. Clone it and run `make env` in it."
-        )
-    return folder
+def _course(settings):
+    """How the rate runs: it is in a callback, where a resumed training would not see it change."""
+    if settings.schedule == "constant":
+        return {}
+    return {"schedule": settings.schedule, "schedule_epochs": settings.epochs}
 
 
 def grid_folder(name: str, settings: Settings) -> Path:

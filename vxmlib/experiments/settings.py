@@ -1,65 +1,71 @@
-"""What one run of a lesson is asked to do: its parameters, checked, and its profile's plan.
+"""What one run is asked to do: the one description from which every run is built and trained.
 
-Every lesson has one cell tagged ``parameters``; the next cell turns it into one
-:class:`Settings`. A wrong value stops there, in the first second, not after training.
+A lesson reads it from its parameter cell (:func:`read_parameters`), a λ grid makes one for each of
+its points, and each training of ``config/real.yaml`` is one. What is not given comes from the
+profile. A wrong value stops here, in the first second, not after the training.
 """
 
 import ast
-import math
-import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
+
+from vxmlib import checks
+from vxmlib.augment import Augmentation
+from vxmlib.networks import NETWORKS
 
 COHORTS = ("mni", "malf", "own")
 IMAGE_LOSSES = ("ncc", "mse")
 SCHEDULES = ("constant", "cosine")
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How large one run is: the people, the grid and the steps of a profile.
-
-    ``people`` counts train, validation and test people of a simulated cohort; a real cohort
-    has its own split. ``spacing`` is in mm. ``pairs`` is how many ordered test pairs a lesson
-    evaluates. ``schedule`` says what becomes of the learning rate: "constant", or "cosine" for a
-    fall to 0 at the last epoch.
-    """
-
-    ndim: int
-    spacing: float
-    people: Mapping[str, int]
-    epochs: int
-    steps_per_epoch: int
-    batch_size: int
-    learning_rate: float
-    pairs: int
-    schedule: str = "constant"
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
-
-
 #: ``smoke`` proves that a page runs, ``quick`` is what the book shows, ``full`` is 3D
 #: at 1 mm, with the paper's 150 000 steps of one pair (1809.05231, section V-A), for a GPU.
 PROFILES = {
-    "smoke": Plan(2, 2.0, {"train": 5, "validation": 2, "test": 3}, 2, 3, 1, 1e-3, 3),
-    "quick": Plan(2, 1.0, {"train": 40, "validation": 5, "test": 10}, 25, 40, 1, 5e-4, 30),
-    "full": Plan(3, 1.0, {"train": 100, "validation": 10, "test": 20}, 1500, 100, 1, 1e-4, 90),
+    "smoke": {
+        "ndim": 2,
+        "spacing": 2.0,
+        "people": {"train": 5, "validation": 2, "test": 3},
+        "epochs": 2,
+        "steps_per_epoch": 3,
+        "learning_rate": 1e-3,
+        "pairs": 3,
+    },
+    "quick": {
+        "ndim": 2,
+        "spacing": 1.0,
+        "people": {"train": 40, "validation": 5, "test": 10},
+        "epochs": 25,
+        "steps_per_epoch": 40,
+        "learning_rate": 5e-4,
+        "pairs": 30,
+    },
+    "full": {
+        "ndim": 3,
+        "spacing": 1.0,
+        "people": {"train": 100, "validation": 10, "test": 20},
+        "epochs": 1500,
+        "steps_per_epoch": 100,
+        "learning_rate": 1e-4,
+        "pairs": 90,
+    },
 }
+#: What a lesson's parameter cell may set.
+PARAMETERS = (
+    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
+)
+#: What the book's lessons leave at its default, and their records leave out.
+_NETWORK = ("network", "features", "augment", "both_ways")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked parameters of one run.
+    """The checked description of one run: data, network, loss and training.
 
     Parameters
     ----------
     cohort : {"mni", "malf", "own"}
         Which people: simulated, real and fetched, or a folder of yours (``root``).
     profile : {"smoke", "quick", "full"}
-        How much work; see :data:`PROFILES`.
+        How much work: gives every parameter below that is None; see :data:`PROFILES`.
     seed : int
         Seed of everything random in the run, at least 0.
     lam : float
@@ -70,24 +76,43 @@ class Settings:
         Integration steps of the velocity field; 0 predicts the displacement itself.
     root : str or None
         Folder of NIfTI files, for ``cohort="own"`` only.
-    spacing, learning_rate : float or None
-        Voxel size in mm and rate of Adam in place of the profile's, above 0.
-    schedule : {"constant", "cosine"} or None
-        In place of the profile's.
+    schedule : {"constant", "cosine"}
+        What becomes of the learning rate; "cosine" is a fall to 0 at the last epoch.
+    batch_size : int
+        Pairs a step.
+    spacing, learning_rate : float, optional
+        Voxel size in mm, and rate of Adam, above 0.
+    ndim : {2, 3}, optional
+    people : mapping, optional
+        Number of train, validation and test people of a simulated cohort; a real one has its own
+        split.
+    epochs, steps_per_epoch : int, optional
+    pairs : int, optional
+        How many ordered test pairs a lesson evaluates.
+    network : {"vxm", "strided"}
+        VxmDense, or :class:`vxmlib.networks.strided.StridedVxmDense`.
+    features : str
+        A name of :data:`vxmlib.models.FEATURES`.
+    augment : Augmentation or mapping, optional
+        Random changes of the training images; a mapping has the arguments of
+        :class:`vxmlib.augment.Augmentation`.
+    both_ways : bool
+        Whether each pair is trained on in both directions, see :func:`vxmlib.pairs.pair_dataset`.
 
     Raises
     ------
     ValueError
-        Names the parameter, what was found, what was expected and how to mend it.
+        Names the parameter, what was found and what was expected.
 
     Examples
     --------
-    >>> Settings(lam=0.5).name
-    'mni-quick-ncc-lam0.5-int0-seed0'
+    >>> settings = Settings(lam=0.5)
+    >>> settings.name, settings.epochs
+    ('mni-quick-ncc-lam0.5-int0-seed0', 25)
     >>> Settings(lam=-1)
     Traceback (most recent call last):
     ...
-    ValueError: lam: found -1, expected a finite number, at least 0 (for example lam=1.0)
+    ValueError: lam: found -1, expected a finite number of at least 0
     """
 
     cohort: str = "mni"
@@ -97,52 +122,78 @@ class Settings:
     image_loss: str = "ncc"
     int_steps: int = 0
     root: str | None = None
+    schedule: str = "constant"
+    batch_size: int = 1
     spacing: float | None = None
     learning_rate: float | None = None
-    schedule: str | None = None
+    ndim: int | None = None
+    people: Mapping[str, int] | None = None
+    epochs: int | None = None
+    steps_per_epoch: int | None = None
+    pairs: int | None = None
+    network: str = "vxm"
+    features: str = "vxm2"
+    augment: Augmentation | None = None
+    both_ways: bool = False
 
     def __post_init__(self):
-        _one_of("cohort", self.cohort, COHORTS)
-        _one_of("profile", self.profile, tuple(PROFILES))
-        _one_of("image_loss", self.image_loss, IMAGE_LOSSES)
-        _whole("seed", self.seed)
-        _whole("int_steps", self.int_steps)
-        if not _is_number(self.lam) or not math.isfinite(self.lam) or self.lam < 0:
-            raise ValueError(
-                f"lam: found {self.lam!r}, expected a finite number, at least 0 "
-                "(for example lam=1.0)"
-            )
-        for name in ("spacing", "learning_rate"):
-            _positive_or_none(name, getattr(self, name))
+        checks.check_choice("profile", self.profile, PROFILES)
+        for name, value in PROFILES[self.profile].items():
+            if getattr(self, name) is None:
+                self._set(name, value)
+        for name, choices in (
+            ("cohort", COHORTS),
+            ("image_loss", IMAGE_LOSSES),
+            ("schedule", SCHEDULES),
+            ("network", NETWORKS),
+            ("ndim", (2, 3)),
+        ):
+            checks.check_choice(name, getattr(self, name), choices)
+        for name in ("seed", "int_steps"):
+            checks.check_whole(name, getattr(self, name))
+        for name in ("epochs", "steps_per_epoch", "batch_size", "pairs"):
+            checks.check_whole(name, getattr(self, name), least=1)
         # 1 and 1.0 are one run: a grid's YAML gives the one, a lesson's parameter the other.
-        for name in ("lam", "spacing", "learning_rate"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, float(getattr(self, name)))
-        if self.schedule is not None:
-            _one_of("schedule", self.schedule, SCHEDULES)
+        self._set("lam", checks.check_number("lam", self.lam, least=0))
+        for name in ("spacing", "learning_rate"):
+            self._set(name, checks.check_number(name, getattr(self, name), above=0))
+        if isinstance(self.augment, Mapping):
+            self._set("augment", Augmentation(**self.augment))
         if (self.cohort == "own") != (self.root is not None):
             raise ValueError(
                 f"root: found {self.root!r} with cohort {self.cohort!r}; "
                 'cohort "own" needs root, a folder of NIfTI files, and no other cohort takes one'
             )
 
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)
+
     @property
-    def plan(self) -> Plan:
-        """The profile's :class:`Plan`, with what these settings put in its place."""
-        names = ("spacing", "learning_rate", "schedule")
-        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(PROFILES[self.profile], **own)
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
 
     @property
     def name(self) -> str:
-        """A short name of the run that tells its parameters, fit for a file name."""
-        size = "" if self.spacing is None else f"-{self.spacing:g}mm"
-        rate = "" if self.learning_rate is None else f"-rate{self.learning_rate:g}"
-        schedule = "" if self.schedule is None else f"-{self.schedule}"
+        """A short name of the run that tells its parameters, fit for a file name.
+
+        Voxel size and rate stand in it where they are not the profile's, and a cosine schedule.
+        """
+        usual = PROFILES[self.profile]
+        size = "" if self.spacing == usual["spacing"] else f"-{self.spacing:g}mm"
+        rate = (
+            "" if self.learning_rate == usual["learning_rate"] else f"-rate{self.learning_rate:g}"
+        )
+        schedule = "" if self.schedule == "constant" else f"-{self.schedule}"
         return (
             f"{self.cohort}-{self.profile}{size}{rate}{schedule}-{self.image_loss}"
             f"-lam{self.lam:g}-int{self.int_steps}-seed{self.seed}"
         )
+
+    @property
+    def parameters(self) -> dict:
+        """What the record of a lesson or of a λ run says of its run."""
+        return {name: value for name, value in asdict(self).items() if name not in _NETWORK}
 
 
 def read_parameters(namespace: Mapping) -> Settings:
@@ -154,7 +205,7 @@ def read_parameters(namespace: Mapping) -> Settings:
     Parameters
     ----------
     namespace : mapping
-        The notebook's ``globals()``. Names of :class:`Settings` fields are read from it; the
+        The notebook's ``globals()``. Names of :data:`PARAMETERS` are read from it; the
         cell that papermill injects is looked up in IPython's input history ``In``.
 
     Raises
@@ -173,7 +224,7 @@ def read_parameters(namespace: Mapping) -> Settings:
     ValueError: parameter 'lamb': this lesson has no such parameter; it has: lam
     """
     _refuse_unknown(namespace.get("In", ()))
-    return Settings(**{f.name: namespace[f.name] for f in fields(Settings) if f.name in namespace})
+    return Settings(**{name: namespace[name] for name in PARAMETERS if name in namespace})
 
 
 def _refuse_unknown(history) -> None:
@@ -198,25 +249,3 @@ def _assigned(source: str) -> list[str]:
     targets = [node.targets for node in body if isinstance(node, ast.Assign)]
     targets += [[node.target] for node in body if isinstance(node, ast.AnnAssign)]
     return [t.id for group in targets for t in group if isinstance(t, ast.Name)]
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _one_of(name: str, value, known: tuple) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: found {value!r}, expected one of: {', '.join(known)}")
-
-
-def _positive_or_none(name: str, value) -> None:
-    fits = _is_number(value) and math.isfinite(value) and value > 0
-    if value is not None and not fits:
-        raise ValueError(
-            f"{name}: found {value!r}, expected a number above 0, or None for the profile's"
-        )
-
-
-def _whole(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
-        raise ValueError(f"{name}: found {value!r}, expected a whole number, at least 0")

@@ -44,31 +44,27 @@ def points(path, name, *, cohort="mni", profile="quick", root=None):
     Raises
     ------
     GridError
-        No such grid, a key that means nothing, a value that
-        :class:`~vxmlib.experiments.settings.Settings` refuses, or the same run twice.
-        The file and the entry are named.
+        No such grid, an entry that the schema of the file or
+        :class:`~vxmlib.experiments.settings.Settings` refuses, or the same run twice. The file
+        and the entry are named.
     """
     path = Path(path)
-    given = files.read_yaml(path, GridError)
-    grids = given.get("grids") or {}
+    content = files.read_yaml(path, GridError, schema="lambda")
+    grids = content["grids"]
     if name not in grids:
         raise GridError(f"{path}: no grid {name!r}; it has: {', '.join(grids) or 'none'}")
-    grid, place = grids[name] or {}, f"{path}, grid {name}"
-    _only_keys(grid, ("seeds", "runs"), place)
-    common = dict(given.get("shared") or {}, cohort=cohort, profile=profile, root=root)
-    found = {}
-    for number, entry in enumerate(grid.get("runs") or (), start=1):
-        where = f"{place}, entry {number}"
-        _only_keys(entry, _POINT, where)
-        lists = [_listed(entry[key], f"{where}, {key}") for key in _POINT]
-        for *point, seed in product(*lists, _listed(grid.get("seeds"), f"{place}, seeds")):
+    grid = grids[name]
+    common = content.get("shared", {}) | {"cohort": cohort, "profile": profile, "root": root}
+    by_name = {}
+    for number, entry in enumerate(grid["runs"]):
+        where = f"{path}, grids.{name}.runs[{number}]"
+        lists = [_listed(entry[key]) for key in _POINT]
+        for *point, seed in product(*lists, _listed(grid["seeds"])):
             settings = _settings(common | dict(zip(_POINT, point, strict=True)), seed, where)
-            if settings.name in found:
+            if settings.name in by_name:
                 raise GridError(f"{where}: run {settings.name} stands in this grid twice")
-            found[settings.name] = settings
-    if not found:
-        raise GridError(f"{place}: has no runs")
-    return found
+            by_name[settings.name] = settings
+    return by_name
 
 
 def runs(folder):
@@ -180,6 +176,12 @@ def choose(dice_curve):
         One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), ``dice``
         (mean at the chosen one), ``tolerance``.
 
+    Raises
+    ------
+    GridError
+        A group of which every run diverged. No λ can be chosen for it, and the comparison of the
+        groups would silently lack it.
+
     Examples
     --------
     >>> rows = [(0.1, 0.70), (1.0, 0.72), (2.0, 0.719), (5.0, 0.68)]
@@ -190,6 +192,8 @@ def choose(dice_curve):
     """
     chosen = []
     for group, part in dice_curve.groupby(GROUP):
+        if part["mean"].isna().all():
+            raise GridError(_all_diverged(group, part["lam"]))
         best = part.loc[part["mean"].idxmax()]
         error = best["sd"] / np.sqrt(best["seeds"])
         tolerance = 0.0 if np.isnan(error) else float(error)
@@ -201,6 +205,15 @@ def choose(dice_curve):
             | {"tolerance": tolerance}
         )
     return pd.DataFrame(chosen)
+
+
+def _all_diverged(group, lams):
+    cohort, image_loss, int_steps = group
+    return (
+        f"cohort {cohort}, image_loss {image_loss}, int_steps {int_steps}: every run diverged "
+        f"(λ = {', '.join(f'{lam:g}' for lam in lams)}), so no λ can be chosen. Lower the learning "
+        "rate in config/lambda.yaml and run the grid again, or take this group out of the table."
+    )
 
 
 def select(table, **asked):
@@ -217,10 +230,10 @@ def select(table, **asked):
     >>> select(table, lam=1)["dice"].tolist()
     [0.7]
     """
-    found = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
-    if not len(found):
+    chosen = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
+    if not len(chosen):
         raise GridError(f"no row with {asked}: the grid lacks these runs; `make lambda` adds them")
-    return found
+    return chosen
 
 
 def report(table):
@@ -308,17 +321,44 @@ def hyper_curves(folder):
         record = records.read(path)
         if not {"curve", "as_long", *_COST} <= set(record["metrics"]):
             raise GridError(f"{path}: a record, but none of one network for all λ")
-        told = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
-        told |= {key: record["metrics"][key] for key in _COST}
+        columns = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
+        columns |= {key: record["metrics"][key] for key in _COST}
         part = pd.DataFrame(record["metrics"]["curve"])
         as_long = record["metrics"]["as_long"]
         there = part["lam"] == as_long["lam"]
         part["as_long_dice"] = np.where(there, as_long["dice_mean"], np.nan)
         part["as_long_folding"] = np.where(there, as_long["folding_percent_brain"], np.nan)
-        parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **told))
+        parts.append(part.assign(cohort=record["cohort"], seconds=record["seconds"], **columns))
     if not parts:
         raise GridError(f"{folder}: found no record of one network for all λ")
     return pd.concat(parts, ignore_index=True)
+
+
+def diverged_record(settings, reason, split="validation"):
+    """The record of a run that has no result, because its loss is no longer a number.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    reason : str
+        What stopped it.
+    split : str
+        The part of the people that was to be measured.
+
+    Returns
+    -------
+    dict
+    """
+    record = records.provenance(
+        "07_lambda",
+        cohort=settings.cohort,
+        profile=settings.profile,
+        seed=settings.seed,
+        parameters=settings.parameters,
+        seconds=None,
+    )
+    return record | {"metrics": {"diverged": True, "split": split, "reason": reason}}
 
 
 def _folder(folder):
@@ -368,21 +408,10 @@ def _settings(parameters, seed, where):
     """Settings, or an error that says where in the file the wrong value stands."""
     try:
         return Settings(**parameters, seed=seed)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise GridError(f"{where}: {error}") from error
 
 
-def _listed(value, where):
-    """A list of at least one value, each once; one value alone is a list of it."""
-    value = value if isinstance(value, list) else [value]
-    if not value or None in value:
-        raise GridError(f"{where}: found {value}, expected a value or a list such as [0.1, 1]")
-    if len(set(map(str, value))) < len(value):
-        raise GridError(f"{where}: found {value}, in which a value stands twice")
-    return value
-
-
-def _only_keys(entry, known, where):
-    keys = set(entry) if isinstance(entry, dict) else set()
-    if keys != set(known):
-        raise GridError(f"{where}: found {sorted(keys)}, expected the keys {', '.join(known)}")
+def _listed(value):
+    """One value alone is a list of it."""
+    return value if isinstance(value, list) else [value]

@@ -21,12 +21,13 @@ image_loss = "ncc"
 lam = 1.0
 int_steps = 0
 spacing = 2.0
+learning_rate = None
+schedule = "constant"
 evaluate = "validation"
 beside = []
 
 # %%
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from vxmlib import records
@@ -51,7 +52,7 @@ record = records.provenance(
     cohort=cohort,
     profile=profile,
     seed=seed,
-    parameters={**asdict(settings), **asdict(settings.plan)},
+    parameters=settings.parameters,
     seconds=0.1,
 )
 record["metrics"] = {"diverged": False, "split": evaluate, "dice_mean": 1 - lam / 10}

@@ -1,0 +1,318 @@
+"""Train, measure and time the methods of ``config/real.yaml`` on real people in 3D.
+
+Each function makes one record, and does nothing where the record is there with the settings and
+weights of now. Records, and the weights that a method uses, go to one folder; checkpoints and half
+of a measurement to another.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from vxmlib import cohorts, models, records, training
+from vxmlib.backend import device_summary
+from vxmlib.experiments import compare, runs, stepwise, trained
+from vxmlib.experiments import plan as plans
+from vxmlib.experiments.plan import PlanError, training_parameters
+from vxmlib.experiments.settings import Settings
+from vxmlib.methods import baselines
+
+#: Pairs that are watched step by step, and pairs that are timed.
+WATCHED, TIMED = 6, 3
+#: How often a training looks at the validation people.
+LOOKS = 6
+#: What one piece of work that cannot be done may raise, while the others go on.
+FAILURES = (ValueError, OSError, RuntimeError, ImportError)
+
+
+def load_people(plan: dict, **options) -> cohorts.Cohort:
+    """The people of the plan (or of its ablation)."""
+    return runs.load_cohort(Settings(profile="full", **plan["people"]), **options)
+
+
+def train(plan: dict, name: str, folder: Path, results: Path) -> None:
+    """Train, or go on; then write the weights and the record of the training."""
+    settings, file = plans.training(plan, name), results / "training" / f"{name}.json"
+    used = any(each.get("training") == name for each in plans.all_methods(plan).values())
+    weights = trained.weights_file(results, name) if used else folder / name / f"{name}.h5"
+    parameters = {"people": plan["people"], **training_parameters(settings)}
+    if weights.exists() and _is_made(file, parameters):
+        return
+    run = fit(settings, load_people(plan), folder / name)
+    models.save(run.model, weights)
+    record = _record(f"train {name}", parameters, run.history["seconds"].sum())
+    columns = [c for c in run.history.columns if c not in ("epoch", "lr")]
+    last = run.history.iloc[-1]
+    record["metrics"] = {
+        "steps": int(last["step"]),
+        "weights": int(run.model.count_params()),
+        "validation_dice": float(last["val_dice"]),
+        "validation_folding_percent": float(last["val_folding_percent"]),
+        "history": {c: run.history[c].round(6).tolist() for c in columns},
+    }
+    records.write(file, record)
+
+
+def fit(settings: Settings, people, folder: Path) -> runs.Run:
+    """Train by the settings, or go on, and look at the validation people on the way."""
+    watched = cohorts.ordered_pairs(people.split["validation"])
+    every = max(1, settings.epochs // LOOKS)
+    monitor = training.RegistrationMonitor(people, watched, every=every)
+    return runs.train(settings, people, folder, monitors=[monitor])
+
+
+def ablate(plan: dict, folder: Path, results: Path) -> None:
+    """Train what is missing of the ablation, every run from every seed; write one record of all.
+
+    Rows of an earlier record with the same settings are kept, with the commit that made them.
+    """
+    ablation, file = plan["ablation"], results / "ablation.json"
+    parameters = {
+        "people": ablation["people"],
+        "runs": {name: training_parameters(run) for name, run in ablation["runs"].items()},
+        "seeds": ablation["seeds"],
+    }
+    if _is_made(file, parameters):
+        return
+    people, rows = load_people(ablation), _earlier_rows(file, parameters)
+    asked = [(name, seed) for name in ablation["runs"] for seed in ablation["seeds"]]
+    for name, seed in asked:
+        if (name, seed) not in rows:
+            settings = replace(ablation["runs"][name], seed=seed)
+            run = fit(settings, people, folder / "ablation" / f"{name.replace(', ', '-')}-{seed}")
+            rows[name, seed] = _last_row(name, seed, run.history)
+    rows = [rows[each] for each in asked]
+    record = _record("ablate", parameters, sum(row["seconds"] for row in rows))
+    record["metrics"] = {"split": "validation", "rows": rows}
+    records.write(file, record)
+
+
+def _earlier_rows(file, parameters):
+    """Rows of the record, of runs that the file still has with the same settings."""
+    if not file.exists():
+        return {}
+    record = records.read(file)
+    earlier, now = record["parameters"], parameters["runs"]
+    return {
+        (row["run"], row["seed"]): {"commit": record["commit"]} | row
+        for row in record["metrics"]["rows"]
+        if earlier["runs"][row["run"]] == now.get(row["run"])
+        and earlier["people"] == parameters["people"]
+    }
+
+
+def _last_row(name, seed, history):
+    last = history.iloc[-1]
+    return {
+        "run": name,
+        "seed": seed,
+        "steps": int(last["step"]),
+        "loss": float(last["loss"]),
+        "dice": float(last["val_dice"]),
+        "folding_percent_brain": float(last["val_folding_percent"]),
+        "seconds": float(history["seconds"].sum()),
+        "commit": records.commit()[0],
+    }
+
+
+def registration(plan: dict, name: str, people, results: Path):
+    """A method as :func:`vxmlib.experiments.compare.measure_pair` takes it."""
+    method = plans.method(plan, name)
+    if "baseline" in method:
+        options = {key: value for key, value in method.items() if key != "baseline"}
+        register = {"syn": baselines.syn_both, "demons": baselines.demons}[method["baseline"]]
+        ways = compare.both_at_once if method["baseline"] == "syn" else compare.one_way
+        return ways(partial(register, affine=people.affine, **options))
+    if not method:
+        return compare.one_way(baselines.identity)
+    register = trained.network(plan, method, people, results)
+    if "instance" not in method:
+        return compare.one_way(register)
+    optimise, steps = trained.optimiser(plan, method, people), method["instance"]["steps"]
+
+    def refined(moving, fixed):
+        return optimise(register(moving, fixed), moving, fixed, steps=steps)[0]
+
+    return compare.one_way(refined)
+
+
+def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
+    """Measure a method on all ordered pairs of one part of the people; write its record."""
+    parameters = measured_parameters(plan, name, results)
+    file = results / part / f"{name}.json"
+    if _is_made(file, parameters):
+        return
+    people, parcels = load_people(plan), load_people(plan, labels="manual")
+    # Rows of an interrupted call with another λ, or by other weights, are none of these.
+    key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
+    begun = folder / f"{part}-{name}-{key}.jsonl"
+    both = registration(plan, name, people, results)
+    rows = compare.measure_all(people, parcels, pairs_of(people, part), both, file=begun)
+    # SyN's seconds are those of one run for both directions, and stand in both rows.
+    runs_a_pair = 1 if parameters.get("baseline") == "syn" else 2
+    seconds = sum(row["seconds"] for row in rows) * runs_a_pair / 2
+    record = _record(f"measure {name}", parameters, seconds)
+    record["metrics"] = {"split": part, **compare.summary(rows), "rows": rows}
+    record["baselines"] = baselines.versions()
+    records.write(file, record)
+    begun.unlink()
+
+
+def measured_parameters(plan: dict, name: str, results: Path) -> dict:
+    """All that a method's figures depend on: people, its entry, its training's settings, weights.
+
+    Raises
+    ------
+    PlanError
+        The training of the method has left no weights.
+    """
+    parameters = {"people": plan["people"], **plans.method(plan, name)}
+    if "training" in parameters:
+        parameters |= trained.provenance(plan, parameters["training"], results)
+    return parameters
+
+
+def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int = 1) -> None:
+    """Follow an instance optimisation on validation pairs, beyond its usual number of steps."""
+    method, file = plans.method(plan, name), results / "instance" / f"{name}.json"
+    if "instance" not in method:
+        some = [key for key, each in plan["methods"].items() if "instance" in each]
+        raise PlanError(f"watch: {name!r} optimises nothing, expected one of: {', '.join(some)}")
+    parameters = measured_parameters(plan, name, results)
+    if _is_made(file, parameters):
+        return
+    people = load_people(plan)
+    methods = (
+        trained.network(plan, method, people, results),
+        trained.optimiser(plan, method, people),
+    )
+    rows = [
+        {"moving": moving, "fixed": fixed, **row}
+        for moving, fixed in compare.unordered(people.split["validation"])[:WATCHED]
+        for row in stepwise.each_step(people, *methods, moving, fixed, steps=steps, every=every)
+    ]
+    spent = sum(row["seconds"] for row in rows if row["step"] == steps)
+    record = _record(f"watch {name}", parameters, spent)
+    record["metrics"] = {"split": "validation", "rows": rows}
+    records.write(file, record)
+
+
+def repeat(plan: dict, results: Path) -> None:
+    """Register the validation pairs several times by one network, and look after each pass."""
+    names, count = plan["repeat"]["trainings"], plan["repeat"]["passes"]
+    if not names:
+        raise PlanError("repeat: found no trainings under `repeat` in the file, expected some")
+    by = {name: trained.provenance(plan, name, results) for name in names}
+    parameters = {"people": plan["people"], "passes": count, "trainings": by}
+    file = results / "passes.json"
+    if _is_made(file, parameters):
+        return
+    people = load_people(plan)
+    networks = {name: trained.network(plan, {"training": name}, people, results) for name in names}
+    rows = [
+        {"training": name, "moving": moving, "fixed": fixed, **row}
+        for moving, fixed in cohorts.ordered_pairs(people.split["validation"])
+        for name, register in networks.items()
+        for row in stepwise.each_pass(people, register, moving, fixed, count)
+    ]
+    record = _record("repeat", parameters, sum(row["seconds"] for row in rows))
+    record["metrics"] = {"split": "validation", "rows": rows}
+    records.write(file, record)
+
+
+def times(plan: dict, results: Path) -> None:
+    """Time every method that was measured on the same test pairs, pair by pair, by turns."""
+    parameters = timed_parameters(plan, results)
+    if _is_made(results / "times.json", parameters):
+        return
+    people, rows = load_people(plan), []
+    names = [name for name in parameters if name != "people"]
+    methods = {name: registration(plan, name, people, results) for name in names}
+    for moving, fixed in pairs_of(people, "few"):
+        for name, both in methods.items():
+            seconds = both(people.image(moving), people.image(fixed))[2]
+            rows.append({"method": name, "moving": moving, "fixed": fixed, "seconds": seconds})
+            print(f"{name} {moving} {fixed}: {seconds:.2f} s", flush=True)
+    record = _record("times", parameters, sum(row["seconds"] for row in rows))
+    record["metrics"] = {"split": "test", "rows": rows, "cores": os.cpu_count()}
+    record["baselines"] = baselines.versions()
+    records.write(results / "times.json", record)
+
+
+def timed_parameters(plan: dict, results: Path) -> dict:
+    """The people, and the methods that were measured on the test people, as the file has them."""
+    return {"people": plan["people"]} | {
+        name: method
+        for name, method in plan["methods"].items()
+        if (results / "test" / f"{name}.json").exists()
+    }
+
+
+def pairs_of(people, part: str) -> list[tuple[str, str]]:
+    """Each two people of a part once; of "repeats", a person's two scans; "few": those timed."""
+    if part == "repeats":
+        return list(zip(people.split["validation"], people.split["repeats"], strict=True))
+    if part == "few":
+        return compare.unordered(people.split["test"])[:TIMED]
+    return compare.unordered(people.split[part])
+
+
+def make_all(plan: dict, folder: Path, results: Path) -> None:
+    """Everything that is not made yet; what cannot be made leaves the others.
+
+    Raises
+    ------
+    PlanError
+        At the end, naming all that could not be made.
+    """
+    failed = []
+    for what, work in _everything(plan, folder, results):
+        try:
+            work()
+        except FAILURES as error:
+            print(f"{what}: left out: {error}", flush=True)
+            failed.append(what)
+    times(plan, results)
+    if failed:
+        raise PlanError(f"left out: {', '.join(failed)}; the reasons stand above")
+
+
+def _everything(plan, folder, results):
+    """Each piece of work by its name; each looks itself whether it was done."""
+    for name in plan["trainings"]:
+        yield f"train {name}", partial(train, plan, name, folder, results)
+    if "ablation" in plan:
+        yield "ablate", partial(ablate, plan, folder, results)
+    asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
+    asked += [(part, name) for name in plan["retest"] for part in ("validation", "repeats")]
+    for part, name in asked:
+        yield f"measure {name}", partial(measure, plan, name, part, folder, results)
+    for name, method in plan["methods"].items():
+        if "instance" in method:
+            yield f"watch {name}", partial(watch, plan, name, results)
+    if plan["repeat"]["trainings"]:
+        yield "repeat", partial(repeat, plan, results)
+
+
+def _is_made(file, parameters):
+    """Whether the record is there, made with these parameters; then print so."""
+    there = file.exists() and records.read(file)["parameters"] == parameters
+    if there:
+        print(f"made already, see {file}", flush=True)
+    return there
+
+
+def _record(run, parameters, seconds):
+    """A record without its metrics."""
+    return records.provenance(
+        run,
+        cohort=parameters["people"]["cohort"],
+        profile="full",
+        seed=parameters.get("seed", 0),
+        parameters=parameters,
+        seconds=float(seconds),
+        device=device_summary(),
+    )
