@@ -107,24 +107,56 @@ print(
 # %% [markdown]
 # ## Train
 #
-# `training.fit` is Keras' own `fit()` with the chores around it: a checkpoint after each epoch,
-# the best weights by validation loss, a CSV log, resuming after an interruption, and a stop
-# with an explanation if the loss is no longer a number.
+# Training is one call of Keras' `fit()`. What surrounds it is a list of callbacks. First,
+# `training.restore` looks into the folder of this run. It returns 0 for a new folder. After an
+# interruption it loads the last checkpoint into the model, and returns how many epochs are done.
 
-# %% tags=["scroll-output"]
+# %%
 folder = runs.run_folder(settings)
-history = training.fit(
-    model,
+done = training.restore(model, folder)
+print(done, "epochs are done")
+
+# %% [markdown]
+# The pairs of training go on at the step that was reached. The validation pairs are a fixed list.
+# `field_shape` is the grid of the zero target for the smoothness term
+# ([lesson 2](02_data.ipynb)).
+
+# %%
+from vxmlib import pairs
+
+field_shape = models.field_shape(model)
+training_pairs = pairs.pair_dataset(
     people,
     people.split["train"],
-    run_dir=folder,
-    epochs=settings.epochs,
-    steps_per_epoch=settings.steps_per_epoch,
     batch_size=settings.batch_size,
     seed=settings.seed,
-    validation=validation_pairs,
-    callbacks=[monitor],
+    start_step=done * settings.steps_per_epoch,
+    field_shape=field_shape,
 )
+validation_data = pairs.listed_pairs(
+    people, validation_pairs, field_shape=field_shape
+)
+
+# %% [markdown]
+# `training.callbacks` adds the chores: it stops at the first loss that is not finite and explains
+# it, and after each epoch it keeps the best weights, a row of the history and a checkpoint. The
+# monitor from above is one more callback of the list.
+
+# %% tags=["scroll-output"]
+model.fit(
+    training_pairs,
+    initial_epoch=done,
+    epochs=settings.epochs,
+    steps_per_epoch=settings.steps_per_epoch,
+    validation_data=validation_data,
+    callbacks=training.callbacks(folder, monitor),
+    verbose=2,
+)
+history = training.history(folder)
+
+# %% [markdown]
+# `training.fit` is these lines as one call, with the arguments checked first and the folder locked
+# against a second process. The λ grids and the trainings in 3D use it.
 
 # %% [markdown]
 # Each epoch prints its seconds, the total loss, its two terms *before* λ, and the same for

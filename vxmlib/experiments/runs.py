@@ -211,7 +211,7 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
 def _course(settings):
     """How the rate runs: it is in a callback, where a resumed training would not see it change."""
     if settings.schedule == "constant":
-        return {}
+        return {"schedule": "constant"}
     return {"schedule": settings.schedule, "schedule_epochs": settings.epochs}
 
 
