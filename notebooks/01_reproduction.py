@@ -121,9 +121,8 @@ figures.pair(moving, fixed);
 # %%
 from vxmlib import metrics
 
-identity = metrics.dice(
-    people.labels(moving_id), people.labels(fixed_id), people.structures
-)
+labels = people.labels(moving_id), people.labels(fixed_id)
+identity = metrics.dice(*labels, people.structures)
 identity_dice = sum(identity.values()) / len(identity)
 print(f"Dice {identity_dice:.3f} over {len(identity)} structures")
 
@@ -291,9 +290,8 @@ print(
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 inputs = (batch_moving, batch_fixed)
 zeros = model.evaluate(inputs, (target_image, target_field), verbose=0)
-ones = model.evaluate(
-    inputs, (target_image, tf.ones_like(target_field)), verbose=0
-)
+ones_field = tf.ones_like(target_field)
+ones = model.evaluate(inputs, (target_image, ones_field), verbose=0)
 print(zeros == ones)
 
 # %% [markdown]

@@ -122,10 +122,8 @@ print(np.array2string(matrix, precision=3, suppress_small=True))
 # %%
 quality = align.quality(image, canonical.affine, matrix)
 for when in ("before", "after"):
-    print(
-        f"{when:6}",
-        {name: round(value, 3) for name, value in quality[when].items()},
-    )
+    rounded = {name: round(value, 3) for name, value in quality[when].items()}
+    print(f"{when:6}", rounded)
 
 # %% [markdown]
 # For a simulated person the true pose is known, so the error can be said in mm:

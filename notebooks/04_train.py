@@ -35,8 +35,7 @@ lam = 1.0
 int_steps = 0
 
 # %%
-from vxmlib import backend
-from vxmlib.experiments import recording, runs
+from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
@@ -78,7 +77,7 @@ glue.glue(
 # ## Build the model from a fixed seed
 
 # %%
-from vxmlib import models
+from vxmlib import backend, models
 
 backend.set_seed(settings.seed)
 model = models.build(
@@ -100,9 +99,7 @@ from vxmlib import training
 
 validation_pairs = runs.validation_pairs(people)
 monitor = training.RegistrationMonitor(people, validation_pairs)
-print(
-    len(validation_pairs), "validation pairs, the first:", validation_pairs[0]
-)
+print(len(validation_pairs), "validation pairs, the first:", validation_pairs[0])
 
 # %% [markdown]
 # ## Train
@@ -288,6 +285,8 @@ run = runs.run(settings)
 print(len(run.history), "epochs found, none trained again")
 
 # %% tags=["remove-cell"]
+from vxmlib.experiments import recording
+
 recording.write_record(
     "04_train",
     run,

@@ -52,9 +52,7 @@ print(run.folder.name, "-", run.history["step"].iloc[-1], "steps")
 
 # %%
 test = people.split["test"]
-pairs = cohorts.ordered_pairs(
-    test, limit=settings.pairs, seed=settings.seed
-)
+pairs = cohorts.ordered_pairs(test, limit=settings.pairs, seed=settings.seed)
 possible = len(test) * (len(test) - 1)
 print(f"{len(pairs)} of {possible} ordered pairs of {len(test)} people")
 

@@ -215,10 +215,8 @@ glue.glue(
 # %% mystnb={"image": {"alt": "Two dots joined by a line for each structure: Dice before registration as an open dot, and with the 2018 network as a filled one, which lies further to the right in nearly every row."}, "figure": {"caption": "Dice by structure over both directions: before, and by network 2 trained with correlation.", "name": "fig-08-boxes"}}
 from vxmlib.book import figures
 
-by_name = pd.DataFrame(found["structures"])
-before, after = (
-    by_name[by_name["weights"] == name] for name in ("identity", "vm2_cc")
-)
+with_weights = pd.DataFrame(found["structures"]).groupby("weights").get_group
+before, after = with_weights("identity"), with_weights("vm2_cc")
 figures.dots_by_structure(before, after, names=("before", "vm2_cc"));
 
 # %% tags=["remove-cell"]

@@ -95,7 +95,7 @@ figures.people([image, *drawn], titles);
 # %% [markdown]
 # No label is needed for it. A head is mirrored by a reflection about its midplane, x = 0 in the
 # scan's affine. Reversing the array (`image[::-1]`) is something else: it reflects about the middle
-# of the grid, which lies 1.5 mm from the midplane here, so that a reversed head is 3 mm off. If you
+# of the grid, which is not the midplane here, so that a reversed head lies beside its place. If you
 # mirror labels for a supervised loss, "Left" and "Right" have to change places in the label map
 # (`vxmlib.axes.mirror_labels` does both).
 #

@@ -60,9 +60,8 @@ run = runs.run(settings, people)
 # The test pairs, and one of them to look at closely:
 
 # %%
-pairs = cohorts.ordered_pairs(
-    people.split["test"], limit=settings.pairs, seed=settings.seed
-)
+test = people.split["test"]
+pairs = cohorts.ordered_pairs(test, limit=settings.pairs, seed=settings.seed)
 moving_id, fixed_id = pairs[0]
 moving, fixed = people.image(moving_id), people.image(fixed_id)
 brain = people.brain(fixed_id)
