@@ -1,5 +1,7 @@
 """The shape of the package: its layers, its map, its picture, and what works without TensorFlow."""
 
+import importlib
+import inspect
 import re
 import shutil
 import subprocess
@@ -136,3 +138,29 @@ def test_reading_measuring_and_drawing_work_where_nothing_else_is_installed(tmp_
     command = [sys.executable, "-c", LIGHT, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "all of it works\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cohorts.load", "name ndim spacing seed root"),
+        ("fetch.fetch", "relative_path"),
+        ("pairs.pair_dataset", "cohort ids batch_size seed"),
+        ("losses.LocalNCC", "window eps"),
+        ("models.build", "shape image_loss lam learning_rate int_steps features"),
+        ("models.register", "model moving fixed"),
+        ("warp.warp_image", "image displacement"),
+        ("warp.warp_labels", "labels displacement"),
+        ("metrics.dice", "a b labels absent"),
+        ("metrics.jacobian_determinant", "displacement"),
+        ("metrics.folding", "displacement mask"),
+        ("metrics.evaluate_pairs", "cohort pairs method"),
+        ("records.write", "path record"),
+        ("records.read", "path"),
+        ("records.collect", "folder"),
+    ],
+)
+def test_a_public_name_keeps_its_arguments(name, arguments):
+    module, function = name.split(".")
+    call = getattr(importlib.import_module(f"vxmlib.{module}"), function)
+    assert set(arguments.split()) <= set(inspect.signature(call).parameters)
