@@ -7,8 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-import yaml
-
+from vxmlib import files
 from vxmlib.experiments import dependencies, sweep
 
 CODE = Path(workflow.basedir)
@@ -20,7 +19,7 @@ RUN = {
     "own": str(config.get("own") or ""),
 }
 NAME = f"{RUN['cohort']}-{RUN['profile']}"
-LESSONS = yaml.safe_load((ROOT / "config" / "book.yaml").read_text(encoding="utf8"))["lessons"]
+LESSONS = files.read_yaml(ROOT / "config" / "book.yaml", schema="book")["lessons"]
 HTML = "html" if NAME == "mni-quick" else f"html-{NAME}"
 
 # What every lesson's result depends on besides its source, its modules and other lessons.

@@ -34,7 +34,7 @@ def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Se
 
 
 def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
-    """Run lesson 7 for each chosen point on the test people; its training is by_name again.
+    """Run lesson 7 for each chosen point on the test people; its training is found again.
 
     A record that is there is kept.
     """

@@ -189,6 +189,13 @@ def test_the_readme_points_at_files_that_exist(root):
         ("from vxmlib.warp import warp_image", "own", "warp sources/own", "metrics"),
         ("import vxmlib.metrics as m", "malf", "metrics sources/malf", "records"),
         ("cohorts.load('vxm2018')", "mni", "sources/vxm2018 fetch", "sources/malf"),
+        (
+            "from vxmlib.experiments import trained",
+            "mni",
+            "networks/strided backend",
+            "networks/hyper",
+        ),
+        ("from vxmlib.experiments import runs", "mni", "models training", "networks/strided"),
         ("pd.read_csv(folder / 'paper_lambda.csv')", "mni", "data/paper_lambda.csv", "warp.csv"),
     ],
 )

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vxmlib.cohorts import SOURCES
+from vxmlib.networks import NETWORKS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 #: The tables in ``vxmlib/data`` by the module that reads them.
@@ -92,7 +93,10 @@ def of_lesson(source, cohort):
     names |= {module for name, module in SOURCES.items() if name in texts}
     names.discard("vxmlib")  # a description of the package, without code
     tables = {path for path in (PACKAGE / "data").iterdir() if path.name in texts}
-    return sorted({*files(modules(*names)), *tables})
+    used = modules(*names)
+    if "vxmlib.experiments.trained" in used:  # imports the networks by the names of the plan
+        used |= modules(*(place.partition(":")[0] for place in NETWORKS.values()))
+    return sorted({*files(used), *tables})
 
 
 def versions(names):
