@@ -16,18 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 CODE = Path(__file__).resolve().parent.parent
-HALL, ROOM = "#dce9f7", "#f4ead7"
+TOP_LEVEL, SUBPACKAGE = "#dce9f7", "#f4ead7"
 
 
 def layers() -> list[tuple[str, ...]]:
-    """The layers of the import contract, highest first: names of modules, or of one room."""
+    """The layers of the import contract, highest first: names of modules, or of one subpackage."""
     contracts = read_configuration(str(CODE / "pyproject.toml"))["contracts_options"]
     (contract,) = (contract for contract in contracts if contract["id"] == "layers")
     return [tuple(layer.replace(" ", "").split(":")) for layer in contract["layers"]]
 
 
 def groups(graph: grimp.ImportGraph) -> list[list[str]]:
-    """The modules of each layer, highest first; a room is named before the modules in it."""
+    """The modules of each layer, highest first; a subpackage is named before the modules in it."""
     return [
         [name for top in layer for name in (top, *sorted(_inside(graph, top)))]
         for layer in layers()
@@ -63,11 +63,11 @@ def draw(path: Path) -> None:
     ax = fig.add_subplot()
     edges, bottom = [], 0.0
     for group in groups(graph):
-        room = any("." in name for name in group)
-        names = [name.rpartition(".")[2] for name in group[room:]]
-        lines = group[:room] + textwrap.wrap(", ".join(names), 64)
+        subpackage = any("." in name for name in group)
+        names = [name.rpartition(".")[2] for name in group[subpackage:]]
+        lines = group[:subpackage] + textwrap.wrap(", ".join(names), 64)
         top, bottom = bottom + 0.2, bottom + 0.4 + 0.18 * len(lines)
-        style, colour = "round,pad=0,rounding_size=0.05", ROOM if room else HALL
+        style, colour = "round,pad=0,rounding_size=0.05", SUBPACKAGE if subpackage else TOP_LEVEL
         ax.add_patch(FancyBboxPatch((0, top), 5.2, bottom - top, style, fc=colour))
         ax.text(0.12, (top + bottom) / 2, "\n".join(lines), va="center", size=10, linespacing=1.3)
         edges.append((top, bottom))

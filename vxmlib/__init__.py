@@ -1,74 +1,74 @@
-"""Helpers for reproducing VoxelMorph: the recipe in the front hall, and five rooms behind it.
+"""Helpers for reproducing VoxelMorph: the recipe in the top-level modules, and five subpackages.
 
-The front hall is the recipe, one module for each stretch of it, in the order in which data flow:
+The recipe has one module for each step. In the order in which a run uses them:
 
-- `cohorts`: load a data set as people, with images, label maps and a split
-- `pairs`: make pairs of images to train on, as a `tf.data.Dataset`
-- `augment`: change training images at random
-- `losses`: the image losses by name, and the smoothness of a displacement
+- `cohorts`: load a data set as a list of subjects, with images, label maps and a split
+- `pairs`: draw pairs of training images, as a `tf.data.Dataset`
+- `augment`: random augmentation of training images: mirrored, tilted, shifted, bent
+- `losses`: the image losses, by name
 - `models`: build, compile, save and load VxmDense, and register a pair with it
-- `training`: train with Keras' `fit()`, and resume a training that was stopped
-- `warp`: move images and label maps along a displacement
-- `metrics`: measure a registration: Dice, surface distance, Jacobian determinant, folding
-- `records`: write and read the result of a run as one JSON file
+- `training`: train with Keras' `fit()`: callbacks, learning-rate schedule, resuming
+- `warp`: warp images and label maps; compose, invert and integrate displacements
+- `metrics`: measure a registration: Dice, surface distance, Jacobian determinant, folded voxels
+- `records`: write the result of a run as one JSON file, and read it
 
-Below the recipe lies what it stands on:
+The recipe uses these modules:
 
-- `preprocess`: bring a scan into the form that the network takes
-- `nifti`: read and write NIfTI files, and displacements for ITK, ANTs and Slicer
+- `preprocess`: prepare a scan for the network: reorient, resample, normalise, crop or pad
+- `nifti`: read and write NIfTI files, and displacements as ITK, ANTs and Slicer store them
 - `fetch`: download a public file and check its hash
-- `axes`: know left from right on a grid
-- `checks`: refuse an argument that does not fit, and say what would
-- `files`: write a file completely or not at all, lock a folder, read YAML strictly
+- `axes`: anatomical axes: mirror about the midplane, describe a grid to ITK (RAS and LPS)
+- `checks`: validate arguments, with an error that says what is allowed
+- `files`: write files atomically, lock a folder, read YAML and validate it by a schema
 - `backend`: import TensorFlow, Keras, voxelmorph and neurite so that they work together
 
-The room `sources` holds a module for each data set, and what these modules share:
+`sources` has one module for each data set, which `cohorts.load` calls, and their shared code:
 
-- `sources.simulate`: simulated people, made from a template brain (cohort `mni`)
-- `sources.malf`: 35 scans of 30 people with manual labels
+- `sources.simulate`: simulated subjects, made by deforming the MNI template (cohort `mni`)
+- `sources.malf`: the MICCAI 2012 multi-atlas data: 35 scans of 30 subjects, manual labels
 - `sources.vxm2018`: the two scans that the authors of VoxelMorph published
 - `sources.own`: a folder of your own scans
-- `sources.lpba40`: the LPBA40 archive
-- `sources.oasis`: the neurite-OASIS archive
-- `sources.archive`: find the files of an unpacked archive
-- `sources.template`: the MNI template, and the grid of all cohorts
-- `sources.labels`: names and numbers of the structures
-- `sources.align`: align scans to the template by an affine transform
+- `sources.lpba40`: read the unpacked LPBA40 archive
+- `sources.oasis`: read the unpacked neurite-OASIS archive
+- `sources.archive`: locate the files of an unpacked archive
+- `sources.template`: the MNI template, and the voxel grid that most cohorts are resampled to
+- `sources.labels`: names and label numbers of the anatomical structures
+- `sources.align`: compute the affine alignment of a scan to the template
 
-The room `networks` holds networks that voxelmorph 0.2 does not have:
+`networks` has networks that are not part of voxelmorph 0.2, and finds a network by its name:
 
-- `networks.strided`: the network of the papers, with strided convolutions
+- `networks.strided`: the strided U-Net of the papers, to train, with the interface of VxmDense
 - `networks.cvpr2018`: the network of the CVPR 2018 paper, with the authors' weights
-- `networks.hyper`: HyperMorph, one network for every λ
+- `networks.hyper`: HyperMorph, a single network for all values of λ
 
-The room `methods` holds other ways to a displacement than one pass of a trained network:
+`methods` has other ways to compute a displacement than `fit()` and one pass of a network:
 
-- `methods.baselines`: SyN and demons
-- `methods.passes`: register a pair several times
+- `methods.baselines`: the classical methods SyN (ANTs) and demons (SimpleITK)
+- `methods.passes`: apply a network to a pair repeatedly, and compose the displacements
 - `methods.instance`: optimise the displacement of one pair
-- `methods.loops`: training loops written by hand
+- `methods.loops`: custom training loops, for what `fit()` cannot do
 
-The room `experiments` leads from settings to statistics:
+`experiments` goes from settings to statistics:
 
-- `experiments.settings`: the parameters of a run, and what a profile does with them
-- `experiments.runs`: train one model from its settings, or find the run that did
-- `experiments.recording`: measure a run, and write its record
-- `experiments.sweep`: list the runs of a λ grid, read their records, and choose λ
-- `experiments.hyper_curve`: train one HyperMorph network for all λ of a grid
-- `experiments.plan`: read `config/real.yaml`, the trainings and methods of the 3D comparison
-- `experiments.benchmark`: make what the plan names: trainings, ablation, measurements, times
-- `experiments.stepwise`: follow an optimisation step by step, and a network pass by pass
-- `experiments.trained`: find a trained network, load it, and register with it
-- `experiments.compare`: measure a method in both directions of each pair
-- `experiments.results`: read the committed records as tables
-- `experiments.statistics`: paired differences with their intervals
-- `experiments.dependencies`: list the files that a result depends on
+- `experiments.settings`: the parameters of a run, from a lesson's cell and a profile
+- `experiments.runs`: train one model from its settings, or reuse an earlier run with the same
+- `experiments.recording`: evaluate a run, and write its record with its provenance
+- `experiments.sweep`: list the runs of a λ sweep, read their records, and choose λ
+- `experiments.hyper_curve`: train one HyperMorph network and evaluate it over a grid of λ
+- `experiments.plan`: read `config/real.yaml`: the training runs and methods of the 3D comparison
+- `experiments.benchmark`: carry out the plan: training runs, ablation, measurements, run times
+- `experiments.stepwise`: measure after each step of an optimisation, and after each pass
+- `experiments.trained`: load a network that the plan has trained, and register pairs with it
+- `experiments.compare`: evaluate a method on each pair in both directions, resumably
+- `experiments.results`: read the records that are stored in the repository, as tables
+- `experiments.statistics`: paired differences with bootstrap confidence intervals
+- `experiments.dependencies`: list the files whose change makes a lesson or a run new
 
-The room `book` holds what only pages need:
+`book` is used by the pages of the book alone:
 
-- `book.figures`: every figure
-- `book.steppable`: pictures that a reader steps through
-- `book.glue`: hand numbers to the text of a page
-- `book.claims`: the list of claims, each with its verdict
-- `book.examples`: one scan as it comes from a scanner, for the lesson on data
+- `book.figures`: draw the figures
+- `book.steppable`: figures that the reader steps through
+- `book.glue`: insert computed numbers into the text of a page
+- `book.claims`: the claims about VoxelMorph that we test, each with its verdict
+- `book.examples`: a raw scan as it comes from a scanner, for the lesson on data
 """
