@@ -114,9 +114,9 @@ done = training.restore(model, folder)
 print(done, "epochs are done")
 
 # %% [markdown]
-# The pairs of training go on at the step that was reached. The validation pairs are a fixed list.
-# `field_shape` is the grid of the zero target for the smoothness term
-# ([lesson 2](02_data.ipynb)).
+# The training dataset starts at the step that was reached, so a resumed training sees the pairs that
+# it would have seen without the interruption. The validation pairs are a fixed list. `field_shape`
+# is the grid of the zero target for the smoothness term ([lesson 2](02_data.ipynb)).
 
 # %%
 from vxmlib import pairs

@@ -88,7 +88,8 @@ from vxmlib.book import figures
 generator = np.random.default_rng(seed)
 people = runs.load_cohort(settings)
 image = people.image(people.split["train"][0])
-drawn = [change(image, generator, people.affine) for change in (usual, usual, strong, strong)]
+changes = (usual, usual, strong, strong)
+drawn = [change(image, generator, people.affine) for change in changes]
 titles = ["as it is", "used", "used", "strong", "strong"]
 figures.people([image, *drawn], titles);
 

@@ -17,6 +17,8 @@ from matplotlib.patches import FancyBboxPatch
 
 CODE = Path(__file__).resolve().parent.parent
 TOP_LEVEL, SUBPACKAGE = "#dce9f7", "#f4ead7"
+#: Of a box, in inches; narrow, so that its letters can be read on a phone.
+WIDTH = 4.2
 
 
 def layers() -> list[tuple[str, ...]]:
@@ -65,21 +67,21 @@ def draw(path: Path) -> None:
     for group in groups(graph):
         subpackage = any("." in name for name in group)
         names = [name.rpartition(".")[2] for name in group[subpackage:]]
-        lines = group[:subpackage] + textwrap.wrap(", ".join(names), 64)
+        lines = group[:subpackage] + textwrap.wrap(", ".join(names), 50)
         top, bottom = bottom + 0.2, bottom + 0.4 + 0.18 * len(lines)
         style, colour = "round,pad=0,rounding_size=0.05", SUBPACKAGE if subpackage else TOP_LEVEL
-        ax.add_patch(FancyBboxPatch((0, top), 5.2, bottom - top, style, fc=colour))
+        ax.add_patch(FancyBboxPatch((0, top), WIDTH, bottom - top, style, fc=colour))
         ax.text(0.12, (top + bottom) / 2, "\n".join(lines), va="center", size=10, linespacing=1.3)
         edges.append((top, bottom))
     for upper, lower in arrows(graph):
-        start, end, bend = (2.6, edges[upper][1]), (2.6, edges[lower][0]), 0.0
+        start, end, bend = (WIDTH / 2, edges[upper][1]), (WIDTH / 2, edges[lower][0]), 0.0
         if lower > upper + 1:  # round the boxes between
-            start, end, bend = (5.2, start[1] - 0.12), (5.2, end[1] + 0.12), -0.2
+            start, end, bend = (WIDTH, start[1] - 0.12), (WIDTH, end[1] + 0.12), -0.15
         arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "fc": "black"}
         ax.annotate("", end, start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})
-    ax.set(xlim=(-0.05, 6.3), ylim=(bottom + 0.05, 0.15), aspect="equal")
+    ax.set(xlim=(-0.05, WIDTH + 0.9), ylim=(bottom + 0.05, 0.15), aspect="equal")
     ax.axis("off")
-    fig.set_size_inches(6.35, bottom - 0.1)
+    fig.set_size_inches(WIDTH + 0.95, bottom - 0.1)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vxmlib"}):
         fig.savefig(path, format="svg", metadata={"Date": None})
 
