@@ -106,11 +106,14 @@ print(len(validation_pairs), "validation pairs, the first:", validation_pairs[0]
 #
 # Training is one call of Keras' `fit()`. What surrounds it is a list of callbacks. First,
 # `training.restore` looks into the folder of this run. It returns 0 for a new folder. After an
-# interruption it loads the last checkpoint into the model, and returns how many epochs are done.
+# interruption it loads the last checkpoint into the model, and returns how many epochs are done. It
+# refuses a folder whose run has another model or another of these settings.
 
 # %%
 folder = runs.run_folder(settings)
-done = training.restore(model, folder)
+course = ("seed", "batch_size", "steps_per_epoch", "schedule")
+course = {name: getattr(settings, name) for name in course}
+done = training.restore(model, folder, settings=course)
 print(done, "epochs are done")
 
 # %% [markdown]
@@ -153,7 +156,8 @@ history = training.history(folder)
 
 # %% [markdown]
 # `training.fit` is these lines as one call, with the arguments checked first and the folder locked
-# against a second process. The λ grids and the trainings in 3D use it.
+# against a second process. The λ grids and the trainings in 3D use it. The lines above take no lock,
+# so do not run this page twice at the same time.
 
 # %% [markdown]
 # Each epoch prints its seconds, the total loss, its two terms *before* λ, and the same for

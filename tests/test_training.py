@@ -384,6 +384,27 @@ def test_a_plain_call_and_fit_find_each_others_run(whole, model, tmp_path):
     pd.testing.assert_frame_equal(train(model, tmp_path, epochs=1), first)
 
 
+def test_settings_are_not_added_to_epochs_that_were_trained_without_them(whole, model, tmp_path):
+    """Epochs of a plain call have no seed on record; a later call must not give them one."""
+    train(model, tmp_path, epochs=1)
+    path = tmp_path / "settings.json"
+    settings = json.loads(path.read_text())
+    del settings["seed"]
+    path.write_text(json.dumps(settings))
+    train(model, tmp_path, epochs=1)
+    assert "seed" not in json.loads(path.read_text())
+
+
+def test_a_row_without_its_checkpoint_is_no_part_of_the_run(whole, model, tmp_path):
+    """A kill between the two leaves it; a call for fewer epochs must not return it."""
+    first = train(model, tmp_path, epochs=1)
+    path = tmp_path / "history.csv"
+    with_more = pd.concat([first, first.assign(epoch=2, step=2 * first["step"])])
+    path.write_text(with_more.to_csv(index=False))
+    pd.testing.assert_frame_equal(train(model, tmp_path, epochs=1), first)
+    pd.testing.assert_frame_equal(training.history(tmp_path), first)
+
+
 def test_a_new_folder_keeps_the_model_as_it_is(model, tmp_path):
     weights = model.get_weights()
     assert training.restore(model, tmp_path) == 0

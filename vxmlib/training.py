@@ -323,7 +323,8 @@ def _keep_settings(model, folder, more):
             # A schedule may have changed the rate since; the checkpoint brings the run's back.
             asked["optimizer learning_rate"] = kept.get("optimizer learning_rate")
         _compare_settings(asked, kept, folder)
-        asked = kept | asked
+        # What an earlier call did not name is no description of the epochs that it has trained.
+        asked = kept if len(history(folder)) else kept | asked
     elif any((folder / name).exists() for name in (_HISTORY, _CHECKPOINTS)):
         raise RunFolderError(
             f"{path}: no such file, but the folder holds a run, which cannot be compared with "
@@ -354,7 +355,17 @@ def _restore(model, folder):
         return 0
     if rows < done:
         raise _damaged(folder / _HISTORY, f"found {rows} rows, its checkpoint is of epoch {done}")
+    if rows > done:  # a kill between row and checkpoint: the model has not seen this epoch
+        _keep_history(folder, history(folder)[:done])
     return done
+
+
+def _keep_history(folder, table):
+    """Write the history; a run without an epoch has no file of it."""
+    if len(table):
+        files.write_text(folder / _HISTORY, table.to_csv(index=False))
+    else:
+        (folder / _HISTORY).unlink()
 
 
 def _manager(model, folder):
@@ -532,7 +543,7 @@ class KeepHistory(_OfRun):
         row["seconds"] = time.perf_counter() - self.began
         rows = [*history(self.folder)[:epoch].to_dict("records"), row]
         with _writing(self.folder):
-            files.write_text(self.folder / _HISTORY, pd.DataFrame(rows).to_csv(index=False))
+            _keep_history(self.folder, pd.DataFrame(rows))
 
 
 class KeepCheckpoint(_OfRun):
