@@ -503,7 +503,7 @@ def evaluate_pairs(
         Unknown method or measure, no pairs, or a displacement that does not fit; the pair is
         named.
     """
-    pairs, measures = list(pairs), list(measures)
+    pairs, measures = list(pairs), _checked_measures(measures, both_ways or method == "identity")
     if not pairs:
         raise ValueError("pairs: found none, expected at least one (moving, fixed).")
     if method != "identity" and not callable(method):
@@ -552,13 +552,7 @@ def measure_displacement(
     ValueError
         As for `evaluate_pairs`.
     """
-    for name in measures:
-        check_choice("measures", name, MEASURES)
-    if "inverse_consistency_mm" in measures and reverse is None:
-        raise ValueError(
-            "measures: found inverse_consistency_mm without the displacement of the other "
-            "direction; give reverse, or use both_ways=True with a method of both directions."
-        )
+    measures = _checked_measures(measures, reverse is not None)
     shape = cohort.image(fixed).shape
     brain = check_mask(cohort.brain(fixed), shape)
     displacement = check_displacement(displacement, shape=shape)
@@ -586,6 +580,17 @@ def measure_displacement(
         second = _each_structure(*parcels, moving, fixed, displacement)
         measured["dice_parcels"] = _mean(values["dice"] for values in second.values())
     return measured | {"structures": each}
+
+
+def _checked_measures(measures, both_ways):
+    """The measures as a list, before anything is registered."""
+    measures = [check_choice("measures", name, MEASURES) for name in measures]
+    if "inverse_consistency_mm" in measures and not both_ways:
+        raise ValueError(
+            "measures: found inverse_consistency_mm without the displacement of the other "
+            "direction; give reverse, or use both_ways=True with a method of both directions."
+        )
+    return measures
 
 
 def summary(table):

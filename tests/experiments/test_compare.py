@@ -130,6 +130,12 @@ def test_people_without_labels_have_all_but_overlap_and_surfaces(people):
     assert np.isnan(compare.summary(rows)["dice_sd_pooled"])
 
 
+def test_people_without_labels_do_not_stop_the_measuring_of_all(people, tmp_path):
+    people.unlabelled, both = ("a", "b"), compare.both_at_once(known)
+    rows = compare.measure_all(people, None, [("a", "b")], both, file=tmp_path / "rows.jsonl")
+    assert [row["moving"] for row in rows] == ["a", "b"]
+
+
 def test_rows_are_those_that_the_committed_records_have(root):
     """Three people of blocks with every difficulty, against rows that an earlier version wrote.
 

@@ -185,9 +185,12 @@ def check_structures(people, structures, pairs):
     Raises
     ------
     ValueError
-        Naming the structures that none of these people has.
+        Naming the structures that none of these people has. People without a label map do not
+        count.
     """
-    ids = sorted({subject for pair in pairs for subject in pair})
+    ids = sorted({subject for pair in pairs for subject in pair} - set(people.unlabelled))
+    if not ids:
+        return
     present = set().union(*(np.unique(people.labels(subject)).tolist() for subject in ids))
     if absent := {label: name for label, name in structures.items() if label not in present}:
         listed = ", ".join(f"{label} ({name})" for label, name in absent.items())
