@@ -111,6 +111,12 @@ def test_a_real_brain_overlaps_its_mirror_image(scan, least):
     assert metrics.mean_dice(mirrored, labels, people.structures) >= least
 
 
+def test_a_label_that_the_type_cannot_hold_is_refused():
+    sides = {1: "Left X", 1001: "Right X"}
+    with pytest.raises(ValueError, match="found type uint8, which cannot hold the mirrored label"):
+        axes.mirror_labels(np.array([[1]], np.uint8), np.eye(4), sides)
+
+
 def test_what_cannot_be_mirrored_is_refused():
     with pytest.raises(ValueError, match="'Left X' has no partner 'Right X'"):
         axes.mirror_labels(np.array([[1]]), np.eye(4), {1: "Left X"})

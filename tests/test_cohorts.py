@@ -378,12 +378,23 @@ def test_labels_csv_is_read_as_programs_write_it(tmp_path, separator, heading, e
 
 
 @pytest.mark.parametrize(
+    ("row", "name"),
+    [("17;Left;", "Left"), ("17,Left,,", "Left"), ('17,"a ""b"" c"', 'a "b" c')],
+)
+def test_empty_columns_and_doubled_quotes_are_no_part_of_a_name(tmp_path, row, name):
+    (tmp_path / "labels.csv").write_text(row)
+    assert own._named(tmp_path / "labels.csv") == {17: name}
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("17,Hippocampus à droite".encode("latin-1"), r".*not UTF-8.*Save it as 'CSV UTF-8'"),
         ("17,seahorse".encode("utf-16"), r".*not UTF-8.*Save it as 'CSV UTF-8'"),
         (b"17,left\n53 right\n", r"found the row '53 right', expected rows of number,name"),
         (b"number,name\n17,\n", r"found the row '17,', expected rows of number,name"),
+        (b"17,\n53,right\n", r"found the row '17,', expected rows of number,name"),
+        (b'17,""\n53,right\n', r"found the row '17,\"\"', expected rows of number,name"),
         (b"number,name\n", "found no row with a number and a name"),
         (b"", "found no row with a number and a name"),
     ],

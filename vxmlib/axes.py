@@ -169,7 +169,8 @@ def mirror_labels(labels, affine, structures):
     Raises
     ------
     ValueError
-        A structure of one side has no partner; or as :func:`mirror_matrix`.
+        A structure of one side has no partner, or one that the type of the map cannot hold; or as
+        :func:`mirror_matrix`.
 
     Examples
     --------
@@ -189,7 +190,13 @@ def mirror_labels(labels, affine, structures):
                 f"structures: {name!r} has no partner {other!r}; add it, with its label"
             )
         table[label] = numbers[other]
-    return _reflected(table[labels].astype(labels.dtype), affine, order=0)
+    mirrored = table[labels]
+    if mirrored.max(initial=0) > np.iinfo(labels.dtype).max:
+        raise ValueError(
+            f"labels: found type {labels.dtype}, which cannot hold the mirrored label "
+            f"{mirrored.max()}; use labels.astype('int32')"
+        )
+    return _reflected(mirrored.astype(labels.dtype), affine, order=0)
 
 
 def _reflected(array, affine, *, order):

@@ -338,7 +338,7 @@ def load(path, *, network=vxm.networks.VxmDense):
     if model is None:
         raise ModelFileError(
             f"{path} holds a {class_name}, expected a {expected}; pass network= the class it holds "
-            "(vxmlib.networks.NETWORKS lists ours)"
+            "(vxmlib.networks.network_class gives ours by name)"
         )
     if not finite_weights(model):
         raise ModelFileError(

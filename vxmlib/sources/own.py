@@ -279,10 +279,10 @@ def _named(path):
         ) from None
     names = {}
     for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
-        row = re.fullmatch(r'\s*"?(\d+)"?\s*[,;\t]\s*"?(.+?)"?\s*', line)
+        row = re.fullmatch(r'\s*"?(\d+)"?\s*[,;\t]\s*"?([^\s",;].*?)"?[\s,;]*', line)
         if row:
-            names[int(row[1])] = row[2]
-        elif number > 1:
+            names[int(row[1])] = row[2].replace('""', '"')
+        elif number > 1 or line.lstrip(' "')[0].isdigit():
             raise ValueError(f"{path}: found the row {line!r}, {expected}.")
     if not names:
         raise ValueError(f"{path}: found no row with a number and a name, {expected}.")
