@@ -25,7 +25,8 @@ HTML = "html" if NAME == "mni-quick" else f"html-{NAME}"
 # What every lesson's result depends on besides its source, its modules and other lessons.
 SHARED = [ROOT / "requirements.lock"] if (ROOT / "requirements.lock").exists() else []
 if RUN["own"]:
-    scans = [*Path(RUN["own"]).glob("*"), *Path(RUN["own"]).glob("labels/*")]
+    own = ROOT / Path(RUN["own"]).expanduser()  # where a lesson, which runs in ROOT, finds it
+    scans = [*own.glob("*"), *own.glob("labels/*")]
     SHARED += [path for path in scans if path.is_file()]
 # What only the pages depend on; the picture of the package is drawn from all modules.
 PAGES = [path for path in (ROOT / "book").rglob("*") if path.is_file()]

@@ -190,7 +190,8 @@ def _end(process: subprocess.Popen) -> None:
         family = [snakemake, *snakemake.children(recursive=True)]
         os.killpg(process.pid, signal.SIGTERM)  # not the kernels: lessons shut them down
         for child in psutil.wait_procs(family, timeout=GRACE)[1]:
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         psutil.wait_procs(family)
 
 

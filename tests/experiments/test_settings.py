@@ -48,6 +48,13 @@ def test_an_augmentation_may_be_a_mapping():
     assert Settings(augment=values).augment == Augmentation(**values)
     with pytest.raises(ValueError, match="flip: found True"):
         Settings(augment=values | {"flip": True})
+    with pytest.raises(ValueError, match="augment: found 'flipp', expected one of: flip, affine"):
+        Settings(augment={"flipp": "array"})
+
+
+def test_both_ways_is_a_truth_value():
+    with pytest.raises(ValueError, match="both_ways: found 'no', expected True or False"):
+        Settings(both_ways="no")
 
 
 @pytest.mark.parametrize("lam", [0, 0.5, np.float32(2), 10])

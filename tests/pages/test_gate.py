@@ -145,16 +145,19 @@ def test_a_lesson_runs_again_when_something_it_depends_on_changed_and_only_then(
     assert minibook.plan(target="executed/mni-quick/02_use.ipynb") == both
 
 
-def test_a_lesson_on_own_scans_depends_on_each_file_of_their_folder(minibook, tmp_path):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_lesson_on_own_scans_depends_on_each_file_of_their_folder(minibook, tmp_path, relative):
     files = {"ann.nii.gz", "labels.csv", "labels/ann.nii.gz"}
     (tmp_path / "scans" / "labels").mkdir(parents=True)
     for name in files:
         (tmp_path / "scans" / name).touch()
-    text = minibook.dry_run("cohort=own", f"own={tmp_path / 'scans'}")
+    own = os.path.relpath(tmp_path / "scans", minibook.root) if relative else tmp_path / "scans"
+    text = minibook.dry_run("cohort=own", f"own={own}")
     inputs = re.findall(r"^rule lesson_\w+:\n    input: (.*)$", text, re.MULTILINE)
     assert len(inputs) == 2
     for names in inputs:
-        assert {str(tmp_path / "scans" / name) for name in files} <= set(names.split(", "))
+        named = {os.path.normpath(name) for name in names.split(", ")}
+        assert {str(tmp_path / "scans" / name) for name in files} <= named
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ profile. A wrong value stops here, in the first second, not after the training.
 
 import ast
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from vxmlib import checks
 from vxmlib.augment import Augmentation
@@ -157,7 +157,12 @@ class Settings:
         self._set("lam", checks.check_number("lam", self.lam, least=0))
         for name in ("spacing", "learning_rate"):
             self._set(name, checks.check_number(name, getattr(self, name), above=0))
+        if not isinstance(self.both_ways, bool):
+            raise ValueError(f"both_ways: found {self.both_ways!r}, expected True or False")
         if isinstance(self.augment, Mapping):
+            known = [each.name for each in fields(Augmentation)]
+            for name in self.augment:
+                checks.check_choice("augment", name, known)
             self._set("augment", Augmentation(**self.augment))
         if (self.cohort == "own") != (self.root is not None):
             raise ValueError(
