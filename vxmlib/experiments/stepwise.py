@@ -2,18 +2,18 @@
 
 import time
 
-from vxmlib import metrics, warp
+from vxmlib import metrics
 from vxmlib.experiments import compare
 from vxmlib.methods import passes
 
 
 def each_step(people, register, optimise, moving, fixed, *, steps, every):
     """Dice, folding and seconds after some steps of an optimisation, from the network's field."""
-    measures_of, by_step = measures_function(people, moving, fixed), {}
+    by_step = {}
 
     def look(step, field):
         if step % every == 0:
-            by_step[step] = measures_of(field)
+            by_step[step] = measure(people, moving, fixed, field)
 
     images = people.image(moving), people.image(fixed)
     began = time.perf_counter()
@@ -29,22 +29,16 @@ def each_step(people, register, optimise, moving, fixed, *, steps, every):
 
 def each_pass(people, register, moving, fixed, count):
     """Dice and folding after each pass, and the seconds that this pass took."""
-    measures_of = measures_function(people, moving, fixed)
     fields = passes.passes(register, people.image(moving), people.image(fixed), count=count)
     for number in range(1, count + 1):
         began = time.perf_counter()
         field = next(fields)
-        yield {"pass": number, "seconds": time.perf_counter() - began} | measures_of(field)
+        seconds = time.perf_counter() - began
+        yield {"pass": number, "seconds": seconds, **measure(people, moving, fixed, field)}
 
 
-def measures_function(people, moving, fixed):
-    """A function of a pair's displacement: Dice of the core structures, and folding."""
-    names, brain = compare.core(people.structures), people.brain(fixed)
-    target, labels = people.labels(fixed), people.labels(moving)
-
-    def measures_of(field):
-        dice = metrics.mean_dice(warp.warp_labels(labels, field), target, names)
-        folds = metrics.folding(field, brain).percent_in_mask
-        return {"dice": dice, "folding_percent_brain": folds}
-
-    return measures_of
+def measure(people, moving, fixed, displacement):
+    """Dice of the core structures of a pair, and folding in percent of the fixed brain."""
+    core = compare.core(people.structures)
+    measures = metrics.measure_displacement(people, moving, fixed, displacement, structures=core)
+    return {name: measures[name] for name in ("dice", "folding_percent_brain")}
