@@ -334,8 +334,8 @@ def _keep_settings(model, folder, more):
 
 
 def _restore(model, folder):
-    """Load the last checkpoint, or keep the first; later rows of the history are made again."""
-    rows = len(history(folder))
+    """Load the last checkpoint, or keep the first; drop later rows of the history."""
+    table = history(folder)
     model.optimizer.build(model.trainable_variables)  # its state must exist to be restored
     try:
         manager = _manager(model, folder)
@@ -346,17 +346,18 @@ def _restore(model, folder):
     except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
         raise _damaged(folder / _CHECKPOINTS, error) from error
     if newest is None:
-        if rows or (folder / _CHECKPOINTS / "checkpoint").exists():
+        if len(table) or (folder / _CHECKPOINTS / "checkpoint").exists():
             raise _damaged(
                 folder / _CHECKPOINTS / "checkpoint",
-                f"found no checkpoint, expected the one of epoch {rows} of {_HISTORY}",
+                f"found no checkpoint, expected the one of epoch {len(table)} of {_HISTORY}",
             )
         manager.save(checkpoint_number=0)
         return 0
-    if rows < done:
-        raise _damaged(folder / _HISTORY, f"found {rows} rows, its checkpoint is of epoch {done}")
-    if rows > done:  # a kill between row and checkpoint: the model has not seen this epoch
-        _keep_history(folder, history(folder)[:done])
+    if len(table) < done:
+        reason = f"found {len(table)} rows, its checkpoint is of epoch {done}"
+        raise _damaged(folder / _HISTORY, reason)
+    if len(table) > done:  # a kill between row and checkpoint: the model has not seen this epoch
+        _keep_history(folder, table[:done])
     return done
 
 
