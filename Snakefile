@@ -130,7 +130,7 @@ rule lambda:
 
 rule lambda_run:
     input:
-        lambda wildcards: sources("07_lambda"),
+        lambda wildcards: sources("06_lambda"),
     output:
         "lambda/{grid}-" + NAME + "/{run}.json",
     params:

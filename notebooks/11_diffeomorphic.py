@@ -11,13 +11,13 @@
 # ---
 
 # %% [markdown]
-# # 11. Integrate a velocity: the diffeomorphic model
+# # Integrate a velocity: the diffeomorphic model
 #
 # | | |
 # |---|---|
 # | **You will** | take apart what a model with `int_steps=7` returns, integrate its velocity yourself, and invert it |
 # | **You will learn** | which tensor is the displacement, what integration buys and costs, and where folds come from even so |
-# | **You need** | [lesson 6](06_jacobian.ipynb) and [lesson 7](07_lambda.ipynb) |
+# | **You need** | [lesson 6](05_jacobian.ipynb) and [lesson 7](06_lambda.ipynb) |
 # | **In → out** | an integrated and a plain model → folding, inverses and Dice of both |
 # | **Not here** | probabilistic models that also predict how uncertain a velocity is |
 # | **Time** | 20 minutes |
@@ -67,7 +67,7 @@ moving, fixed = people.image(moving_id), people.image(fixed_id)
 brain = people.brain(fixed_id)
 
 # %% [markdown]
-# The run is one of those of [lesson 7](07_lambda.ipynb). A second one, at λ = 0.01, will show
+# The run is one of those of [lesson 7](06_lambda.ipynb). A second one, at λ = 0.01, will show
 # what goes wrong; nothing else differs.
 
 # %% tags=["hide-output"]
@@ -414,7 +414,7 @@ glue.glue(
 # λ = {glue:text}`usual_lam:g`, but it does not say which is right: the true displacements have
 # {glue:text}`true_rough`. Dice says {glue:text}`dice_loose:.3f` and {glue:text}`dice_usual:.3f`. With
 # integration λ has to be chosen anew, by Dice on validation people
-# ([lesson 10](10_choose.ipynb)), and it comes out smaller. Print all three.
+# ([lesson 10](06_choose.ipynb)), and it comes out smaller. Print all three.
 
 # %% [markdown]
 # ## Make it fold

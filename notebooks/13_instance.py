@@ -11,13 +11,13 @@
 # ---
 
 # %% [markdown]
-# # 13. Refine one pair: instance optimisation
+# # Refine one pair: instance optimisation
 #
 # | | |
 # |---|---|
 # | **You will** | take a network's displacement and minimise the training loss for one pair |
 # | **You will learn** | what a few steps give and cost, where to stop, and how it stands beside SyN |
-# | **You need** | [lesson 5](05_dice.ipynb) and [lesson 7](07_lambda.ipynb) |
+# | **You need** | [lesson 5](04_dice.ipynb) and [lesson 7](06_lambda.ipynb) |
 # | **In → out** | one displacement and its pair → a better displacement for that pair |
 # | **Not here** | training: the network's weights stay as they are |
 # | **Time** | 15 minutes |
@@ -288,7 +288,7 @@ figures.steps_of(
 # ## In 3D, on real people
 #
 # The same with volumes, from a committed record: pairs of validation people of `malf` at 2 mm,
-# from the displacement of the network of [lesson 9](09_real.ipynb), followed beyond the steps that
+# from the displacement of the network of [lesson 9](08_real.ipynb), followed beyond the steps that
 # are used there on the test people, and SyN on the same pairs, with correlation (without
 # iterations at 2 mm, as in that lesson) and with mutual information (with them). Means over pairs:
 

@@ -15,7 +15,7 @@ import pytest
 from vxmlib import files, records
 
 
-def record_of(run="05_dice", **metrics):
+def record_of(run="04_dice", **metrics):
     common = records.provenance(
         run,
         cohort="mni",

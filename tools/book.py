@@ -64,7 +64,7 @@ def lessons(root: Path) -> dict[str, dict]:
 
 
 def choose(root: Path, wanted: str) -> list[str]:
-    """Lessons named by number or name ("04 05", "4,5", "05_dice"); all for an empty text.
+    """Lessons by number or name ("04 05", "4,5", "dice", "04_dice"); all for an empty text.
 
     Raises
     ------
@@ -75,7 +75,8 @@ def choose(root: Path, wanted: str) -> list[str]:
     chosen = []
     for word in wanted.replace(",", " ").split():
         number = word.zfill(2) + "_" if word.isdigit() else None
-        match = [name for name in known if name == word or (number and name.startswith(number))]
+        match = [name for name in known if word in (name, name.lstrip("0123456789_"))]
+        match += [name for name in known if number and name.startswith(number)]
         if not match:
             raise ValueError(f"LESSONS: found {word!r}, expected some of: {', '.join(known)}")
         chosen += match

@@ -10,7 +10,7 @@ from vxmlib import files, records
 from vxmlib.experiments import sweep
 from vxmlib.experiments.settings import PARAMETERS, Settings
 
-LESSON = "07_lambda"
+LESSON = "06_lambda"
 
 
 def folder(build: Path, name: str, cohort: str, profile: str) -> Path:

@@ -1,6 +1,6 @@
 """Keep a lesson's record of this build under ``results/``, for builds that lack the data.
 
-    python -m tools.keep 08_weights
+    python -m tools.keep 07_weights
 
 The lesson must have run on the data, from committed code.
 """
@@ -12,7 +12,7 @@ from vxmlib import records
 
 CODE = Path(__file__).resolve().parent.parent
 #: Where the record of a lesson is kept.
-PLACES = {"08_weights": "vxm2018/record.json"}
+PLACES = {"07_weights": "vxm2018/record.json"}
 
 
 def keep(lesson: str, products: Path, results: Path) -> Path:

@@ -20,6 +20,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from traitlets.config import Config
 
+from tools import plain
 from vxmlib import files
 
 #: Lines shown of a failing cell and its message; the failed notebook keeps them all.
@@ -58,7 +59,7 @@ def read_source(source: Path):
 
     jupytext draws random ids; a counter makes the same source the same notebook, byte by byte.
     """
-    notebook = jupytext.read(source, fmt="py:percent")
+    notebook = plain.without_install(jupytext.read(source, fmt="py:percent"))
     for number, cell in enumerate(notebook.cells, start=1):
         cell["id"] = f"cell-{number:02d}"
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -67,14 +68,21 @@ def read_source(source: Path):
 
 
 def notebook_text(source: Path) -> str:
-    """The text of the ``.ipynb`` that belongs to a source: no outputs, always the same."""
-    return nbformat.writes(read_source(source)) + "\n"
+    """The text of the ``.ipynb`` that belongs to a source: no outputs, always the same.
+
+    It has the cells of the source, after one that installs the package where it is missing.
+    """
+    notebook = read_source(source)
+    config = source.parents[1] / "_config.yml"
+    address = plain.repository(config) if config.exists() else ""
+    notebook.cells.insert(0, plain.install_cell(address))
+    return nbformat.writes(notebook) + "\n"
 
 
 def write_notebooks(folder: Path) -> list[Path]:
     """Write the ``.ipynb`` beside each lesson source; return the files that changed."""
     changed = []
-    for source in sorted(folder.glob("[0-9][0-9]_*.py")):
+    for source in sorted(folder.glob("*.py")):
         target, text = source.with_suffix(".ipynb"), notebook_text(source)
         if not target.exists() or target.read_text(encoding="utf8") != text:
             files.write_text(target, text)

@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tools.stage import DOWNLOADS
+
 
 class RenderError(RuntimeError):
     """Jupyter Book refused the pages; the text holds its warnings."""
@@ -32,8 +34,12 @@ def render_book(site: Path, html: Path) -> None:
         html.with_suffix(".log").write_text(log, encoding="utf8")
         if done.returncode:
             raise RenderError(explain(log, site) + f"\n  everything: {html.with_suffix('.log')}")
+        made = Path(scratch) / "_build" / "html"
+        # The download button leads to the sources of the pages, which only the book can show.
+        for notebook in (site / DOWNLOADS).glob("*.ipynb"):
+            shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
         shutil.rmtree(html, ignore_errors=True)
-        shutil.move(Path(scratch) / "_build" / "html", html)
+        shutil.move(made, html)
 
 
 def explain(log: str, site: Path) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import copy
 import datetime
 import importlib.metadata
 import io
@@ -22,11 +23,13 @@ import yaml
 from PIL import Image
 
 import vxmlib
-from tools import package, record_table
+from tools import package, plain, record_table
 from vxmlib import records
 from vxmlib.sources import malf, template
 
 LARGE_IMAGE = 120_000  # bytes
+#: Folder of the staged book with the notebooks that a reader downloads.
+DOWNLOADS = "downloads"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
     site = build / "site" / run.name
     site.parent.mkdir(parents=True, exist_ok=True)
     check_toc(root / "_toc.yml", lessons)
-    values = {"build": build_facts(root, run), **read_records(build / "products" / run.name)}
+    values = {"build": build_facts(root, run)}
+    values["records"] = read_records(build / "products" / run.name)
     values["package_map"] = vxmlib.__doc__.partition("\n\n")[2]
     if (root / "results").is_dir():
         values["table_of_record"] = record_table.markdown(root)
@@ -68,11 +72,15 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".stage-") as scratch:
         fresh = Path(scratch)
         (fresh / "notebooks").mkdir()
+        (fresh / DOWNLOADS).mkdir()
         for lesson in lessons:
             source = build / "executed" / run.name / f"{lesson}.ipynb"
             if not source.exists():
                 raise StageError(f"{lesson}: not executed yet, no {source}; run `make book`")
             notebook = publishable(nbformat.read(source, as_version=4), secrets)
+            downloadable(notebook, root, fresh / DOWNLOADS / f"{lesson}.ipynb")
+            for cell in notebook.cells:
+                cell.source = plain.dress(cell.source) if cell.cell_type == "markdown" else cell.source
             nbformat.write(notebook, fresh / "notebooks" / f"{lesson}.ipynb")
         copy_pages(root, fresh)
         copy_pictures(build / "products" / run.name, fresh / "book" / "pictures")
@@ -89,6 +97,14 @@ def check_toc(path: Path, lessons: Mapping[str, dict]) -> None:
     listed = re.findall(r"file:\s*notebooks/(\S+)", path.read_text(encoding="utf8"))
     if listed != list(lessons):
         raise StageError(f"{path}: lists lessons {listed}, config/book.yaml has {list(lessons)}")
+
+
+def downloadable(notebook, root: Path, path: Path) -> None:
+    """Write the plain notebook that the download button gives: with outputs, fit for any Jupyter."""
+    address = (repository(os.environ) or {"url": plain.repository(root / "_config.yml")})["url"]
+    plain_notebook = copy.deepcopy(notebook)
+    plain_notebook.cells.insert(0, plain.install_cell(address))
+    nbformat.write(plain_notebook, path)
 
 
 def copy_pages(root: Path, site: Path) -> None:
@@ -114,9 +130,9 @@ def copy_pictures(products: Path, target: Path) -> None:
 
 
 def read_records(products: Path) -> dict[str, dict]:
-    """The records of one run by lesson: ``{"lesson05": {...}}``."""
+    """What the lessons of one run measured, by their names without the number: ``{"dice": {…}}``."""
     paths = sorted(products.glob("*/record.json"))
-    return {f"lesson{path.parent.name[:2]}": records.read(path) for path in paths}
+    return {path.parent.name.lstrip("0123456789_"): records.read(path)["metrics"] for path in paths}
 
 
 def build_facts(root: Path, run: Run) -> dict:

@@ -53,7 +53,7 @@ def provenance(run, *, cohort, profile, seed, parameters, seconds, device=None):
     Parameters
     ----------
     run : str
-        Name of the lesson or run, for example ``"04_training"``.
+        Name of the lesson or run, for example ``"03_fiting"``.
     cohort, profile : str
         Data set, and how long the run was meant to take ("smoke", "quick", "full").
     seed : int
@@ -77,7 +77,7 @@ def provenance(run, *, cohort, profile, seed, parameters, seconds, device=None):
     Examples
     --------
     >>> asked = dict(cohort="mni", profile="smoke", seed=0, parameters={"lam": 1.0}, seconds=2.5)
-    >>> provenance("04_training", **asked)["parameters"]
+    >>> provenance("03_fiting", **asked)["parameters"]
     {'lam': 1.0}
     """
     made_by, dirty = commit()

@@ -13,8 +13,8 @@ def ledger(tmp_path):
     path = tmp_path / "claims.csv"
     path.write_text(
         "name,claim,condition,section,lesson\n"
-        "a,First | one,,dice,04_train\n"
-        "b,Second,in 2D,loops,05_dice\n"
+        "a,First | one,,dice,03_fit\n"
+        "b,Second,in 2D,loops,04_dice\n"
     )
     return claims.Ledger(path)
 
@@ -42,9 +42,9 @@ def test_the_table_is_in_the_order_of_the_list_with_conditions_where_they_help(l
     assert ledger.counts()["does not hold"] == 1 and sum(ledger.counts().values()) == 2
     assert ledger.markdown().splitlines()[-3:] == [
         "| 1. First \\| one | **does not hold** | 1 "
-        "({ref}`tested <claims-dice>`, [lesson 4](../notebooks/04_train.ipynb)) |",
+        "({ref}`tested <claims-dice>`, [lesson 4](../notebooks/03_fit.ipynb)) |",
         "| 2. Second | **holds with a condition** | 2; condition: in 2D "
-        "({ref}`tested <claims-loops>`, [lesson 5](../notebooks/05_dice.ipynb)) |",
+        "({ref}`tested <claims-loops>`, [lesson 5](../notebooks/04_dice.ipynb)) |",
         "```",
     ]
 
@@ -81,7 +81,7 @@ def test_the_claims_of_the_book_are_told_apart():
 def test_every_claim_of_the_book_leads_to_a_lesson_and_a_section(root):
     listed = claims.Ledger().claims
     assert set(listed["lesson"]) <= {path.stem for path in (root / "notebooks").glob("*.py")}
-    text = (root / "notebooks" / "16_claims.py").read_text(encoding="utf-8")
+    text = (root / "notebooks" / "claims.py").read_text(encoding="utf-8")
     labels = re.findall(r"^# \(claims-(\w+)\)=$", text, flags=re.MULTILINE)
     assert set(listed["section"]) == set(labels)
     for name, row in listed.iterrows():  # each is answered in the section that it names

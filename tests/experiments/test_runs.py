@@ -134,7 +134,7 @@ def test_a_finished_run_is_found_and_not_trained_again():
     assert np.array_equal(trained.register(moving, fixed), again.register(moving, fixed))
     assert again.history.equals(trained.history)
 
-    path = recording.write_record("05_dice", again, people, dice=np.float64(0.5), pairs=3)
+    path = recording.write_record("04_dice", again, people, dice=np.float64(0.5), pairs=3)
     record = records.read(path)
     assert record["metrics"] == {"dice": 0.5, "pairs": 3}
     assert record["parameters"]["lam"] == 1.0

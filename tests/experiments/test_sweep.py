@@ -41,7 +41,7 @@ def write_run(tmp_path):
     def write(lam=1.0, seed=0, dice=0.7, folder="records", file=None, **more):
         settings = Settings(profile="smoke", lam=lam, seed=seed, spacing=2.0)
         record = records.provenance(
-            "07_lambda",
+            "06_lambda",
             cohort="mni",
             profile="smoke",
             seed=seed,

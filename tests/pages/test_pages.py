@@ -137,7 +137,7 @@ def test_nothing_of_this_machine_is_published(smoke, root):
 
 
 def test_the_pages_say_which_run_they_show(pages, smoke):
-    for name in ("book/index", "notebooks/04_train"):
+    for name in ("book/index", "notebooks/03_fit"):
         page = smoke.page(name)
         assert "cohort mni, profile smoke, seed 0" in page
         assert "A smoke build" in page
@@ -155,8 +155,8 @@ def test_nothing_is_left_unresolved(pages):
 @pytest.mark.parametrize(
     ("lesson_name", "wrong", "complaint"),
     [
-        ("04_train", {"lamb": 0.5}, "'lamb': this lesson has no such parameter; it has: .*lam"),
-        ("01_reproduction", {"cohort": "mars"}, "cohort: found 'mars', expected one of: mni"),
+        ("03_fit", {"lamb": 0.5}, "'lamb': this lesson has no such parameter; it has: .*lam"),
+        ("one_page", {"cohort": "mars"}, "cohort: found 'mars', expected one of: mni"),
     ],
 )
 def test_a_wrong_parameter_stops_a_lesson_before_any_training(

@@ -38,7 +38,7 @@ def folder(tmp_path, root):
     """Records of a whole grid in which Dice is best at λ = 0.5 (NCC) and 0.02 (MSE)."""
     best = {"ncc": 0.5, "mse": 0.02}
     common = records.provenance(
-        "07_lambda", cohort="mni", profile="quick", seed=0, parameters={}, seconds=1.0
+        "06_lambda", cohort="mni", profile="quick", seed=0, parameters={}, seconds=1.0
     )
     for settings in sweep.points(root / "config" / "lambda.yaml", "wide", cohort="mni").values():
         worse = abs(settings.lam - best[settings.image_loss])

@@ -167,11 +167,11 @@ def test_pictures_of_lessons_reach_the_pages(tmp_path):
 
 
 def test_records_are_read_by_number(tmp_path):
-    (tmp_path / "04_train").mkdir()
-    (tmp_path / "04_train" / "record.json").write_text(json.dumps({"schema": 1}))
+    (tmp_path / "03_fit").mkdir()
+    (tmp_path / "03_fit" / "record.json").write_text(json.dumps({"schema": 1}))
     with pytest.raises(ValueError, match=r"record\.json"):
         stage.read_records(tmp_path)
-    (tmp_path / "04_train" / "record.json").unlink()
+    (tmp_path / "03_fit" / "record.json").unlink()
     assert stage.read_records(tmp_path) == {}
 
 

@@ -73,7 +73,7 @@ def runs(folder):
     Parameters
     ----------
     folder : str or Path
-        Of records that lesson 7 wrote, see :func:`vxmlib.records.collect`.
+        Of records that the lesson on λ wrote, see :func:`vxmlib.records.collect`.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def runs(folder):
     Raises
     ------
     GridError
-        A record that is none of lesson 7, or two of one run. :class:`vxmlib.records.RecordError`
+        A record that is none of a λ run, or two of one run. :class:`vxmlib.records.RecordError`
         for one that cannot be read. Both name the file.
     """
     rows = [_row(name, record) for name, record in _records(folder)]
@@ -351,7 +351,7 @@ def diverged_record(settings, reason, split="validation"):
     dict
     """
     record = records.provenance(
-        "07_lambda",
+        "06_lambda",
         cohort=settings.cohort,
         profile=settings.profile,
         seed=settings.seed,
@@ -369,7 +369,7 @@ def _folder(folder):
 
 
 def _records(folder):
-    """Names and records of a folder, those of lesson 7 alone."""
+    """Names and records of a folder, those of λ runs alone."""
     for path in sorted(_folder(folder).glob("*.json")):
         record = records.read(path)
         missing = [

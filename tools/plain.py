@@ -1,0 +1,108 @@
+"""Lessons are written in plain Markdown; here is what the book and a foreign Jupyter add to it.
+
+A lesson has to read in plain Jupyter, on Colab and in the book, so its source has no MyST role and
+no directive. The book turns quotations that begin with a bold kind into admonitions, and links to
+the glossary into terms (:func:`dress`). A notebook that is opened elsewhere installs the book's
+package in its first cell (:func:`install_cell`).
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import yaml
+
+#: The tag of the cell that installs; the sources have no such cell.
+INSTALL = "install"
+KINDS = ("Note", "Tip", "Warning", "Important")
+
+_QUOTE = re.compile(
+    rf"^> \*\*(?P<kind>{'|'.join(KINDS)})(?:: (?P<title>[^*]+))?\*\*\n(?P<body>(?:>.*\n?)+)",
+    re.MULTILINE,
+)
+_TERM = re.compile(r"\[(?P<text>[^\]]+)\]\(\.\./book/glossary\.md#(?P<anchor>[\w-]+)\)")
+
+
+def dress(text: str) -> str:
+    """The same Markdown as MyST: admonitions for marked quotations, terms for glossary links.
+
+    Examples
+    --------
+    >>> print(dress("> **Warning: look first**\\n>\\n> Labels are names.\\n"))
+    :::{admonition} Look first
+    :class: warning
+    <BLANKLINE>
+    Labels are names.
+    :::
+    <BLANKLINE>
+    >>> dress("a [label map](../book/glossary.md#label-map)")
+    'a {term}`label map <label map>`'
+    """
+    text = _QUOTE.sub(_admonition, text)
+    return _TERM.sub(lambda m: f"{{term}}`{m['text']} <{m['anchor'].replace('-', ' ')}>`", text)
+
+
+def _admonition(match: re.Match) -> str:
+    title = match["title"] or match["kind"]
+    body = re.sub(r"^> ?", "", match["body"], flags=re.MULTILINE).rstrip("\n")
+    lines = [f":::{{admonition}} {title[0].upper()}{title[1:]}", f":class: {match['kind'].lower()}"]
+    return "\n".join([*lines, body, ":::", ""])
+
+
+def repository(config: Path) -> str:
+    """The address of the book's repository, the one setting in ``_config.yml``; "" if unknown."""
+    return yaml.safe_load(config.read_text(encoding="utf8"))["repository"]["url"]
+
+
+def install_cell(address: str):
+    """The first cell of a notebook: it installs the pinned environment where ``vxmlib`` is missing.
+
+    Parameters
+    ----------
+    address : str
+        What pip installs the package from: an address that ends in ``.whl``, or the address of a
+        repository. With "" the cell stops with a sentence that says what to do.
+    """
+    source = f"git+{address}" if address.startswith("http") else address
+    cell = nbformat.v4.new_code_cell(_INSTALL.format(source=source), id="install")
+    cell.metadata = {"tags": [INSTALL, "remove-cell"], "cellView": "form"}
+    return cell
+
+
+_INSTALL = '''\
+# Outside the book's own environment (Colab, Kaggle), install the package and its pinned versions.
+import importlib.metadata, importlib.util, subprocess, sys
+
+SOURCE = "{source}"  # the repository, a wheel, or the folder of the project
+if importlib.util.find_spec("vxmlib") is None:
+    if not SOURCE:
+        raise ModuleNotFoundError("vxmlib is not installed: set SOURCE to the book's project folder")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", SOURCE], check=True)
+    files = importlib.metadata.files("vxmlib")
+    lock = next(file.locate() for file in files if file.name == "requirements.lock")
+    subprocess.run([*pip, "--require-hashes", "-r", str(lock)], check=True)'''
+
+
+def without_install(notebook):
+    """Remove the installing cell, if a notebook has one; returns the same notebook."""
+    notebook.cells = [c for c in notebook.cells if INSTALL not in c.metadata.get("tags", ())]
+    return notebook
+
+
+def displayed(source: str) -> list[str]:
+    """The Markdown that a cell displays by ``Markdown(f"…")``; an "x" stands for each value.
+
+    Examples
+    --------
+    >>> displayed('Markdown(f"Dice is {dice:.2f}.")')
+    ['Dice is x.']
+    """
+    texts = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Markdown":
+            for argument in node.args:
+                parts = argument.values if isinstance(argument, ast.JoinedStr) else [argument]
+                texts.append("".join(getattr(part, "value", "x") if isinstance(part, ast.Constant) else "x" for part in parts))
+    return texts
