@@ -98,3 +98,12 @@ def test_too_few_subjects_have_no_standard_error():
 def test_a_result_in_words_has_signs_and_three_decimals():
     result = {"difference": -0.0304, "low": -0.05, "high": 0.0006}
     assert statistics.interval_text(result) == "-0.030 (-0.050 to +0.001)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.01, 0.03, "higher"), (-0.03, -0.01, "lower"), (-0.01, 0.03, "undecided")]
+    + [(0.0, 0.03, "undecided"), (-0.03, 0.0, "undecided")],
+)
+def test_a_verdict_is_undecided_when_0_is_in_the_interval(low, high, word):
+    assert statistics.verdict({"difference": (low + high) / 2, "low": low, "high": high}) == word

@@ -332,6 +332,15 @@ def test_a_report_has_means_over_seeds_and_their_spread(write_run):
     assert row["dice_sd_seeds"] == pytest.approx(0.04 / np.sqrt(2))
 
 
+def test_a_printed_table_has_names_for_readers():
+    rows = [("mni", "ncc", 0, 1.0, 0.7), ("own", "mse", 7, 0.01, 0.6)]
+    table = sweep.readable(pd.DataFrame(rows, columns=[*sweep.GROUP, "lam", "dice"]))
+    assert table.index.names == ["subjects", "model"]
+    assert table.index.tolist() == [("simulated", "NCC"), ("own", "MSE, integrated")]
+    assert list(table) == ["λ", "dice"]
+    assert len(sweep.readable(pd.DataFrame(rows[:0], columns=[*sweep.GROUP, "lam"]))) == 0
+
+
 @pytest.fixture
 def write_hyper(tmp_path):
     """Write a record as :mod:`vxmlib.experiments.hyper_curve` does."""

@@ -1,4 +1,4 @@
-"""Statistics over records: a paired difference, its standard error, its interval, its text."""
+"""Statistics over records: a paired difference, its error, its interval, and both in words."""
 
 import numpy as np
 
@@ -17,6 +17,26 @@ def interval_text(result):
     '+0.020 (-0.001 to +0.041)'
     """
     return f"{result['difference']:+.3f} ({result['low']:+.3f} to {result['high']:+.3f})"
+
+
+def verdict(result):
+    """Whether a difference is "higher" or "lower" than 0; "undecided" if its interval holds 0.
+
+    Parameters
+    ----------
+    result : mapping
+        As for :func:`interval_text`.
+
+    Examples
+    --------
+    >>> verdict({"difference": 0.02, "low": 0.001, "high": 0.041})
+    'higher'
+    >>> verdict({"difference": 0.02, "low": -0.001, "high": 0.041})
+    'undecided'
+    """
+    if result["low"] > 0:
+        return "higher"
+    return "lower" if result["high"] < 0 else "undecided"
 
 
 def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):

@@ -12,6 +12,8 @@ from vxmlib.experiments.statistics import paired_difference, paired_error
 
 #: What tells the groups of a grid apart; λ and the seed vary within a group.
 GROUP = ["cohort", "image_loss", "int_steps"]
+#: What the subjects of a committed grid are called on pages.
+SUBJECTS = {"mni": "simulated", "malf": "real"}
 #: What a record says of a run, by the column of :func:`runs` that holds it.
 MEASURES = ("dice_mean", "folding_percent_brain", "sd_log_jacobian")
 
@@ -315,6 +317,33 @@ def differences(pairs, chosen, *, common=0.01):
             for what, both in compared.items()
         ]
     return pd.DataFrame(rows)
+
+
+def readable(table):
+    """A table of groups as a page prints it: names for readers in place of :data:`GROUP`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With the columns of :data:`GROUP`, and perhaps ``lam``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The other columns, with ``lam`` called "λ". The index has two levels: "subjects"
+        (:data:`SUBJECTS`, or the cohort itself) and "model", such as "NCC, integrated".
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"cohort": ["malf"], "image_loss": "mse", "int_steps": 7, "lam": 0.1})
+    >>> readable(table).index.tolist(), list(readable(table))
+    ([('real', 'MSE, integrated')], ['λ'])
+    """
+    subjects = table["cohort"].map(lambda name: SUBJECTS.get(name, name))
+    integrated = np.where(table["int_steps"] > 0, ", integrated", "")
+    index = {"subjects": subjects, "model": table["image_loss"].str.upper() + integrated}
+    others = table.drop(columns=GROUP).rename(columns={"lam": "λ"})
+    return others.set_index(pd.MultiIndex.from_frame(pd.DataFrame(index)))
 
 
 def hyper_curves(folder):
