@@ -25,7 +25,7 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the runs that this build trained itself; the grid is read from its records.
+# The parameters name the runs that this build trained itself. The grid is read from its records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -70,8 +70,9 @@ settings = read_parameters(globals())
 # ## Read the records
 #
 # The repository holds one JSON record per run, for simulated subjects (`mni`) and real subjects
-# (`malf`). All runs train a `VxmDense` on slices with voxels of 2 mm. The table counts the runs:
-# several λ with three seeds each.
+# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm, of 40
+# simulated or 15 real training subjects. Both cohorts have five validation subjects and ten test
+# subjects. The table counts the runs: six or seven λ with three seeds each.
 
 # %%
 import pandas as pd
@@ -126,12 +127,14 @@ def curves_of(name):
 
 # %% mystnb={"image": {"alt": "Four panels for real subjects: Dice above, folding below, NCC left, MSE right, against lambda. Dice rises to a broad top and falls on both sides; folding falls steeply as lambda grows, and stays near zero for integrated models at every lambda."}, "figure": {"caption": "Real subjects, validation pairs. Markers are means over three seeds, and bars reach from the lowest to the highest seed. The axis of folding is linear near 0.", "name": "fig-choose-real"}}
 curves_of("malf");
+
 # %% [markdown]
 # Simulated subjects fold less, and their curves are flatter. Crosses are the runs that this build
 # has trained again.
 
 # %% mystnb={"image": {"alt": "The same four panels for simulated subjects: Dice varies less with lambda, folding is far lower at each lambda and reaches zero early, and with MSE Dice is highest among the largest lambdas."}, "figure": {"caption": "The same curves for simulated subjects.", "name": "fig-choose-simulated"}}
 curves_of("mni");
+
 # %% [markdown]
 # ## Choose
 #
@@ -288,6 +291,7 @@ paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_lambda.csv")
 plain = dice[dice["int_steps"] == 0]
 ours = {who: plain[plain["cohort"] == name] for name, who in sweep.SUBJECTS.items()}
 figures.lambda_shape(ours, paper);
+
 # %% tags=["remove-input"]
 top = paper["dice"] == paper.groupby("image_loss")["dice"].transform("max")
 tops = paper[top].groupby("image_loss")["lam"]
