@@ -103,7 +103,7 @@ gain = real["difference"]
 Markdown(f"""
 The one network has the higher Dice at every λ on real subjects, by {gain.min():.3f} to
 {gain.max():.3f}. However, it was trained for {steps:.0f} steps instead of {plain_steps:.0f}, and a
-plain network trained for as long (diamond) gains no less. The benefit of the one network is therefore not
+plain network trained for as long at λ = 1 (diamond) gains no less. The benefit of the one network is therefore not
 a higher Dice, but the whole curve from one training run.
 """)
 
@@ -279,9 +279,9 @@ plain network that was trained for as long.
 """)
 
 # %% [markdown]
-# The small λ are thus not reproduced in our setting (slices at 2 mm, `hyper_units=32`). One reason
-# is that few draws of $h$ lie near 0: a tenth of them lie below λ = 0.11, and a hundredth below
-# λ = 0.01. In addition, the network first learns what all λ have in common. voxelmorph's script
+# The small λ are thus not reproduced in our setting (slices at 2 mm, `hyper_units=32`). A likely
+# reason is that few draws of $h$ lie near 0: a tenth of them lie below λ = 0.11, and a hundredth below
+# λ = 0.01. In addition, the network may first learn what all λ have in common. voxelmorph's script
 # replaces two fifths of the draws by 0 or 1, which our training did not do.
 
 # %% [markdown]
