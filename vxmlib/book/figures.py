@@ -657,7 +657,10 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
 
 def _seed_curves(ax, table) -> None:
     """One line for each integration: mean over seeds, bars from the least to the greatest."""
-    looks = {0: ("-", "o", AFTER, "displacement"), 7: ("--", "s", "#b35806", "integrated")}
+    looks = {
+        0: ("-", "o", AFTER, "without integration"),
+        7: ("--", "s", "#b35806", "with integration"),
+    }
     for int_steps, part in table.groupby("int_steps"):
         style, marker, colour, name = looks.get(int_steps, ("-", "^", "0.3", f"int {int_steps}"))
         spread = [part["mean"] - part["low"], part["high"] - part["mean"]]
