@@ -43,7 +43,7 @@ losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
 model.compile(tf.keras.optimizers.Adam(5e-4), loss=losses, loss_weights=[1, 1])
 
 # Train.
-model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
+history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
 
 # Register the two test subjects, and warp the label map of the moving one.
 moving, fixed = images[[-2]], images[[-1]]

@@ -28,9 +28,9 @@
 # [displacement](../book/glossary.md#displacement). The network learns without correct answers,
 # because its loss needs only the two images and the displacement itself.
 #
-# The script on this page does all of this in fewer than 50 lines of code and calls only TensorFlow and
-# voxelmorph only. On brain slices of 40 simulated subjects, 400 training steps take about half a
-# minute on two CPU cores. The Dice overlap of two new subjects then rises from about six tenths to
+# The script on this page has fewer than 50 lines of code and calls only NumPy, TensorFlow and
+# voxelmorph. On brain slices of 40 simulated subjects, 400 training steps take about half a minute
+# on two free CPU cores. The Dice overlap of two new subjects then rises from about six tenths to
 # about eight tenths. [Measure the result](#measure-the-result) shows the exact values of this build.
 
 # %% [markdown]
@@ -125,7 +125,7 @@ for name, array in np.load(path).items():
 # model.compile(tf.keras.optimizers.Adam(5e-4), loss=losses, loss_weights=[1, 1])
 #
 # # Train.
-# model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
+# history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
 #
 # # Register the two test subjects, and warp the label map of the moving one.
 # moving, fixed = images[[-2]], images[[-1]]
@@ -156,7 +156,7 @@ for name, array in np.load(path).items():
 # The rest of the page runs the same script block by block. The first block imports the packages.
 # Version 0.2 of voxelmorph is the last release for TensorFlow. It needs the older Keras 2, and a
 # function that Python 3.11 removed, so two lines prepare both before the import.
-# [Find what is wrong](troubleshooting.ipynb) lists what happens without them.
+# [Find what is wrong](troubleshooting.ipynb#installing) helps if the installation fails.
 
 # %% tags=["remove-cell"]
 import time
@@ -199,9 +199,9 @@ shape = images.shape[1:-1]
 # ## Draw pairs
 #
 # `fit()` takes elements of the form (inputs, targets). The inputs are the moving and the fixed
-# image. The targets are what the two outputs of the network are compared with. The warped image is
-# compared with the fixed image. The smoothness loss needs no target, but Keras asks for one, so
-# the script gives zeros. Double brackets as in `train[[moving]]` keep the batch axis.
+# image. The network has two outputs, and each has a target. The target of the warped image is the
+# fixed image. The displacement needs no target, because nobody knows the correct one, but Keras
+# asks for an array, so the script gives zeros. Double brackets as in `train[[moving]]` keep the batch axis.
 
 # %% tags=["script"]
 def draw_pairs():
@@ -241,12 +241,14 @@ model.compile(tf.keras.optimizers.Adam(5e-4), loss=losses, loss_weights=[1, 1])
 # ## Train
 #
 # Each step draws one pair and updates the weights once. Pairs are drawn without end, so
-# `steps_per_epoch` says when an epoch is over. `verbose=2` prints one line for each epoch: the
-# total loss first, then its two terms before weighting. The NCC term is negative, because NCC is a
-# similarity and Keras minimises. [Compile and fit](03_fit.ipynb) reads such a log in detail.
+# `steps_per_epoch` says when an epoch is over. `verbose=2` prints one line for each epoch. It
+# begins with the total loss. `vxm_dense_transformer_loss` is the NCC term, and
+# `vxm_dense_flow_loss` is the smoothness term before weighting. The NCC term is negative, because
+# NCC is a similarity and Keras minimises. [Compile and fit](03_fit.ipynb) reads such a log in
+# detail.
 
 # %% tags=["script"]
-model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
+history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
 
 # %% [markdown]
 # ## Register the test pair
@@ -345,14 +347,14 @@ for axis, (title, picture) in zip(axes, panels.items()):
 # %% [markdown]
 # ## Change the script for your data
 #
-# | You have | Change |
+# | You have or want | Change |
 # |---|---|
 # | other images | Write `images` and `labels` into an `.npz` file. [Prepare the data](01_data.ipynb) shows the steps before. |
 # | volumes | Nothing. The script reads the number of axes from the file, but training in 3D needs a GPU or patience ([real brains](08_real.ipynb)). |
-# | no label maps | Leave out the lines with `labels`, and report folding only. |
-# | more time | Raise `epochs`. The authors took 150 000 steps with the learning rate `1e-4`. |
+# | no label maps | Remove `labels` and everything that uses it, and report folding only. |
+# | a longer training | Raise `epochs`. The authors took 150 000 steps with the learning rate `1e-4`. |
 # | another image loss | With `vxm.losses.MSE().loss`, begin with λ = 0.01 ([Build VxmDense](02_model.ipynb)). |
-# | folds | Raise λ, the second loss weight ([Choose λ](06_choose.ipynb)), or integrate a velocity ([diffeomorphic registration](11_diffeomorphic.ipynb)). |
+# | fewer folds | Raise λ, the second loss weight ([Choose λ](06_choose.ipynb)), or integrate a velocity ([diffeomorphic registration](11_diffeomorphic.ipynb)). |
 #
 # > **Important: Choose on other subjects than you test**
 # >
