@@ -25,16 +25,14 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set, the image loss, λ and the number of integration steps.
+# The parameters name the data set and λ.
 
 # %% tags=["parameters"]
 cohort = "mni"
 profile = "quick"
 seed = 0
 root = None
-image_loss = "ncc"
 lam = 1.0
-int_steps = 0
 
 # %%
 from vxmlib import backend
@@ -79,8 +77,8 @@ for kind, tensors in (("in ", network.inputs), ("out", network.outputs)):
 # first axis of every array is the batch.
 #
 # The network halves the grid four times. If a side is not divisible by 16, voxelmorph stops with an
-# error about two shapes deep inside the network. `models.build`, which we use from the next lesson
-# on, checks the shape first.
+# error about two shapes deep inside the network. Our `models.build`, which later lessons use, checks
+# the shape first.
 
 # %%
 from vxmlib import models
@@ -111,7 +109,11 @@ import numpy as np
 first, second = people.split["test"][:2]
 moving, fixed = people.image(first), people.image(second)
 batches = moving[None, ..., None], fixed[None, ..., None]
+
+# %% tags=["remove-output"]
 displacement = network.register(*batches)
+
+# %%
 print(displacement.shape, f"largest component {np.abs(displacement).max():.4f} voxels")
 
 # %% [markdown]
@@ -147,7 +149,8 @@ print(same.shape, np.allclose(same, displacement[0]))
 # $$
 #
 # The loss is minus the mean of $\mathrm{cc}$ over all voxels. It lies between 0 (nothing in common)
-# and −1 (the same pattern everywhere).
+# and −1 (the same pattern everywhere). The next cell computes it for the pair of two different
+# subjects.
 
 # %%
 ncc = vxm.losses.NCC().loss
@@ -203,8 +206,11 @@ from IPython.display import Markdown
 
 brighter, inverted = table.loc["brighter"], table.loc["inverted"]
 Markdown(f"""
-- **Brightness does not matter to NCC.** The brighter image scores {brighter["NCC, brain"]:.3f} in
-  the brain, while its MSE is {brighter["MSE"]:.3f}. NCC therefore suits scans of different scanners.
+The table shows four properties of NCC.
+
+- **Brightness does not matter inside the brain.** The brighter image scores
+  {brighter["NCC, brain"]:.3f} there, while its MSE is {brighter["MSE"]:.3f}. NCC therefore suits
+  scans of different scanners.
 - **Inverted contrast is no match.** It scores {abs(inverted["NCC, brain"]):.2f} in the brain,
   because the covariance is clipped. Registering T1 to T2 needs another loss.
 """)
@@ -220,6 +226,10 @@ Markdown(f"""
 """)
 
 # %% [markdown]
+# The brighter image scores less on the whole grid, mainly because of its background. voxelmorph
+# continues the image with zeros outside the grid, so a background above 0 has an edge there.
+
+# %% [markdown]
 # ## Keep intensities in [0, 1]
 #
 # In exact arithmetic NCC ignores scale and offset. In 32-bit arithmetic it does not. The next cell
@@ -232,8 +242,9 @@ for name, image in scaled.items():
     print(f"{name:11} {float(loss[0]):.3g}")
 
 # %% [markdown]
-# With an offset, the variances are differences of huge numbers, and the result leaves its range.
-# With tiny intensities $\varepsilon$ outweighs the variances, so every window counts as flat.
+# The first line is the value of the table above. With an offset, the variances are differences of
+# huge numbers, and the result leaves its range. With tiny intensities $\varepsilon$ outweighs the
+# variances, so every window counts as flat.
 
 # %% [markdown]
 # ## Use a faster NCC with the same values
@@ -283,8 +294,8 @@ fields = {
 }
 
 # %% [markdown]
-# The table multiplies each price by two values of λ, and counts the voxels that the displacement
-# folds.
+# The table multiplies each price by two values of λ (λ = 1 leaves Grad as it is), and counts the
+# voxels that the displacement folds.
 
 # %%
 prices = {}
@@ -322,7 +333,8 @@ folding pays off as soon as NCC gains a little. This is why λ = 0.01 is too sma
 # | NCC | λ = 1 | λ = 1 to 1.5 ([Fig. 7](https://doi.org/10.1109/TMI.2019.2897538)) |
 # | MSE | λ = 0.01 | λ = 0.02 ([Fig. 7](https://doi.org/10.1109/TMI.2019.2897538)) |
 #
-# Recipes that combine NCC with λ = 0.01 mix both rows. [Choose λ](06_choose.ipynb) measures what
+# The last column was read off the paper's figure. Recipes that combine NCC with λ = 0.01 mix both
+# rows of the table. [Choose λ](06_choose.ipynb) measures what
 # follows from it.
 #
 # > **Note: With integration, λ weighs twice as much**

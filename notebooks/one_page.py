@@ -156,7 +156,7 @@ for name, array in np.load(path).items():
 # The rest of the page runs the same script block by block. The first block imports the packages.
 # Version 0.2 of voxelmorph is the last release for TensorFlow. It needs the older Keras 2, and a
 # function that Python 3.11 removed, so two lines prepare both before the import.
-# [Find what is wrong](troubleshooting.ipynb#installing) helps if the installation fails.
+# [Find what is wrong](troubleshooting.ipynb) helps if the installation fails.
 
 # %% tags=["remove-cell"]
 import time
@@ -201,7 +201,8 @@ shape = images.shape[1:-1]
 # `fit()` takes elements of the form (inputs, targets). The inputs are the moving and the fixed
 # image. The network has two outputs, and each has a target. The target of the warped image is the
 # fixed image. The displacement needs no target, because nobody knows the correct one, but Keras
-# asks for an array, so the script gives zeros. Double brackets as in `train[[moving]]` keep the batch axis.
+# asks for an array, so the script gives zeros. Double brackets as in `train[[moving]]` keep the batch
+# axis.
 
 # %% tags=["script"]
 def draw_pairs():
@@ -339,7 +340,7 @@ import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 3, figsize=(8, 3))
 panels = {"moving": moving, "warped": warped, "fixed": fixed}
-for axis, (title, picture) in zip(axes, panels.items()):
+for axis, (title, picture) in zip(axes, panels.items(), strict=True):
     axis.imshow(picture[0, ..., 0].T, cmap="gray", origin="lower", vmin=0, vmax=1)
     axis.set_title(title)
     axis.axis("off")
