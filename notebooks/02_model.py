@@ -35,11 +35,14 @@ root = None
 lam = 1.0
 
 # %%
-from vxmlib import backend
-from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
+
+# %%
+from vxmlib import backend
+from vxmlib.experiments import runs
+
 people = runs.load_cohort(settings)
 backend.set_seed(settings.seed)
 
@@ -267,12 +270,17 @@ print(f"LocalNCC   {float(losses.LocalNCC(window=9).loss(fixed_batch, moving_bat
 # is $1/n^2$ of the sum $\lVert\nabla u\rVert^2$ per voxel in the paper. Compare this factor first
 # when you compare a λ between two implementations.
 #
-# A stretch by a tenth along one axis has the slope $0.1$ in one of the $n^2$ entries. We therefore
-# expect $0.1^2/n^2$.
+# The next cell makes the loss, and a grid that holds the coordinates of each voxel.
 
 # %%
 grad = vxm.losses.Grad("l2").loss
 grid = np.stack(np.meshgrid(*map(np.arange, people.shape), indexing="ij"), -1)
+
+# %% [markdown]
+# A stretch by a tenth along one axis has the slope $0.1$ in one of the $n^2$ entries. We therefore
+# expect $0.1^2/n^2$.
+
+# %%
 stretch = np.zeros(grid.shape, "float32")
 stretch[..., 0] = 0.1 * grid[..., 0]
 price = float(grad(None, tf.constant(stretch[None]))[0])
