@@ -70,5 +70,5 @@ The recipe uses these modules:
 - `book.steppable`: figures that the reader steps through
 - `book.glue`: insert computed numbers into the text of a page
 - `book.claims`: the claims about VoxelMorph that we test, each with its verdict
-- `book.examples`: a raw scan as it comes from a scanner, for the lesson on data
+- `book.examples`: the files that pages start from: one raw scan, and the brains of the one page
 """
