@@ -181,7 +181,9 @@ def lpba_spoilt(folder, what):
     image, labels = head()
     if what == "a person":
         shutil.rmtree(s05)
-        return r"2 of 80 files missing, of 1 of 40 subjects: S05/S05\.delineation\.skullstripped\.img"
+        return (
+            r"2 of 80 files missing, of 1 of 40 subjects: S05/S05\.delineation\.skullstripped\.img"
+        )
     if what == "a file":
         voxels.unlink()
         return r"1 of 80 files missing, of 1 of 40 subjects: S05/S05\.delineation\.structure\.label"
