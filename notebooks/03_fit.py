@@ -370,6 +370,10 @@ quarter = history["val_dice"].iloc[-max(len(history) // 4, 1) - 1 :]
 rise, late_rise = history["val_dice"].iloc[-1] - start, quarter.iloc[-1] - quarter.iloc[0]
 print(f"rise {rise:.4f}, in the last quarter {late_rise:.4f}")
 
+# %% [markdown]
+# The third question is answered by the rows of the history with the lowest loss and the highest
+# Dice.
+
 # %%
 lowest_loss = history.loc[history["val_loss"].idxmin(), "step"]
 highest_dice = history.loc[history["val_dice"].idxmax(), "step"]
@@ -392,6 +396,9 @@ Markdown(f"""
 After the first epoch Dice was {early:.3f}, which is {side} the identity. The loss alone cannot show
 on which side of the identity a registration lies.
 """)
+
+# %% [markdown]
+# The lessons therefore report Dice beside the loss, and folding beside Dice.
 
 # %% tags=["remove-input"]
 apart = "at the same step" if lowest_loss == highest_dice else "at different steps"

@@ -187,13 +187,16 @@ for count in (metrics.folding, metrics.digital_folding):
 # %% [markdown]
 # ## Count the folds of the test pairs
 #
-# `evaluate_pairs` measures folding together with Dice. The digital count takes one more loop over
-# the pairs.
+# `evaluate_pairs` measures folding together with Dice.
 
 # %%
 table = metrics.evaluate_pairs(people, pairs, run.register)
+summary = metrics.summary(table)
 
+# %% [markdown]
+# The digital count takes one more loop over the pairs.
 
+# %%
 def digital_percent(run):
     """Digitally folded voxels of each test pair, in percent of the fixed brain."""
     displacements = (run.register(people.image(a), people.image(b)) for a, b in pairs)
@@ -231,8 +234,10 @@ journal paper divides by the brain
 ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)), and so do we.
 """)
 
+# %% [markdown]
+# The worst pair shows how far the folding can go; the mean over the pairs describes the network.
+
 # %% tags=["remove-input"]
-summary = metrics.summary(table)
 Markdown(f"""
 Over all {len(pairs)} pairs at λ = {settings.lam:g}, {summary["folding_percent_brain"]:.3f} % of the
 brain is folded by central differences and {np.mean(digital):.3f} % by the digital criterion.
