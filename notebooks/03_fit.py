@@ -67,8 +67,8 @@ print(len(people.split["train"]), kind, "training subjects, grid", people.shape)
 # %%
 import numpy as np
 
-first, second = people.split["train"][:2]
-moving, fixed = (people.image(i)[None, ..., None] for i in (first, second))
+train = people.split["train"]
+moving, fixed = (people.image(i)[None, ..., None] for i in train[:2])
 zero_field = np.zeros((1, *people.shape, people.ndim), "float32")
 print("image", moving.shape, "  field", zero_field.shape)
 
@@ -90,14 +90,12 @@ except RuntimeError as error:
 
 # %% [markdown]
 # `compile` adds an optimiser, one loss for each output, and the weights of the losses. The losses
-# stand in the order of the outputs: similarity with weight 1, then smoothness with weight λ.
+# stand in the order of the outputs: first similarity with weight 1, then smoothness with weight λ.
 
 # %%
-small.compile(
-    tf.keras.optimizers.Adam(settings.learning_rate),
-    loss=[vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss],
-    loss_weights=[1, settings.lam],
-)
+optimizer = tf.keras.optimizers.Adam(settings.learning_rate)
+both_losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
+small.compile(optimizer, loss=both_losses, loss_weights=[1, settings.lam])
 
 # %% [markdown]
 # ### Count steps, not epochs
@@ -108,7 +106,6 @@ small.compile(
 # %%
 from vxmlib import pairs
 
-train = people.split["train"]
 data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
 trial = small.fit(data, epochs=2, steps_per_epoch=4, verbose=2)
 
@@ -304,10 +301,8 @@ history = training.history(folder)
 
 # %% tags=["remove-input"]
 minutes = history["seconds"].sum() / 60
-Markdown(f"""
-The training took {minutes:.1f} minutes on this machine ({backend.device_summary()}). The table
-shows the first and the last epochs.
-""")
+took = f"{minutes:.1f} minutes on this machine ({backend.device_summary()})"
+Markdown(f"The training took {took}. The table shows the first and the last epochs.")
 
 # %%
 columns = {
@@ -327,23 +322,17 @@ ends[list(columns)].rename(columns=columns).round(3)
 # %% mystnb={"image": {"alt": "Line plot of the image loss over optimiser steps for training and validation pairs. Both fall steeply at first and then more and more slowly."}, "figure": {"caption": "Image loss over the training. The training line is the mean over the random pairs of each epoch, so it varies more than the validation line, whose pairs are always the same.", "name": "fig-fit-image-loss"}}
 from vxmlib.book import figures
 
-figures.curves(
-    history,
-    {"image_loss": "training", "val_image_loss": "validation"},
-    ylabel=f"{settings.image_loss.upper()} loss",
-);
+columns = {"image_loss": "training", "val_image_loss": "validation"}
+figures.curves(history, columns, ylabel=f"{settings.image_loss.upper()} loss");
 
 # %% [markdown]
 # The smoothness loss does the opposite. It starts near zero, because an untrained network moves
 # almost nothing, and it *rises* while the network learns to move. A rising smoothness loss is
-# therefore no alarm: it is the price of a better alignment.
+# therefore no alarm, because a better alignment needs a less uniform displacement.
 
-# %% mystnb={"image": {"alt": "Line plot of the smoothness loss over optimiser steps for training and validation pairs. It starts near zero and rises throughout."}, "figure": {"caption": "Smoothness loss over the training, before it is multiplied by λ.", "name": "fig-fit-smoothness"}}
-figures.curves(
-    history,
-    {"smoothness_loss": "training", "val_smoothness_loss": "validation"},
-    ylabel="Grad loss, before λ",
-);
+# %% mystnb={"image": {"alt": "Line plot of the smoothness loss over optimiser steps for training and validation pairs. It starts near zero, rises steeply and then levels off."}, "figure": {"caption": "Smoothness loss over the training, before it is multiplied by λ.", "name": "fig-fit-smoothness"}}
+columns = {"smoothness_loss": "training", "val_smoothness_loss": "validation"}
+figures.curves(history, columns, ylabel="Grad loss, before λ");
 
 # %% [markdown]
 # ## Judge convergence by more than the loss
@@ -392,10 +381,8 @@ the last quarter of the steps. {verdict}. A report should say so.
 # %% tags=["remove-input"]
 early = history["val_dice"].iloc[0]
 side = "below" if early < start else "above"
-Markdown(f"""
-After the first epoch Dice was {early:.3f}, which is {side} the identity. The loss alone cannot show
-on which side of the identity a registration lies.
-""")
+text = f"After the first epoch Dice was {early:.3f}, which is {side} the identity."
+Markdown(f"{text} The loss alone cannot show on which side of it a registration lies.")
 
 # %% [markdown]
 # The lessons therefore report Dice beside the loss, and folding beside Dice.

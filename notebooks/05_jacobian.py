@@ -235,14 +235,15 @@ journal paper divides by the brain
 """)
 
 # %% [markdown]
-# The worst pair shows how far the folding can go; the mean over the pairs describes the network.
+# The worst pair shows how far folding can go, whereas the mean over the pairs describes the network.
 
 # %% tags=["remove-input"]
+without = (table.groupby(["moving", "fixed"])["folds"].first() == 0).sum()
 Markdown(f"""
-Over all {len(pairs)} pairs at λ = {settings.lam:g}, {summary["folding_percent_brain"]:.3f} % of the
-brain is folded by central differences and {np.mean(digital):.3f} % by the digital criterion.
-{(table.groupby(["moving", "fixed"])["folds"].first() == 0).sum()} pairs have no voxel with
-det J ≤ 0 on the whole grid.
+On average over the test pairs, this network (VxmDense, λ = {settings.lam:g}) folds
+{summary["folding_percent_brain"]:.3f} % of the brain by central differences and
+{np.mean(digital):.3f} % by the digital criterion. In {without} of {len(pairs)} pairs no voxel has
+det J ≤ 0.
 """)
 
 # %% tags=["remove-input"]
@@ -255,8 +256,8 @@ voxels have no logarithm, so they are left out and reported beside it.
 # %% [markdown]
 # ## Map the determinant
 #
-# For comparison we train a second network with almost no smoothness, at λ = 0.01. All else stays the
-# same.
+# For comparison we train a second network with much less smoothness, at λ = 0.01. All other settings
+# stay the same.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
