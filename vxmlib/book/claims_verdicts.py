@@ -4,6 +4,8 @@ A rule is a pure function of the numbers of one claim. The verdict in words, whi
 whose claim it is, follows from it in :func:`vxmlib.book.claims.verdict`.
 """
 
+from itertools import pairwise
+
 RAN = "no error"
 
 #: Differences in Dice that are smaller than this are no difference for a reader.
@@ -68,7 +70,7 @@ def all_rise(gains, spread):
 
 def falls_at_each_step(values):
     """Whether a list of numbers falls from each value to the next."""
-    return all(b < a for a, b in zip(values, values[1:], strict=False))
+    return all(after < before for before, after in pairwise(values))
 
 
 INTERFACE = {
