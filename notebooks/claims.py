@@ -96,7 +96,7 @@ velocity at half size. In 3D, the Dice of the plain network minus that of SyN is
 # ## Training with `fit()`
 #
 # The tutorial's main advice is to configure the model, the losses and the data correctly, and to
-# leave the training to `fit()`. Most of this holds. The measurements use voxelmorph 0.2, two
+# leave the training to `fit()`. Most of this holds. The measurements use voxelmorph version 0.2, two
 # validation subjects of this build and the files `claims_measure.py` and `claims_verdicts.py` in
 # `vxmlib/book` (function `interface`).
 
