@@ -453,6 +453,7 @@ recording.write_record(
     validation_dice_last_quarter=late_rise,
     validation_folding_percent_brain=history["val_folding_percent"].iloc[-1],
     steps=history["step"].iloc[-1],
+    training_subjects=len(people.split["train"]),
     training_seconds=history["seconds"].sum(),
 )
 

@@ -1,4 +1,4 @@
-"""One run of the recipe: settings in, a trained model out; what lesson 4 spells out, as one call.
+"""Train one model from its settings in one call, as the lesson on compile and fit does by steps.
 
 One function each loads the cohort of a run, builds its model and trains it.
 
