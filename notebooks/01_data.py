@@ -25,7 +25,8 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set and how much of it is used.
+# `cohort` names the data set, and `profile` sets how many subjects are used and whether they are
+# 2D or 3D.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -43,9 +44,9 @@ settings = read_parameters(globals())
 # ## Read the header of one scan
 #
 # A scan comes in the coordinates of its scanner. The simulated subjects of the default cohort
-# `mni` already lie on the template's grid, so the helper `examples.scan` places one of them in a
-# scanner. It turns, scales and shifts the brain, flips the axes, and stores 16-bit integers. Because
-# this pose is known, we can check the alignment below.
+# `mni` already lie on the template's grid, so the helper `examples.scan` makes one of them look
+# like a new scan. It turns, scales and shifts the brain, flips the axes, and stores 16-bit
+# integers. Because this pose is known, we can check the alignment below.
 
 # %%
 import nibabel as nib
@@ -60,11 +61,12 @@ print("stored as  ", scan.get_data_dtype())
 print("axes run to", nib.aff2axcodes(scan.affine))
 
 # %% [markdown]
-# The array alone does not say which side is left. The affine matrix of the header does, because it
+# The last line gives the direction in which each array axis runs, for example P for Posterior. The
+# array alone does not say which side is left. The affine matrix of the header does, because it
 # maps the index of a voxel to millimetres in the scanner. There, *x* runs to the subject's Right,
 # *y* to Anterior and *z* to Superior (RAS).
 #
-# > **Warning: Never trust the order of an array**
+# > **Warning: Never trust the order of the array axes**
 # >
 # > Two files of the same brain can store their axes in different orders and directions. A network
 # > that sees one subject mirrored trains on it without an error, and the left hippocampus is then
@@ -84,10 +86,10 @@ image = np.asarray(canonical.dataobj, dtype="float32")
 print(nib.aff2axcodes(canonical.affine), image.shape)
 
 # %% [markdown]
-# The figure shows the same slice index before and after, because a wrong orientation is easiest to
-# see in a picture.
+# A wrong orientation is easiest to see in a picture. The figure shows the slice with the same
+# index before and after reorienting.
 
-# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The simulated scan is stored to the Posterior, Left and Inferior, so the same index cuts another plane. A real scan of the cohort malf is only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
+# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The axes of the simulated scan run to Posterior, Left and Inferior, so the same index cuts another plane. A real scan is often only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
 from vxmlib.book import figures
 
 stored = np.asarray(scan.dataobj, dtype="float32")
@@ -99,12 +101,13 @@ figures.people(pictures, titles, columns=2, side=False);
 # ## Align the scan affinely
 #
 # VoxelMorph is the *deformable* part of a registration. A classical tool removes shift, rotation,
-# scale and shear before it. This matters for two reasons. The image loss compares local windows, so
-# it cannot see that a head lies 3 cm away. The smoothness loss penalises every slope of the
-# displacement, and a plain rotation has slopes.
+# scale and shear before it. This matters for two reasons. The image loss compares local windows,
+# so it cannot recognise a brain that lies 3 cm away. The smoothness loss penalises every change of
+# the displacement from voxel to voxel, so it penalises even a plain rotation.
 #
-# ANTs finds the 12 numbers of the affine map. This page uses a coarse template, which takes
-# seconds. The matrices of the real cohort were computed at 1 mm.
+# ANTs, a classical registration package, finds the 12 numbers of the affine map. This page
+# compares the images on a coarse grid of 4 mm, which takes seconds. The matrices of the book's
+# real subjects were computed at 1 mm.
 
 # %%
 from vxmlib.sources import align
@@ -113,9 +116,10 @@ matrix = align.affine_to_template(image, canonical.affine, spacing=4.0)
 print(np.array2string(matrix, precision=3, suppress_small=True))
 
 # %% [markdown]
-# The matrix says where in the scan each position of the template is found. It is a
-# [pull](../book/glossary.md#pull), like every map in this book. The table compares the scan with
-# the template, first with both centres of mass on each other and then under the matrix.
+# The matrix maps a position of the template, in millimetres, to the matching position in the scan.
+# It is a [pull](../book/glossary.md#pull), like every map in this book. The table compares the
+# scan with the template twice. For the first row, only the centres of mass are matched. For the
+# second row, the matrix is applied.
 
 # %%
 import pandas as pd
@@ -131,9 +135,10 @@ from IPython.display import Markdown
 sentence = "This scan is real, so its true matrix is unknown."
 if settings.cohort == "mni":
     error = align.displacement_between(matrix, examples.pose()).mean()
-    sentence = f"The found matrix differs from the known pose by {error:.1f} mm, averaged over the brain."
+    sentence = f"The computed matrix and the known pose are {error:.1f} mm apart, on average."
 Markdown(f"""
-{sentence} Two heads overlap well even when they are only centred, so look at both columns.
+{sentence} Two brains overlap well even when they are only centred, so the correlation says more
+about the alignment than the overlap of the masks.
 """)
 
 # %% [markdown]
@@ -144,8 +149,8 @@ Markdown(f"""
 # ## Resample once
 #
 # Orientation, alignment and voxel size are all affine maps. Multiply their matrices and
-# interpolate *once*, because each further interpolation blurs the image. Images are interpolated
-# linearly, label maps with nearest-neighbour interpolation.
+# interpolate *once*, because each further interpolation blurs the image. Interpolate images
+# linearly, and label maps with nearest-neighbour interpolation.
 
 # %%
 from vxmlib.sources import template
@@ -157,16 +162,16 @@ print(resampled.shape, f"at {spacing} mm, up to {resampled.max():.0f}")
 # %% [markdown]
 # ## Normalise the intensities
 #
-# The network and the losses expect intensities from 0 to 1. Divide by a high percentile of the
-# brain and clip the rest. The maximum is a poor divisor, because one bright vessel would then
-# darken the whole brain.
+# The resampled image still has the intensities of the file, but the network and the losses expect
+# intensities from 0 to 1. Divide by a high percentile of the brain, and set larger results to 1.
+# The maximum is a poor divisor, because one bright vessel would then darken the whole brain.
 
 # %%
 brain = resampled[resampled > 0]
 normalised = np.clip(resampled / np.percentile(brain, 99.5), 0, 1)
 
 # %% [markdown]
-# `preprocess.normalise` does the same, and it refuses images without a brain or with NaN.
+# `preprocess.normalise` does the same. It also refuses an image that is empty or contains NaN.
 
 # %%
 from vxmlib import preprocess
@@ -177,7 +182,8 @@ print(np.allclose(normalised, preprocess.normalise(resampled)))
 # ## Make the sides divisible by 16
 #
 # The network halves the grid four times, so every side has to be a multiple of 16. The common grid
-# of this book has such sides. Another image can be cropped or padded around its centre.
+# of this book has such sides. Another image can be cropped or padded around its centre. The next
+# cell first makes an image with unsuitable sides and then pads it.
 
 # %%
 odd = normalised[3:, 5:, 1:]
@@ -223,12 +229,13 @@ print(people.credit)
 # %% [markdown]
 # > **Tip: Your own scans**
 # >
-# > `cohort="own"` reads a folder, which `root` names. Each scan is a skull-stripped file
-# > `NAME.nii.gz`, with a label map `NAME_seg.nii.gz` beside it. A file `labels.csv` with rows
-# > `number,name` may name the structures.
+# > `cohort="own"` reads the folder that `root` names. Each scan is a skull-stripped file
+# > `NAME.nii.gz`, with a label map `NAME_seg.nii.gz` beside it. An optional file `labels.csv` with
+# > rows `number,name` names the structures.
 #
 # Look at the pictures of every data set that you train on. A mirrored subject, an empty slice or
-# the label map of another subject is found in a minute by eye, and in a week by debugging.
+# the label map of another subject is found in a minute by eye, but may take a week to find by
+# debugging.
 
 # %% mystnb={"image": {"alt": "Ten coronal brain slices of ten subjects in two rows. Their ventricles, cortex and outlines differ in size and shape; brightness and noise differ from scan to scan."}, "figure": {"caption": "Ten subjects of the training set.", "name": "fig-data-subjects"}}
 ten = people.split["train"][:10]
@@ -255,15 +262,16 @@ for part, ids in people.split.items():
 
 # %% [markdown]
 # Network weights are learned from the training subjects, and λ is chosen on the validation
-# subjects. The test subjects are used once, at the end. A part named `repeats` holds second scans
-# of validation subjects, and nobody trains on them.
+# subjects. The test subjects are used once, at the end. The real cohort `malf` has a further
+# part named `repeats`, which holds second scans of validation subjects and is never used for
+# training.
 
 # %% [markdown]
-# ## Measure the distance before registration
+# ## Measure the overlap before registration
 #
 # The overlap after affine alignment is the value that every registration has to raise. It is the
-# score of the [identity](../book/glossary.md#identity), the displacement that moves nothing. The next
-# cell measures it on pairs of training subjects.
+# score of the [identity](../book/glossary.md#identity), the displacement that moves nothing. The
+# next cell measures it on pairs of training subjects.
 
 # %%
 from vxmlib import cohorts, metrics
@@ -277,7 +285,7 @@ kind = "simulated" if people.simulated else "real"
 Markdown(f"""
 The mean Dice of {len(some)} training pairs is {start["dice_mean"]:.2f}, over
 {overlap["label"].nunique()} structures of {kind} subjects. For comparison, the journal paper starts
-at 0.58 with real brains in 3D
+at 0.58 with real brains in 3D and with other structures
 ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 """)
 
@@ -292,8 +300,8 @@ at 0.58 with real brains in 3D
 # | first target | fixed image | compared with the warped image |
 # | second target | zeros with the shape of the displacement | required by Keras, never read by the loss |
 #
-# A Python generator that draws pairs without end is enough. Each array has a batch axis in front
-# and a channel axis at the end.
+# A Python generator that draws pairs without end is sufficient. Each array has a batch axis in
+# front and a channel axis at the end.
 
 # %%
 zeros = np.zeros((1, *people.shape, people.ndim), "float32")
@@ -337,21 +345,23 @@ print("targets:", *(tuple(array.shape) for array in targets))
 n = len(people.split["train"])
 Markdown(f"""
 {n} training subjects make {n * (n - 1)} ordered pairs. They are ordered because registering A to B
-is another task than registering B to A.
+is a different task from registering B to A.
 """)
 
 # %% [markdown]
 # > **Note: Epochs and steps**
 # >
-# > Pairs are drawn with replacement, so no epoch sees each pair once. An epoch only says how often
-# > Keras writes a line to the log, and the number of *steps* says how long a network was trained.
+# > Pairs are drawn with replacement, so an epoch does not contain each pair exactly once. An epoch
+# > only says how often Keras writes a line to the log. The number of *steps* says how long a
+# > network was trained.
 
 # %% [markdown]
 # ## Use pairs that can be resumed
 #
-# `pairs.pair_dataset` returns the same kind of data set and adds three things. It checks every image
-# before the first batch. It states the shapes itself. It derives the pair of step *k* from the seed
-# and *k* alone, so an interrupted training continues with the pairs that would have come.
+# `pairs.pair_dataset` returns the same kind of data set and adds three things. It checks every
+# image before the first batch. It states the shapes itself. It computes the pair of step *k* from
+# the seed and *k* alone, so a training that was interrupted continues with the same pairs as one
+# without interruption.
 
 # %%
 from vxmlib import pairs
@@ -361,8 +371,8 @@ data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
 print(data.element_spec == plain.element_spec)
 
 # %% [markdown]
-# We test the last property: a data set that starts at step 5 has to begin with the sixth pair of the
-# first one.
+# We test the last property. A data set that starts at step 5 has to begin with the sixth pair of
+# the first data set, because steps are counted from 0.
 
 # %%
 later = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed, start_step=5)
@@ -373,8 +383,8 @@ print(np.array_equal(sixth[0][0], first[0][0]))
 # ## Exercises
 #
 # **Exercise 1.** Normalise by the maximum instead of the percentile. How much darker does the
-# median of the brain become? A simulated scan has no bright vessels, so expect less than in a real
-# one.
+# median of the brain become? A simulated scan has no bright vessels, so the difference is smaller
+# than in a real scan.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 inside = resampled > 0
@@ -382,7 +392,8 @@ print(f"by maximum    {np.median(resampled[inside] / resampled.max()):.2f}")
 print(f"by percentile {np.median(normalised[inside]):.2f}")
 
 # %% [markdown]
-# **Exercise 2.** Resample a label map linearly, and count the labels that no subject has.
+# **Exercise 2.** Shift a label map by half a voxel with linear interpolation, and round the
+# result. Count the labels that the map did not contain before.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from scipy import ndimage
@@ -392,7 +403,7 @@ halfway = np.rint(ndimage.shift(labels.astype(float), 0.5, order=1)).astype(int)
 print(len(np.setdiff1d(halfway, labels)), "invented labels")
 
 # %% [markdown]
-# **Exercise 3.** Check that no subject is in two parts of the split.
+# **Exercise 3.** Check that no subject belongs to two parts of the split.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 everyone = [subject for ids in people.split.values() for subject in ids]
@@ -403,9 +414,9 @@ print(len(everyone) == len(set(everyone)))
 #
 # - Read the header, reorient the scan, and look at it.
 # - Affine alignment comes before VoxelMorph and is a part of the reproduction.
-# - Interpolate once, and label maps with nearest-neighbour interpolation.
-# - Images lie in [0, 1] on a grid whose sides are divisible by 16, and they are checked.
-# - Split by subjects.
+# - Interpolate only once. Use nearest-neighbour interpolation for label maps.
+# - Images lie in [0, 1] on a grid whose sides are divisible by 16, and each image is checked.
+# - The split is made by subjects.
 # - Pairs have the form (inputs, targets) and shapes that are known in advance.
 #
-# **Read on:** [Build VxmDense](02_model.ipynb) makes the network that takes these pairs.
+# **Read on:** [Build VxmDense](02_model.ipynb) builds the network that takes these pairs.

@@ -15,8 +15,8 @@
 #
 # | | |
 # |---|---|
-# | **You will** | build the network, and probe NCC and Grad with cases whose answer you can foresee |
-# | **You will learn** | what NCC scores and what it misses, what roughness costs, and where the usual values of λ come from |
+# | **You will** | build the network, and test its two losses (NCC and Grad) on cases with a known answer |
+# | **You will learn** | what NCC rewards and what it misses, what Grad penalises, and where the usual values of λ come from |
 # | **You need** | [Prepare the data](01_data.ipynb) |
 # | **In → out** | a grid size and λ → a network whose two outputs are tied to two losses |
 # | **Not here** | training, which is the subject of [the next lesson](03_fit.ipynb) |
@@ -25,7 +25,8 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set and λ.
+# The parameters name the data set and λ (`lam`), the weight of the smoothness loss. The last of
+# the three cells loads the subjects and sets the random seed.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -63,8 +64,8 @@ print(f"{network.count_params():,} parameters")
 # %% [markdown]
 # `int_steps=0` makes the network predict the displacement itself, as in the journal paper
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). voxelmorph's default is
-# `int_steps=7`. The network then predicts a velocity, which is integrated
-# ([diffeomorphic registration](11_diffeomorphic.ipynb)).
+# `int_steps=7`. The network then predicts a velocity, and integration turns the velocity into the
+# displacement ([diffeomorphic registration](11_diffeomorphic.ipynb)).
 #
 # The model has two inputs and two outputs. Their order matters later, because losses are assigned
 # by position.
@@ -79,9 +80,9 @@ for kind, tensors in (("in ", network.inputs), ("out", network.outputs)):
 # one channel. The second output is the displacement, with one channel for each axis of space. The
 # first axis of every array is the batch.
 #
-# The network halves the grid four times. If a side is not divisible by 16, voxelmorph stops with an
-# error about two shapes deep inside the network. Our `models.build`, which later lessons use, checks
-# the shape first.
+# The network halves the grid four times. If a side is not divisible by 16, voxelmorph stops with
+# an error that only says that two arrays inside the network differ in shape. Our `models.build`,
+# which later lessons use, checks the shape first. The next cell shows its message for such a side.
 
 # %%
 from vxmlib import models
@@ -95,8 +96,8 @@ except ValueError as error:
 # > **Note: Version 0.2 is not the code of 2018**
 # >
 # > The network of the papers halves the grid by strided convolutions from its first layer on.
-# > `VxmDense` first convolves at full size and then uses max pooling. This book calls the first kind
-# > "strided U-Net". [The authors' weights](07_weights.ipynb) need it, and
+# > `VxmDense` first convolves at full size and then uses max pooling. This book calls the first
+# > kind "strided U-Net". [The authors' weights](07_weights.ipynb) need it, and
 # > [real brains in 3D](08_real.ipynb) compares both.
 
 # %% [markdown]
@@ -120,8 +121,8 @@ displacement = network.register(*batches)
 print(displacement.shape, f"largest component {np.abs(displacement).max():.4f} voxels")
 
 # %% [markdown]
-# `models.register` returns the same displacement without batch axis. It also checks the images, and
-# compiles the computation once instead of at every call.
+# `models.register` returns the same displacement without the batch axis. It also checks the
+# images. It compiles the computation once, whereas the method `register` does so at every call.
 
 # %%
 same = models.register(network, moving, fixed)
@@ -130,30 +131,33 @@ print(same.shape, np.allclose(same, displacement[0]))
 # %% [markdown]
 # > **Warning: Do not take the second output of `predict`**
 # >
-# > With `int_steps=0` the second output is the displacement. With `int_steps=7` it is a velocity at
-# > half the resolution, and every metric computed from it is silently wrong. Use `register`.
+# > With `int_steps=0` the second output is the displacement. With `int_steps=7` it is a velocity
+# > at half the resolution. Every metric computed from this velocity is wrong, and no error is
+# > raised. Use `register`.
 
 # %% [markdown]
 # ## Compute NCC
 #
-# The image loss compares *local patterns*. Around each voxel $p$ it takes a window of 9 voxels a
-# side, and it sums products of the deviations from the window's means:
+# The image loss is the local normalised cross-correlation ([NCC](../book/glossary.md#ncc)) of two
+# images $I$ and $J$. It compares *local patterns*. Around each voxel $p$ it takes a window $W(p)$
+# of 9 voxels a side. In this window it sums the products of the deviations from the means
+# $\bar I(p)$ and $\bar J(p)$:
 #
 # $$
 # c_{IJ}(p) = \sum_{q \in W(p)} \bigl(I(q) - \bar I(p)\bigr)\bigl(J(q) - \bar J(p)\bigr)
 # $$
 #
-# voxelmorph raises $c_{IJ}$, $c_{II}$ and $c_{JJ}$ to at least $\varepsilon = 10^{-5}$, and then
-# takes the squared correlation:
+# voxelmorph replaces values of $c_{IJ}$, $c_{II}$ and $c_{JJ}$ below $\varepsilon = 10^{-5}$ by
+# $\varepsilon$. Then it takes the squared correlation:
 #
 # $$
 # \mathrm{cc}(p) = \frac{\max(c_{IJ}, \varepsilon)^2}
 # {\max(c_{II}, \varepsilon)\,\max(c_{JJ}, \varepsilon)}
 # $$
 #
-# The loss is minus the mean of $\mathrm{cc}$ over all voxels. It lies between 0 (nothing in common)
-# and −1 (the same pattern everywhere). The next cell computes it for the pair of two different
-# subjects.
+# The loss is minus the mean of $\mathrm{cc}$ over all voxels. It lies between 0 (nothing in
+# common) and −1 (the same pattern everywhere). The next cell computes it for the two test subjects
+# from above.
 
 # %%
 ncc = vxm.losses.NCC().loss
@@ -164,7 +168,8 @@ print(f"{float(ncc(fixed_batch, moving_batch)[0]):.3f}")
 # Clipping at $\varepsilon$ has two consequences:
 #
 # - A negative covariance becomes $\varepsilon$, so inverted contrast scores about 0.
-# - A window that is flat in *both* images has only values of $\varepsilon$, so it scores 1.
+# - In a window that is flat in *both* images, all three values become $\varepsilon$, so the
+#   window scores 1.
 #
 # > **Note: The loss is local, not the network**
 # >
@@ -172,7 +177,7 @@ print(f"{float(ncc(fixed_batch, moving_batch)[0]):.3f}")
 # > larger neighbourhood to predict the displacement of one voxel.
 
 # %% [markdown]
-# ## Probe NCC with cases you can foresee
+# ## Test NCC on cases with a known answer
 #
 # Before you trust a loss, give it pairs that you can judge yourself. Each of the next images is
 # compared with the fixed image.
@@ -187,8 +192,9 @@ cases = {
 }
 
 # %% [markdown]
-# The table shows voxelmorph's NCC over the whole grid, NCC over the voxels of the brain, and the mean
-# squared error. `metrics.local_ncc` averages the same score inside a mask.
+# The table shows voxelmorph's NCC loss over the whole grid, the same loss over the voxels of the
+# brain, and the mean squared error (MSE). `metrics.local_ncc` computes the mean of $\mathrm{cc}$
+# inside a mask, and the minus sign makes it a loss.
 
 # %%
 import pandas as pd
@@ -224,19 +230,22 @@ Markdown(f"""
 - **Empty background scores as a perfect match.** {100 * (1 - brain.mean()):.0f} % of this grid lies
   outside the brain. A brain moved by 4 voxels still scores {moved["NCC"]:.2f} on the whole grid,
   but only {moved["NCC, brain"]:.2f} in the brain.
-- **The total says little.** The value {other["NCC"]:.2f} for two *different* subjects looks good,
-  so report NCC inside the brain when you say how well two images match.
+- **The mean over the whole grid says little.** The value {other["NCC"]:.2f} for two *different*
+  subjects looks good, but most of it can come from the background. Report NCC inside the brain.
 """)
 
 # %% [markdown]
-# The brighter image scores less on the whole grid, mainly because of its background. voxelmorph
-# continues the image with zeros outside the grid, so a background above 0 has an edge there.
+# On the whole grid, the brighter image does not reach −1, mainly because of its background.
+# voxelmorph continues the image with zeros outside the grid, so a background above 0 has an edge
+# there. The inverted image scores better on the whole grid than in the brain, because windows of
+# flat background count as matches.
 
 # %% [markdown]
 # ## Keep intensities in [0, 1]
 #
-# In exact arithmetic NCC ignores scale and offset. In 32-bit arithmetic it does not. The next cell
-# compares the image with its moved copy three times, with another scale or offset each time.
+# In exact arithmetic NCC ignores scale and offset, but in 32-bit arithmetic it does not. The next
+# cell compares the image with its moved copy three times: unchanged, with a large offset, and with
+# a small scale.
 
 # %%
 scaled = {"x": fixed_batch, "x + 1000": fixed_batch + 1000, "x / 10 000": fixed_batch / 10_000}
@@ -245,16 +254,18 @@ for name, image in scaled.items():
     print(f"{name:11} {float(loss[0]):.3g}")
 
 # %% [markdown]
-# The first line is the value of the table above. With an offset, the variances are differences of
-# huge numbers, and the result leaves its range. With tiny intensities $\varepsilon$ outweighs the
-# variances, so every window counts as flat.
+# The first line is the value of the table above. With the offset, each variance is a small
+# difference of huge numbers. Rounding errors then dominate it, and the loss leaves its range from
+# −1 to 0. With the small scale, all variances are below $\varepsilon$. Every window therefore
+# counts as flat, and the loss is −1 although the images do not match.
 
 # %% [markdown]
 # ## Use a faster NCC with the same values
 #
-# voxelmorph sums each window by one large convolution. The same sums can be computed along one axis
-# after the other, which is much less work in 3D. `losses.LocalNCC` does this, and the tests hold its
-# value and gradient equal to voxelmorph's.
+# voxelmorph sums each window by one large convolution. The same sums can be computed along one
+# axis after the other, which is much less work in 3D. `losses.LocalNCC` does this. The tests of
+# the package check that its value and its gradient equal those of voxelmorph, and the next cell
+# compares the values for our pair.
 
 # %%
 from vxmlib import losses
@@ -263,22 +274,23 @@ print(f"voxelmorph {float(ncc(fixed_batch, moving_batch)[0]):.6f}")
 print(f"LocalNCC   {float(losses.LocalNCC(window=9).loss(fixed_batch, moving_batch)[0]):.6f}")
 
 # %% [markdown]
-# ## Price roughness with Grad
+# ## Penalise roughness with Grad
 #
-# The second loss is the price of a displacement $u$. `Grad("l2")` squares the differences between
-# neighbouring voxels and takes the *mean* over voxels, components and axes. In $n$ dimensions this
-# is $1/n^2$ of the sum $\lVert\nabla u\rVert^2$ per voxel in the paper. Compare this factor first
-# when you compare a λ between two implementations.
+# The second loss penalises a rough displacement $u$. `Grad("l2")` squares the differences between
+# neighbouring voxels and takes the *mean* over voxels, components and axes. In $n$ dimensions
+# there are $n$ components and $n$ axes. The paper instead sums them for each voxel, as
+# $\lVert\nabla u\rVert^2$, so voxelmorph's value is $1/n^2$ of this sum. Check this factor before
+# you compare λ between two implementations.
 #
-# The next cell makes the loss, and a grid that holds the coordinates of each voxel.
+# The next cell creates the loss and a grid that holds the coordinates of each voxel.
 
 # %%
 grad = vxm.losses.Grad("l2").loss
 grid = np.stack(np.meshgrid(*map(np.arange, people.shape), indexing="ij"), -1)
 
 # %% [markdown]
-# A stretch by a tenth along one axis has the slope $0.1$ in one of the $n^2$ entries. We therefore
-# expect $0.1^2/n^2$.
+# A stretch by a tenth along one axis has the slope $0.1$ in one of the $n^2$ derivatives, and the
+# other derivatives are 0. We therefore expect $0.1^2/n^2$.
 
 # %%
 stretch = np.zeros(grid.shape, "float32")
@@ -287,8 +299,8 @@ price = float(grad(None, tf.constant(stretch[None]))[0])
 print(f"Grad {price:.6f}, expected {0.1**2 / people.ndim**2:.6f}")
 
 # %% [markdown]
-# The first argument of the loss is the target, which Grad ignores. Next we price four displacements
-# of a very different kind: a shift of the whole image, the stretch, a smooth bulge, and noise.
+# The first argument of the loss is the target, which Grad ignores. Next we compute Grad for four
+# very different displacements: a shift of the whole image, the stretch, a smooth bulge, and noise.
 
 # %%
 rng = np.random.default_rng(settings.seed)
@@ -302,8 +314,8 @@ fields = {
 }
 
 # %% [markdown]
-# The table multiplies each price by two values of λ (λ = 1 leaves Grad as it is), and counts the
-# voxels that the displacement folds.
+# The table shows λ times Grad for two values of λ. The last column is the share of voxels that the
+# displacement folds.
 
 # %%
 prices = {}
@@ -319,16 +331,17 @@ priced.round(5)
 noise = priced.loc["noise, SD 1 voxel"]
 room = 1 + table.loc["another subject", "NCC"]
 Markdown(f"""
-A shift is free, smooth displacements are cheap, and noise is expensive, as intended. Now compare
-the prices with the image loss. On this pair, NCC can improve by at most {room:.2f}, the distance
-from its value to −1.
+As intended, a shift costs nothing, smooth displacements cost little, and noise costs much. Now
+compare these penalties with the image loss. On this pair, NCC can improve by at most {room:.2f},
+which is the distance from its value to −1.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The noise folds {noise["folded, %"]:.0f} % of the voxels. At λ = 1 it costs {noise["λ = 1"]:.2f},
-which is more than NCC could ever pay back. At λ = 0.01 it costs only {noise["λ = 0.01"]:.3f}, so
-folding pays off as soon as NCC gains a little. This is why λ = 0.01 is too small for NCC.
+The noise folds {noise["folded, %"]:.0f} % of the voxels. At λ = 1 its penalty of
+{noise["λ = 1"]:.2f} is larger than any possible improvement of NCC. At λ = 0.01 its penalty is only
+{noise["λ = 0.01"]:.3f}, so a small improvement of NCC outweighs even such folding. The comparison
+suggests that λ = 0.01 is too small for NCC, and [Choose λ](06_choose.ipynb) tests this by training.
 """)
 
 # %% [markdown]
@@ -341,9 +354,8 @@ folding pays off as soon as NCC gains a little. This is why λ = 0.01 is too sma
 # | NCC | λ = 1 | λ = 1 to 1.5 ([Fig. 7](https://doi.org/10.1109/TMI.2019.2897538)) |
 # | MSE | λ = 0.01 | λ = 0.02 ([Fig. 7](https://doi.org/10.1109/TMI.2019.2897538)) |
 #
-# The last column was read off the paper's figure. Recipes that combine NCC with λ = 0.01 mix both
-# rows of the table. [Choose λ](06_choose.ipynb) measures what
-# follows from it.
+# The last column was read off the paper's figure. Recipes that combine NCC with λ = 0.01 mix the
+# two rows of the table.
 #
 # > **Note: With integration, λ weighs twice as much**
 # >
@@ -364,7 +376,8 @@ network.compile(
 )
 
 # %% [markdown]
-# The total loss of one pair is then NCC plus λ times Grad. The targets are the fixed image and zeros.
+# The total loss of one pair is then the NCC loss plus λ times Grad. The targets are the fixed
+# image and zeros. The next cell evaluates one pair and compares the total with this sum.
 
 # %%
 zeros = np.zeros_like(displacement)
@@ -372,13 +385,14 @@ total, similarity, roughness = network.evaluate([*batches], [batches[1], zeros],
 print(f"{total:.4f} = {similarity:.4f} + {settings.lam:g} × {roughness:.4f}")
 
 # %% [markdown]
-# [Compile and fit](03_fit.ipynb) continues from here.
+# Grad is almost 0 here, because the untrained network hardly moves anything.
+# [Compile and fit](03_fit.ipynb) trains the network.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** A rotation bends nothing. Does Grad know that? Price a rotation by 10 degrees in
-# the plane of the first and the last axis.
+# **Exercise 1.** A rotation does not bend the image. Does Grad leave it without a penalty? Compute
+# Grad for a rotation by 10 degrees in the plane of the first and the last axis.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 angle = np.deg2rad(10)
@@ -391,13 +405,13 @@ print(f"{float(grad(None, tf.constant(rotation[None]))[0]):.5f}")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. Grad charges for a rotation as it does for bending. This is one reason to align scans affinely
+# No. Grad penalises a rotation as it penalises bending. This is one reason to align scans affinely
 # *before* VoxelMorph.
 #
 # </details>
 #
-# **Exercise 2.** What happens if the two losses are given in the wrong order? Compile a network in
-# this way, and evaluate one pair.
+# **Exercise 2.** What happens if the two losses are given in the wrong order? Compile a second
+# network with the losses exchanged, and evaluate one pair.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 swapped = vxm.networks.VxmDense(people.shape, int_steps=0)
@@ -409,8 +423,8 @@ print(f"Grad of the image {on_image:.3f}, NCC of the displacement {on_field:.3f}
 # <details><summary>Answer</summary>
 #
 # Keras raises no error, and the total looks excellent. The untrained displacement is almost zero,
-# so it is flat like its target, and NCC scores flat windows as a perfect match. The network would
-# learn nothing.
+# so it is flat like its target, and NCC scores flat windows as a perfect match. No loss compares
+# the warped image with the fixed image, so training could not improve the registration.
 #
 # </details>
 
@@ -419,10 +433,10 @@ print(f"Grad of the image {on_image:.3f}, NCC of the displacement {on_field:.3f}
 #
 # - `VxmDense` maps (moving, fixed) to (warped, displacement), and needs sides divisible by 16.
 # - Take the displacement from `register`.
-# - NCC sees patterns, not brightness. It clips negative covariance, and flat background scores as a
-#   perfect match.
-# - Grad is a mean over voxels, components and axes, and it charges for every slope.
-# - λ belongs to the image loss: start at 1 with NCC and at `0.01` with MSE.
+# - NCC compares patterns and ignores brightness. It clips negative covariance, and flat background
+#   scores as a perfect match.
+# - Grad is a mean over voxels, components and axes, and it penalises every slope.
+# - λ belongs to the image loss. Start at 1 with NCC and at `0.01` with MSE.
 # - Losses and weights follow the order of the outputs.
 #
 # **Read on:** Section III of the journal paper

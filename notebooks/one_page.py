@@ -29,14 +29,17 @@
 # because its loss needs only the two images and the displacement itself.
 #
 # The script on this page has fewer than 50 lines of code and calls only NumPy, TensorFlow and
-# voxelmorph. On brain slices of 40 simulated subjects, 400 training steps take about half a minute
-# on two free CPU cores. The Dice overlap of two new subjects then rises from about six tenths to
-# about eight tenths. [Measure the result](#measure-the-result) shows the exact values of this build.
+# voxelmorph. On brain slices of 40 simulated subjects, 400 training steps take less than a minute
+# on two idle CPU cores. For a pair of new subjects, the [Dice](../book/glossary.md#dice) overlap
+# then rises from about six tenths to about eight tenths. [Measure the result](#measure-the-result)
+# shows the exact values of this build.
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set and the amount of training, and the second cell checks them.
+# `cohort` names the data set, and `profile` sets how many subjects are used. `seed` fixes the
+# random numbers, and `root` is needed only for a folder of your own scans. The second cell checks
+# these values.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -57,7 +60,8 @@ settings = read_parameters(globals())
 # subjects are aligned affinely and lie on one grid, whose sides are divisible by 16.
 #
 # The helper `examples.brains` writes such a file with one coronal slice for each subject. The
-# default subjects are simulated: one template brain was deformed differently for each of them.
+# subjects of the default cohort are simulated: one template brain was deformed differently for
+# each of them.
 
 # %%
 import numpy as np
@@ -77,7 +81,7 @@ for name, array in np.load(path).items():
 # ## Copy the script
 #
 # The complete script follows. It is also the file `examples/one_page.py` of the project. Save it
-# beside your data file and run it with `python one_page.py`.
+# beside your data file, name the data file `brains.npz`, and run `python one_page.py`.
 #
 # ```python
 # """VoxelMorph on one page: train on pairs of brains, register a new pair, measure the result."""
@@ -154,9 +158,10 @@ for name, array in np.load(path).items():
 # ## Start voxelmorph
 #
 # The rest of the page runs the same script block by block. The first block imports the packages.
-# Version 0.2 of voxelmorph is the last release for TensorFlow. It needs the older Keras 2, and a
-# function that Python 3.11 removed, so two lines prepare both before the import.
-# [Find what is wrong](troubleshooting.ipynb) helps if the installation fails.
+# Version 0.2 of voxelmorph is the last release for TensorFlow. It needs the older Keras 2, and it
+# calls a function that Python 3.11 removed. Therefore one line selects Keras 2 and another line
+# restores the function, both before the import. [Find what is wrong](troubleshooting.ipynb) helps
+# if the installation fails.
 
 # %% tags=["remove-cell"]
 import time
@@ -177,7 +182,7 @@ import voxelmorph as vxm
 
 # %% [markdown]
 # The script sets `path`, `epochs` and `seed` next. On this page the path and the seed are those
-# from above, and a smoke test trains for one epoch only.
+# from above. The profile `smoke` only tests that the page runs, so it trains for one epoch.
 
 # %%
 epochs = 1 if settings.profile == "smoke" else 10
@@ -201,8 +206,10 @@ shape = images.shape[1:-1]
 # `fit()` takes elements of the form (inputs, targets). The inputs are the moving and the fixed
 # image. The network has two outputs, and each has a target. The target of the warped image is the
 # fixed image. The displacement needs no target, because nobody knows the correct one, but Keras
-# asks for an array, so the script gives zeros. Double brackets as in `train[[moving]]` keep the batch
-# axis.
+# asks for an array, so the script gives zeros.
+#
+# Keras also expects a batch axis in front of every array. The double brackets in `train[[moving]]`
+# select one image and give it a batch axis of length 1.
 
 # %% tags=["script"]
 def draw_pairs():
@@ -226,11 +233,14 @@ pairs = tf.data.Dataset.from_generator(draw_pairs, output_signature=signature)
 # %% [markdown]
 # ## Build the network and compile it
 #
-# `VxmDense` is voxelmorph's network. It returns the warped moving image and the displacement. NCC
-# compares the warped image with the fixed image, and `Grad` measures how rough the displacement
-# is. The loss weights are 1 and [λ](../book/glossary.md#lambda). Here λ is 1, too.
-# [Build VxmDense](02_model.ipynb) explains the network and both losses, and
-# [Choose λ](06_choose.ipynb) explains the weight.
+# `VxmDense` is voxelmorph's network. With `int_steps=0` it predicts the displacement directly, and
+# it returns the warped moving image and this displacement. The first loss, local normalised
+# cross-correlation ([NCC](../book/glossary.md#ncc)), compares the warped image with the fixed
+# image. The second loss, `Grad`, measures how rough the displacement is.
+#
+# The weight of the first loss is 1, and the weight of the second is called
+# [λ](../book/glossary.md#lambda). Here λ is 1, too. [Build VxmDense](02_model.ipynb) explains the
+# network and both losses, and [Choose λ](06_choose.ipynb) explains the weight.
 
 # %% tags=["script"]
 tf.keras.utils.set_random_seed(seed)
@@ -274,16 +284,17 @@ warped_labels = warp_nearest([moving_labels.astype("float32"), displacement]).nu
 # %% [markdown]
 # > **Warning: The second output is not always the displacement**
 # >
-# > With `int_steps=0` it is. With voxelmorph's own default, `int_steps=7`, the second output is a
-# > velocity at half the resolution. `model.register(moving, fixed)` returns the displacement in both
-# > cases.
+# > With `int_steps=0`, the second output is the displacement. With voxelmorph's own default,
+# > `int_steps=7`, the second output is a velocity at half the resolution.
+# > `model.register(moving, fixed)` returns the displacement in both cases.
 
 # %% [markdown]
 # ## Measure the result
 #
-# The [Dice](../book/glossary.md#dice) overlap of a structure is twice the common volume divided by
-# the sum of both volumes. The function averages it over the structures that both maps contain.
-# [Measure the overlap with Dice](04_dice.ipynb) discusses each of these choices.
+# The Dice overlap of a structure is twice the common volume divided by the sum of both volumes.
+# The function below averages it over the structures that both maps contain.
+# [Measure the overlap with Dice](04_dice.ipynb) explains why the background is left out and what
+# happens to absent structures.
 
 # %% tags=["script"]
 def dice(a, b):
@@ -294,8 +305,8 @@ def dice(a, b):
 
 # %% [markdown]
 # The Jacobian determinant is the local change of volume. Where it is zero or negative, the
-# displacement folds the image. The script counts such voxels inside the brain
-# ([Read the Jacobian](05_jacobian.ipynb)).
+# displacement folds the image. The script computes the share of such voxels in the brain, which is
+# the region where the fixed image is above 0 ([Read the Jacobian](05_jacobian.ipynb)).
 
 # %% tags=["script"]
 determinant = vxm.py.utils.jacobian_determinant(displacement[0])
@@ -317,14 +328,15 @@ from IPython.display import Markdown
 from vxmlib import backend
 
 Markdown(f"""
-After {40 * epochs} steps on pairs of {len(train)} training subjects, the mean Dice of the test pair
-is {after:.3f}. Without registration it is {before:.3f}, so the network gained {after - before:.3f}.
+The network was trained for {40 * epochs} steps on pairs of {len(train)} training subjects. The mean
+Dice of the test pair is {before:.3f} without registration and {after:.3f} with it. The displacement
+folds {100 * folded:.3f} % of the brain.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The displacement folds {100 * folded:.3f} % of the brain. All blocks together took {seconds:.0f}
-seconds on this machine ({backend.device_summary()}).
+From the imports to these values, the blocks of the script took {seconds:.0f} seconds on this
+machine ({backend.device_summary()}).
 """)
 
 # %% [markdown]
@@ -335,7 +347,7 @@ seconds on this machine ({backend.device_summary()}).
 #
 # A picture reveals mistakes that a mean hides, so always look at the three images.
 
-# %% mystnb={"image": {"alt": "Three grey-scale brain slices side by side: the moving image, the warped image, and the fixed image. The ventricles and folds of the warped image have the shapes of the fixed image."}, "figure": {"caption": "The test pair. The warped image keeps the intensities of the moving image and takes the shapes of the fixed one.", "name": "fig-onepage-pair"}}
+# %% mystnb={"image": {"alt": "Three grey-scale brain slices side by side: the moving image, the warped image, and the fixed image. The ventricles and the cortical folds of the warped image have the shapes of the fixed image."}, "figure": {"caption": "The test pair. The warped image keeps the intensities of the moving image and takes the shapes of the fixed one.", "name": "fig-onepage-pair"}}
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 3, figsize=(8, 3))
@@ -350,17 +362,17 @@ for axis, (title, picture) in zip(axes, panels.items(), strict=True):
 #
 # | You have or want | Change |
 # |---|---|
-# | other images | Write `images` and `labels` into an `.npz` file. [Prepare the data](01_data.ipynb) shows the steps before. |
-# | volumes | Nothing. The script reads the number of axes from the file, but training in 3D needs a GPU or patience ([real brains](08_real.ipynb)). |
+# | other images | Write `images` and `labels` into an `.npz` file. [Prepare the data](01_data.ipynb) shows how scans become these arrays. |
+# | 3D volumes | Nothing. The script reads the number of axes from the file, but training in 3D needs a GPU or patience ([real brains](08_real.ipynb)). |
 # | no label maps | Remove `labels` and everything that uses it, and report folding only. |
-# | a longer training | Raise `epochs`. The authors took 150 000 steps with the learning rate `1e-4`. |
+# | a longer training | Raise `epochs`. The authors trained for 150 000 steps with the learning rate `1e-4`. |
 # | another image loss | With `vxm.losses.MSE().loss`, begin with λ = 0.01 ([Build VxmDense](02_model.ipynb)). |
-# | fewer folds | Raise λ, the second loss weight ([Choose λ](06_choose.ipynb)), or integrate a velocity ([diffeomorphic registration](11_diffeomorphic.ipynb)). |
+# | fewer folds | Raise λ, the second loss weight ([Choose λ](06_choose.ipynb)), or let the network predict a velocity that is integrated ([diffeomorphic registration](11_diffeomorphic.ipynb)). |
 #
-# > **Important: Choose on other subjects than you test**
+# > **Important: Do not choose settings on the test subjects**
 # >
 # > Keep the last two subjects out of every decision. Before you compare several values of λ or
-# > numbers of steps, set further subjects aside for validation.
+# > several numbers of steps, set aside further subjects for validation.
 
 # %% [markdown]
 # ## Exercises
@@ -373,8 +385,16 @@ carried = warp_nearest([fixed_labels.astype("float32"), back]).numpy()
 print(f"{dice(carried, moving_labels):.3f}")
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Not exactly. The network treats its two inputs differently, so the two directions are two
+# different registrations.
+#
+# </details>
+#
 # **Exercise 2.** Show that the target of the displacement is never read. Evaluate the test pair
-# with zeros as the target, and again with ones.
+# with zeros as the target, and again with ones. `evaluate` returns the total loss, the NCC term
+# and the smoothness term, in this order.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for target in (np.zeros_like(displacement), np.ones_like(displacement)):
@@ -383,10 +403,10 @@ for target in (np.zeros_like(displacement), np.ones_like(displacement)):
 # %% [markdown]
 # ## Summary
 #
-# - The data are images in [0, 1] on one grid, and pairs in the form (inputs, targets).
+# - The data are images in [0, 1] on one grid. Training uses pairs in the form (inputs, targets).
 # - The model is `VxmDense`, compiled with NCC, `Grad` and the weights 1 and λ.
 # - `fit()` trains it, and `predict()` registers a new pair.
 # - Report Dice before and after registration, and the folded share of the brain.
 #
-# **Read on:** [Prepare the data](01_data.ipynb) opens the first block. The
-# [checklist](../book/checklist.md) lists everything that has to match in a reproduction.
+# **Read on:** [Prepare the data](01_data.ipynb) explains how scans become the arrays of the data
+# file. The [checklist](../book/checklist.md) lists everything that has to match in a reproduction.
