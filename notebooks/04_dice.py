@@ -45,7 +45,7 @@ from vxmlib.experiments.settings import read_parameters
 settings = read_parameters(globals())
 people = runs.load_cohort(settings)
 run = runs.run(settings)
-print(run.title, "-", run.history["step"].iloc[-1], "training steps")
+print(f"{run.title}: {run.history['step'].iloc[-1]} training steps")
 
 # %% [markdown]
 # ## List the test pairs
