@@ -26,7 +26,7 @@
 # ## Set the parameters
 #
 # The parameters name the training run whose model is evaluated. The second cell loads it, or
-# trains it if it is missing. It then prints the settings of the run and, after the dash, the
+# trains it if it is missing. It then prints the settings of the run and, after the colon, the
 # number of training steps.
 
 # %% tags=["parameters"]
