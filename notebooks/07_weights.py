@@ -112,8 +112,8 @@ Dice rises from {before:.3f} before registration to {cc:.3f} with network 2 trai
 # %% [markdown]
 # ## Rebuild the network
 #
-# The weights were made with the authors' code of 2018. voxelmorph 0.2, the last release for
-# TensorFlow, is later code, and its `VxmDense` is another network. The next cell builds both on a
+# The weights were made with the authors' code of 2018. voxelmorph version 0.2, the last
+# release for TensorFlow, is later code, and its `VxmDense` is another network. The next cell builds both on a
 # small grid. The number of voxels does not matter here, because a convolution has the same weights
 # on every grid.
 
