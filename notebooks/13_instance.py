@@ -451,6 +451,9 @@ by_pass = {word: by_pass[name] for name, word in networks.items()}
 dice_of = {f"Dice, {word}": result["dice"] for word, result in by_pass.items()}
 pd.DataFrame(dice_of).rename_axis("passes").round(3)
 
+# %% [markdown]
+# The figure shows the same Dice beside the folded part of the brain.
+
 # %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve each for the usual, the wide and the integrated network. Dice of the wide network rises at the second pass and then stays nearly level, and that of the other two hardly changes at the second pass and then falls. Folding falls for the usual and the wide network and leaves zero for the integrated one."}, "figure": {"caption": "Dice and folding when one network registers a pair once, twice, three and four times: means over validation pairs in 3D.", "name": "fig-instance-passes"}}
 figures.steps_of(by_pass, measures[:2], labels, xlabel="passes");
 
