@@ -86,6 +86,8 @@ Markdown(f"""
 names = {"identity": "before registration"}
 names |= {"vm1_cc": "network 1, NCC", "vm1_l2": "network 1, MSE"}
 names |= {"vm2_cc": "network 2, NCC", "vm2_l2": "network 2, MSE"}
+
+# %%
 means = results.groupby("weights")[["dice_mean", "folding_percent_brain"]].mean()
 directions = results.pivot(index="weights", columns="moving", values="dice_mean")
 
@@ -170,6 +172,8 @@ from vxmlib.models import ModelFileError
 
 file = Path(tempfile.mkdtemp()) / "network1.h5"
 cvpr2018.build("vm1", (32, 32, 32)).save_weights(file)
+
+# %%
 try:
     cvpr2018.load("vm2_cc", path=file, shape=(32, 32, 32))
 except ModelFileError as error:
@@ -190,6 +194,9 @@ if live:
     people = cohorts.load("vxm2018")
     pairs = cohorts.ordered_pairs(people.split["test"])
     tables = {"identity": metrics.evaluate_pairs(people, pairs, "identity")}
+
+# %%
+if live:
     for name in cvpr2018.WEIGHTS:
         method = partial(cvpr2018.register, cvpr2018.load(name))
         tables[name] = metrics.evaluate_pairs(people, pairs, method)
@@ -305,10 +312,14 @@ Markdown(f"""
 from importlib import resources
 
 paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_tables.csv")
+
+# %%
 folds = results.query("weights == 'vm2_cc'")["folds"].mean()
 voxels = recorded["voxels"]
 of = {"the whole grid": voxels["all"], "the brain": voxels["brain"]}
 of["the number in the paper"] = 5_200_000
+
+# %%
 shares = pd.DataFrame({"million voxels": of, "folded, %": of}).astype(float)
 shares["million voxels"] /= 1e6
 shares["folded, %"] = 100 * folds / shares["folded, %"]
@@ -351,6 +362,8 @@ difference may come from the direction, because two scans differ more than a sca
 # %%
 methods = ["affine", "VoxelMorph (CC)", "VoxelMorph (MSE)"]
 dice = paper[paper["method"].isin(methods)].pivot(index="table", columns="method", values="dice")
+
+# %%
 dice = dice.loc[["I", "III"], methods].set_axis(["affine", "NCC", "MSE"], axis=1)
 dice.loc["this page"] = means.loc[["identity", "vm2_cc", "vm2_l2"], "dice_mean"].to_numpy()
 

@@ -101,6 +101,8 @@ lowers folding from {folds["ncc"]:.2f} % to {folds["ncc-integrated"]:.4f} % of t
 from vxmlib.backend import tf, vxm
 
 model = vxm.networks.VxmDense(people.shape, int_steps=7, int_resolution=2)
+
+# %%
 for layer in model.layers[-5:]:
     print(f"{type(layer).__name__:18} {layer.output_shape[1:]}")
 
@@ -125,6 +127,8 @@ from vxmlib import cohorts
 pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs, seed=settings.seed)
 moving, fixed = (people.image(subject) for subject in pairs[0])
 batch = [image[None, ..., None] for image in (moving, fixed)]
+
+# %%
 warped, velocity = run.model.predict(batch, verbose=0)
 
 # %% [markdown]
@@ -236,15 +240,17 @@ def measured(u, labels, second):
     return row
 
 
-# %% [markdown]
-# The table shows means over the test pairs.
-
 # %%
 rows = [
     {"reading": name} | measured(u, labels, second)
     for image, labels, second in bent
     for name, u in readings(image, second).items()
 ]
+
+# %% [markdown]
+# The table shows means over the test pairs.
+
+# %%
 read = pd.DataFrame(rows).groupby("reading", sort=False).mean()
 read[["Dice", "folded, %", "SD of log det J"]].round(3).astype(object).fillna("–")
 
@@ -281,6 +287,8 @@ ways = {
     "minus the displacement": -displacement,
     "fixed-point iteration": warp.inverse(displacement),
 }
+
+# %%
 missed = {
     name: metrics.inverse_consistency(displacement, back, brain) for name, back in ways.items()
 }
@@ -309,6 +317,7 @@ def grid(kind):
     return table.query("cohort == 'malf' and image_loss == 'ncc'")
 
 
+# %%
 shown = {"Dice": grid("dice"), "folded, %": grid("folding")}
 by_lam = {word: table.pivot(index="lam", columns="int_steps") for word, table in shown.items()}
 by_lam = pd.concat({word: table["mean"] for word, table in by_lam.items()}, axis=1)
@@ -341,6 +350,8 @@ plain = runs.run(replace(settings, int_steps=0, lam=1.0), people)
 from vxmlib.experiments import recording
 
 scores = {each.title: recording.measure(each.register, people, pairs) for each in (plain, run)}
+
+# %%
 keys = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of the brain"}
 keys |= {"sd_log_jacobian": "SD of log det J"}
 table = pd.DataFrame(scores).T.reindex(columns=list(keys)).astype(float)
@@ -368,6 +379,7 @@ def folded_share(scale, steps):
     return metrics.folding(field, brain).percent_in_mask
 
 
+# %%
 counts = {f"{steps} squarings": steps for steps in (2, 7, 10)}
 scaled = {x: {name: folded_share(x, n) for name, n in counts.items()} for x in (1, 2, 4, 8)}
 pd.DataFrame(scaled).T.rename_axis("velocity times").round(3)

@@ -66,6 +66,8 @@ from vxmlib.experiments.results import Comparison, results_folder
 
 folder = results_folder()
 real = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
+
+# %%
 names = {"identity": "affine alignment only", "ncc": "usual network"}
 names |= {"ncc-instance": "usual network, optimised", "ncc-wide": "wide network"}
 names |= {"wide-twice": "wide network, two passes"}
@@ -142,10 +144,14 @@ import textwrap
 
 layer, mult = instance.references.flow_layer, instance.references.mult
 print(f"random start: up to {mult * abs(layer.get_weights()[0]).max():.0f} voxels")
+
+# %%
 try:
     instance.set_flow(start)
 except ValueError as error:
     print(textwrap.fill(f"set_flow: {str(error).split('. ')[0]}", 70))
+
+# %%
 layer.set_weights([start / mult])
 
 # %% [markdown]
@@ -156,6 +162,8 @@ layer.set_weights([start / mult])
 ncc, smooth = vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss
 adam = tf.keras.optimizers.Adam(1e-4)
 instance.compile(adam, loss=[ncc, smooth], loss_weights=[1, settings.lam])
+
+# %% tags=["hide-output"]
 batch = [image[None, ..., None] for image in (moving, fixed)]
 zeros = start[None] * 0
 fitted = instance.fit(batch[0], [batch[1], zeros], epochs=40, verbose=0)
@@ -176,6 +184,7 @@ def score(displacement, pair):
     return dice, metrics.folding(displacement, people.brain(pair[1])).percent_in_mask
 
 
+# %%
 by_voxelmorph = instance.get_registration_model()(batch[0])[0].numpy()
 rows = {"network": score(start, pairs[0]), "after 40 steps": score(by_voxelmorph, pairs[0])}
 pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
@@ -244,8 +253,12 @@ def mean_of(starts, optimise=optimise):
     return pd.concat(tables).groupby(level="step").mean()
 
 
+# %%
 from_network = mean_of(by_network)
 from_nothing = mean_of(dict.fromkeys(pairs, nothing))
+
+# %% [markdown]
+# The figure shows both curves over the steps.
 
 # %% mystnb={"image": {"alt": "Two panels against the optimisation step. Left, Dice: the curve that starts from the network begins high and rises a little, and the curve that starts from no displacement begins low and climbs towards it. Right, folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding during the optimisation, from the network's displacement and from no displacement: means over three validation pairs of simulated slices.", "name": "fig-instance-steps"}}
 from vxmlib.book import figures
@@ -298,6 +311,8 @@ methods = {
 
 # %%
 few = cohorts.ordered_pairs(people.split["test"], limit=6)
+
+# %%
 tables = {}
 for name, method in methods.items():
     try:
