@@ -68,3 +68,17 @@ def test_the_draws_are_those_of_scipy():
 def test_a_result_in_words_has_signs_and_three_decimals():
     result = {"difference": -0.0304, "low": -0.05, "high": 0.0006}
     assert statistics.interval_text(result) == "-0.030 (-0.050 to +0.001)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.001, 0.1, "higher"),
+        (-0.1, -0.001, "lower"),
+        (-0.1, 0.1, "undecided"),
+        (0.0, 0.1, "undecided"),
+        (np.nan, np.nan, "not measured"),
+    ],
+)
+def test_a_verdict_is_read_from_the_interval(low, high, word):
+    assert statistics.verdict({"low": low, "high": high}) == word

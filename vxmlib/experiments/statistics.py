@@ -19,6 +19,31 @@ def interval_text(result):
     return f"{result['difference']:+.3f} ({result['low']:+.3f} to {result['high']:+.3f})"
 
 
+def verdict(result):
+    """Return whether the interval of a difference lies above 0, below it, or on both sides.
+
+    Parameters
+    ----------
+    result : mapping
+        Of :func:`paired_difference`, or a row with ``low`` and ``high``.
+
+    Returns
+    -------
+    str
+        "higher", "lower" or "undecided"; "not measured" without an interval.
+
+    Examples
+    --------
+    >>> verdict({"low": 0.01, "high": 0.03}), verdict({"low": -0.01, "high": 0.03})
+    ('higher', 'undecided')
+    """
+    if np.isnan(result["low"]):
+        return "not measured"
+    if result["low"] > 0:
+        return "higher"
+    return "lower" if result["high"] < 0 else "undecided"
+
+
 def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
     """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
 
