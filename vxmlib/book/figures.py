@@ -430,7 +430,7 @@ def dice_by_seconds(table, *, before="identity") -> Figure:
     before : str
         The method that is drawn as a line, if the table has it.
     """
-    fig, ax = plt.subplots(figsize=(5.2, 5.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
     if before in table.index:
         ax.axhline(table.loc[before, "dice"], ls="--", color="0.5")
         place = (0.01, table.loc[before, "dice"])
