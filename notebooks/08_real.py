@@ -67,42 +67,43 @@ from vxmlib.book import figures
 
 figures.dice_by_seconds(table.rename(index=results.titles), before=results.title("identity"));
 
-# %% tags=["remove-input"]
+# %% tags=["remove-cell"]
 from IPython.display import Markdown
 
 better = table.loc[["syn-cc", "syn-mattes"], "dice"].idxmax()
-syn = results.title(better).replace(",", " with")
-gain, times = (
-    table["dice"] - table.loc["identity", "dice"],
-    table["seconds"] / table.loc["ncc", "seconds"],
-)
+syn, best, reference = results.title(better).replace(",", " with"), table.loc["wide-instance"], table.loc[better]
+gain, times = table["dice"] - table.loc["identity", "dice"], table["seconds"] / table.loc["ncc", "seconds"]
+
+# %% tags=["remove-input"]
 Markdown(f"""
-**The networks alone are fast, but their overlap is lower than that of the best classical setting.**
-The base network raises Dice by {gain["ncc"]:.3f} over the affine alignment, and the wide network in
-two passes by {gain["wide-twice"]:.3f}. {syn} raises it by {gain[better]:.3f}, and demons raise it by
-{gain["demons"]:.3f}. However, {syn} takes {times[better]:.0f} times as long as the base network, and
-demons take {times["demons"]:.0f} times as long. One run of SyN gives both directions of a pair, so
-its factor is half if both are needed.
+**The networks alone are fast, but their overlap is lower than that of the best classical
+setting.** The base network raises Dice by {gain["ncc"]:.3f} over the affine alignment, and the
+wide network in two passes by {gain["wide-twice"]:.3f}. {syn} raises it by {gain[better]:.3f}, and
+demons raise it by {gain["demons"]:.3f}.
 """)
 
 # %% tags=["remove-input"]
-best, reference = table.loc["wide-instance"], table.loc[better]
 Markdown(f"""
-**Instance optimisation takes the networks past SyN in Dice, at the price of folds.** A few steps of
-[instance optimisation](13_instance.ipynb) after the wide network reach a Dice of {best["dice"]:.3f}
-in {best["seconds"]:.1f} seconds. They leave {best["folding_percent_brain"]:.2f} % of the brain
-folded, and SyN leaves {reference["folding_percent_brain"]:.2f} %. The surface distances are
-{best["surface_mm"]:.2f} mm and {reference["surface_mm"]:.2f} mm.
+{syn} takes {times[better]:.0f} times as long as the base network, and demons take
+{times["demons"]:.0f} times as long.
 """)
 
+# %% [markdown]
+# One run of SyN gives both directions of a pair, so its factor is half if both are needed.
+
 # %% tags=["remove-input"]
-hours = table["training_hours"]
 Markdown(f"""
-**The comparison is not neutral.** The networks had to be trained first, for {hours["ncc"]:.1f} and
-{hours["ncc-wide"]:.1f} hours on two cores, and fifteen subjects are few. Each was trained once, so
-the table has no spread over seeds. For SyN we quote the setting that is better on the test pairs,
-which favours SyN. Other classical tools, such as NiftyReg and greedy, are not in the table.
+**Instance optimisation takes the networks past SyN in Dice, at the price of folds.** A few steps
+of [instance optimisation](13_instance.ipynb) after the wide network reach a Dice of
+{best["dice"]:.3f} in {best["seconds"]:.1f} seconds. They leave {best["folding_percent_brain"]:.2f}
+% of the brain folded, and SyN leaves {reference["folding_percent_brain"]:.2f} %.
 """)
+
+# %% [markdown]
+# **The comparison is not neutral.** The networks had to be trained first, for an hour or more, and
+# fifteen subjects are few. Each network was trained once, so the table has no spread over seeds. For
+# SyN we quote the setting that is better on these test pairs, which favours SyN. Other classical tools,
+# such as NiftyReg and greedy, are not in the table.
 
 # %% [markdown]
 # ## Know the subjects and the grid
@@ -137,10 +138,13 @@ trainings[["λ", "hours", "weights"]]
 base = results.training["ncc"]["parameters"]
 Markdown(f"""
 Each training had {trainings["steps"].iloc[0]} steps of one pair, drawn from the fifteen training
-subjects. Adam began at a learning rate of {base["learning_rate"]:g}, which a cosine schedule lowered
-to zero. Except for the MSE run, the image loss is NCC in windows of nine voxels a side. The hours are
-those of two cores that also did other work.
+subjects. Adam began at a learning rate of {base["learning_rate"]:g}, which a cosine schedule
+lowered to zero.
 """)
+
+# %% [markdown]
+# Except for the MSE run, the image loss is NCC in windows of nine voxels a side. The hours are those
+# of two cores that also did other work.
 
 # %% [markdown]
 # λ was not searched in 3D. The base network's λ = 1 and the integrated network's λ = 0.1 were chosen
@@ -197,21 +201,26 @@ figures.steps_of(lines, measures, ["Dice", "folding, % of brain"]);
 # %% tags=["remove-input"]
 end = {word: course.iloc[-1] for word, course in courses.items()}
 Markdown(f"""
-At the end, the loss is lower without augmentation ({end["not augmented"]["loss"]:.3f}) than with it
-({end["augmented"]["loss"]:.3f}). The validation subjects contradict the loss: their Dice is
+At the end, the loss is lower without augmentation ({end["not augmented"]["loss"]:.3f}) than with
+it ({end["augmented"]["loss"]:.3f}). The validation subjects contradict the loss: their Dice is
 {end["augmented"]["val_dice"]:.3f} with augmentation and {end["not augmented"]["val_dice"]:.3f}
-without. These values are means over 27 structures, with white matter and cortex as wholes, so they
-differ from the tables with 23.
+without.
 """)
+
+# %% [markdown]
+# These values are means over 27 structures, with white matter and cortex as wholes, so they differ
+# from the tables with 23.
+#
+# The validation subjects also decided how often a network registers a pair. A
+# [second pass](13_instance.ipynb) registers what the first has left, with the same weights, and the
+# two displacements are composed.
 
 # %% tags=["remove-input"]
 passes = results.passes()
 second = {name: by_pass["dice"].diff()[2] for name, by_pass in passes.items()}
 Markdown(f"""
-The validation subjects also decided how often a network registers a pair. A
-[second pass](13_instance.ipynb) registers what the first has left, with the same weights, and the
-two displacements are composed. It changes the wide network's Dice by {second["ncc-wide"]:+.3f} and
-the base network's by {second["ncc"]:+.3f}, so only the wide network has two passes in the table.
+A second pass changes the wide network's Dice by {second["ncc-wide"]:+.3f} and the base network's
+by {second["ncc"]:+.3f}, so only the wide network has two passes in the table.
 [Ablations](ablations.ipynb#repeat-the-passes) lists every pass.
 """)
 
@@ -247,10 +256,10 @@ shown.rename(index=results.titles).rename_axis(["method", "compared with"])
 # %% tags=["remove-input"]
 integrated, wide = compared.loc[("ncc-integrated", "ncc")], compared.loc[("wide-instance", better)]
 Markdown(f"""
-The interval is over the ten test subjects. The lead of instance optimisation over SyN is
-small: {statistics.interval_text(wide)}. The integrated network is compared at its own λ, after the
-same number of steps. Its difference to the base network, {integrated["difference"]:+.3f}, is the
-price of a field without folds here.
+The interval is over the ten test subjects. The lead of instance optimisation over SyN is small:
+{statistics.interval_text(wide)}. The integrated network is compared at its own λ, after the same
+number of steps. Its difference to the base network, {integrated["difference"]:+.3f}, is the price
+of no folds.
 """)
 
 # %% [markdown]
@@ -267,14 +276,21 @@ verdicts = {
 }
 pd.DataFrame(verdicts).rename(index=results.titles)
 
+# %% [markdown]
+# A lower surface distance is better, so "higher" is worse in the last column.
+
 # %% tags=["remove-input"]
 cortex, back = table["dice_cortex"], table["inverse_consistency_mm"]
 Markdown(f"""
-A lower surface distance is better, so "higher" is worse there. On the cortex the optimised
-networks lose their lead: SyN has {cortex[better]:.3f}, and the wide network with optimisation has
-{cortex["wide-instance"]:.3f}. A network also registers each direction by itself. After two passes, a
-point that goes there and back ends {back["wide-twice"]:.1f} mm from its start. With SyN it ends
-{back[better]:.2f} mm away, because its two fields are inverse by construction.
+On the cortex the optimised networks lose their lead: SyN has {cortex[better]:.3f}, and the wide
+network with optimisation has {cortex["wide-instance"]:.3f}.
+""")
+
+# %% tags=["remove-input"]
+Markdown(f"""
+A network registers each direction by itself. After two passes, a point that goes there and back
+ends {back["wide-twice"]:.1f} mm from its start. With SyN it ends {back[better]:.2f} mm away,
+because its two fields are inverse by construction.
 """)
 
 # %% tags=["remove-cell"]
@@ -298,6 +314,8 @@ named = {
     "integrated minus NCC": ("ncc-integrated", "ncc"),
     "augmented minus not": ("ncc", "ncc-none"),
 }
+
+# %% tags=["remove-cell"]
 kept = ["loss", "val_dice", "val_folding_percent"]
 record = recording.make_record(
     "08_real",
@@ -344,9 +362,11 @@ longer = few["syn-cc-fine"]["dice"]
 Markdown(f"""
 Over these {len(fine)} ordered pairs the longer search changes the Dice of SyN with correlation by
 {longer - few["syn-cc"]["dice"]:+.3f}, and it takes {fine["seconds"].mean() / 60:.1f} minutes for a
-pair beside other work. It then matches mutual information ({few["syn-mattes"]["dice"]:.3f}). These
-are too few subjects for an interval.
+pair beside other work. It then matches mutual information ({few["syn-mattes"]["dice"]:.3f}).
 """)
+
+# %% [markdown]
+# These are too few subjects for an interval.
 
 # %% [markdown]
 # ## Look at each structure
@@ -362,14 +382,14 @@ figures.dots_by_structure(
 );
 
 # %% tags=["remove-input"]
-by_syn, by_network = (
-    results.by_structure(name).set_index("structure")["dice"] for name in (better, "wide-instance")
-)
-ahead = by_syn.index[by_syn > by_network]
+both = [results.by_structure(name).set_index("structure")["dice"] for name in (better, "wide-instance")]
+ahead = both[0].index[both[0] > both[1]]
 Markdown(f"""
-SyN has the higher mean in {len(ahead)} of {len(by_syn)} structures: {", ".join(ahead)}. These are
-differences of means without intervals.
+SyN has the higher mean in {len(ahead)} of {len(both[0])} structures: {", ".join(ahead)}.
 """)
+
+# %% [markdown]
+# These are differences of means without intervals.
 # %% [markdown]
 # ## Compare a scan with its rescan
 #
@@ -382,15 +402,20 @@ lengths = {"same person, mm": "same subject, mm", "other person, mm": "other sub
 lengths |= {"Dice, same person": "Dice, same subject"}
 retest[list(lengths)].rename(columns=lengths).round(3)
 
+# %% [markdown]
+# Millimetres are the mean length of the displacement in the brain. Some of it is real, because each
+# scan was aligned by itself.
+
 # %% tags=["remove-input"]
 moved = results.retest()["same person, mm"]
 Markdown(f"""
-Millimetres are the mean length of the displacement in the brain. Some of it is real, because each
-scan was aligned by itself. The wide network in two passes moves a rescan by
-{moved["wide-twice"]:.2f} mm, SyN by {moved[better]:.2f} mm, and the wide network with optimisation by
-{moved["wide-instance"]:.2f} mm. A network answers with the displacement that subjects usually need.
-Only a method that optimises this pair finds out that the pair needs almost none.
+The wide network in two passes moves a rescan by {moved["wide-twice"]:.2f} mm, SyN by
+{moved[better]:.2f} mm, and the wide network with optimisation by {moved["wide-instance"]:.2f} mm.
 """)
+
+# %% [markdown]
+# A network answers with the displacement that subjects usually need. Only a method that optimises
+# this pair finds out that the pair needs almost none.
 
 # %% tags=["remove-input"]
 agree = results.retest()["Dice, same person"]
@@ -404,7 +429,7 @@ before any registration. There was little to gain, and a method that moves more 
 #
 # The weights lie in `results/malf/weights`. `models.load` reads them, and `models.register` predicts a
 # displacement. Where the scans are available, the next cell registers three test pairs in both
-# directions and fails if a Dice differs from its record by 0.005 or more.
+# directions and fails if a Dice differs from its record by `0.005` or more.
 
 # %%
 from vxmlib import cohorts
@@ -422,10 +447,8 @@ if live:
 rows = {}
 for name in ("ncc", "wide-twice") if live else ():
     again = trained.again(results, name, pairs=3, people=real)
-    rows[results.title(name)] = [
-        *again[["dice", "recorded"]].mean(),
-        again["difference"].abs().max(),
-    ]
+    rows[results.title(name)] = again[["dice", "recorded"]].mean().tolist()
+    rows[results.title(name)] += [again["difference"].abs().max()]
 heads = ["Dice now", "Dice recorded", "largest difference"]
 repeated = pd.DataFrame.from_dict(rows, orient="index", columns=heads)
 assert (repeated["largest difference"] < 0.005).all()
@@ -445,14 +468,17 @@ paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_tables.csv")
 paper = paper[paper["table"] == "III"].set_index("method")["dice"]
 pd.DataFrame({"Dice": paper, "gain": paper - paper["affine"]})
 
+# %% [markdown]
+# The levels of Dice cannot be compared, because the paper has other subjects and structures, automatic
+# labels, voxels of 1 mm and thousands of training scans. The gain over the affine alignment can be
+# compared loosely.
+
 # %% tags=["remove-input"]
 theirs = paper - paper["affine"]
 Markdown(f"""
-The levels of Dice cannot be compared, because the paper has other subjects and structures,
-automatic labels, voxels of 1 mm and thousands of training scans. The gain over the affine alignment
-can be compared loosely. The single network with NCC gains {theirs["VoxelMorph (CC)"]:.3f} there and
-{gain["ncc"]:.3f} here. The larger network gains {theirs["VoxelMorph (CC), doubled filters"]:.3f}
-there, which is as much as SyN, and {gain["ncc-wide"]:.3f} here, which is less.
+The single network with NCC gains {theirs["VoxelMorph (CC)"]:.3f} there and {gain["ncc"]:.3f} here.
+The larger network gains {theirs["VoxelMorph (CC), doubled filters"]:.3f} there, which is as much
+as SyN, and {gain["ncc-wide"]:.3f} here, which is less.
 """)
 
 # %% [markdown]

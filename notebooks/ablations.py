@@ -61,33 +61,37 @@ from vxmlib.book import figures
 spreads = {"dice": "dice_sd", "folding_percent_brain": "folding_sd"}
 figures.dots_of_runs(seen, spreads, ["Dice", "folding, % of brain"], reference=reference);
 
-# %% tags=["remove-input"]
+# %% [markdown]
+# Dice and folding are those of the five validation subjects after the last step. The test subjects were
+# not used.
+
+# %% tags=["remove-cell"]
 from IPython.display import Markdown
 
-usual, top = tried.loc["all"], tried["dice"].idxmax()
-steps = tried["steps"].astype(int)
+usual, bare = tried.loc["all"], tried.loc["none"]
+both = tried.loc["all, λ of 2, the wide network"]
+dice, folds, steps = tried["dice"], tried["folding_percent_brain"], tried["steps"].astype(int)
+gain, top = dice - bare["dice"], dice.idxmax()
+
+# %% tags=["remove-input"]
 Markdown(f"""
 Each run has {int(usual["seeds"])} seeds and {steps["all"]} steps of four pairs, drawn from fifteen
-training subjects. One run has {steps["all, twice the steps"]} steps. Dice and folding are those of
-the five validation subjects after the last step. The test subjects were not used.
+training subjects. One run has {steps["all, twice the steps"]} steps.
 """)
 
 # %% tags=["remove-input"]
-share = tried["folding_percent_brain"].corr(tried["dice"])
 Markdown(f"""
-**Most choices that raise Dice also fold more.** Over all runs, Dice and folding correlate with
-r = {share:.2f}. The run with the highest Dice is "{results.title(top)}", with {tried["dice"][top]:.3f}
-and {tried["folding_percent_brain"][top]:.2f} % of the brain folded. A choice therefore has to be
-judged on both.
+**Most choices that raise Dice also fold more.** Over all runs, Dice and folding correlate with r =
+{folds.corr(dice):.2f}. The run with the highest Dice is "{results.title(top)}", with
+{dice[top]:.3f} and {folds[top]:.2f} % of the brain folded.
 """)
 
 # %% tags=["remove-input"]
-both, bare = tried.loc["all, λ of 2, the wide network"], tried.loc["none"]
 Markdown(f"""
-**Two changes together gained in both.** A wider network with λ = 2 has a Dice of {both["dice"]:.3f}
-with {both["folding_percent_brain"]:.2f} % folded. The reference has {usual["dice"]:.3f} with
-{usual["folding_percent_brain"]:.2f} % folded. The other large gain is augmentation: without it, Dice
-is {bare["dice"]:.3f}.
+**Two changes together gained in both.** A wider network with λ = 2 has a Dice of
+{both["dice"]:.3f} with {both["folding_percent_brain"]:.2f} % folded. The reference has
+{usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. The other large gain is
+augmentation: without it, Dice is {bare["dice"]:.3f}.
 """)
 
 # %% [markdown]
@@ -105,27 +109,34 @@ words["loss"] = "training loss"
 tried.loc[kinds, list(words)].rename(index=results.titles, columns=words).round(3)
 
 # %% tags=["remove-input"]
-gain = tried["dice"] - bare["dice"]
-parts = ["flip", "affine", "bend"]
-listed = ", ".join(f"{results.title(part)} {gain[part]:+.3f}" for part in parts)
+largest = gain[["flip", "affine", "bend"]].idxmax()
 Markdown(f"""
 All three parts together change Dice by {gain["all"]:+.3f} against no augmentation. Each part alone
-changes it by less ({listed}). The SD over seeds is up to {tried.loc[kinds, "dice_sd"].max():.3f}, so
-smaller differences mean nothing.
+changes it by less. The part that gains most is "{results.title(largest)}", with
+{gain[largest]:+.3f}.
 """)
 
 # %% tags=["remove-input"]
-more, strong = gain["all, both ways"] - gain["all"], gain["all, strong"]
 Markdown(f"""
-Stronger augmentation, with two to four times the size of each change, does not help: it changes Dice
-by {strong:+.3f} against none. Its pairs differ more than subjects do, and the network spends its
-steps on them. Training both directions of each pair in one batch, in place of other pairs, changes
-the reference's Dice by {more:+.3f}, which is within the spread.
+The SD over seeds is up to {tried.loc[kinds, "dice_sd"].max():.3f}, so a difference of this size
+may be noise.
 """)
 
 # %% [markdown]
-# The training loss does not show any of this. It is lower for the runs whose training images are easier
-# to align, and they are not the runs with the best Dice.
+# Stronger augmentation makes pairs that differ more than subjects do, and the network spends its steps
+# on them.
+
+# %% tags=["remove-input"]
+Markdown(f"""
+Stronger augmentation, with two to four times the size of each change, does not help: it changes
+Dice by {gain["all, strong"]:+.3f} against none. Training both directions of each pair in one
+batch, in place of other pairs, changes the reference's Dice by
+{gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread.
+""")
+
+# %% [markdown]
+# The training loss shows none of this. It is lower where the training images are easier to align, and
+# these are not the runs with the best Dice.
 
 # %% [markdown]
 # ## Mirror the head instead of reversing the array
@@ -162,14 +173,11 @@ for name, affine in {"mirrored": people.affine, "reversed": centred}.items():
     print(f"{name}: Dice {metrics.mean_dice(copy, labels, people.structures):.3f}")
 
 # %% tags=["remove-input"]
-dice = tried["dice"]
 alone = dice["flip, the array reversed"] - dice["flip"]
 together = dice["all, the array reversed"] - dice["all"]
 Markdown(f"""
 On the slices, reversing the array instead of mirroring the head changes the validation Dice by
-{alone:+.3f} when it is the only augmentation, and by {together:+.3f} with the other parts. Reversed
-arrays alone give {dice["flip, the array reversed"]:.3f}, which is not above the {bare["dice"]:.3f} of
-no augmentation.
+{alone:+.3f} when it is the only augmentation, and by {together:+.3f} with the other parts.
 """)
 
 # %% [markdown]
@@ -186,39 +194,46 @@ no augmentation.
 # than the SD over seeds of either run.
 
 # %%
-others = tried.drop(index=[*kinds, "all"], errors="ignore")
+others = tried.drop(index=kinds)
 change = others["dice"] - tried.loc["all", "dice"]
 spread = others["dice_sd"].clip(lower=tried.loc["all", "dice_sd"])
 verdicts = np.where(change > spread, "higher", np.where(change < -spread, "lower", "within spread"))
+
+# %% [markdown]
+# The table puts the verdict first.
+
+# %%
 shown = others.assign(verdict=verdicts, change=change)
 words = {"verdict": "Dice is", "change": "difference", "folding_percent_brain": "folded, %"}
 shown[list(words)].rename(index=results.titles, columns=words).round(3)
 
 # %% tags=["remove-input"]
-folds = tried["folding_percent_brain"]
-slow, fast, constant = (
-    f"all, {rate} rate" for rate in ("a third of the", "three times the", "constant")
-)
+slow, fast, constant = "all, a third of the rate", "all, three times the rate", "all, constant rate"
 Markdown(f"""
-The reference has {folds["all"]:.2f} % of the brain folded. A learning rate of a third is too low for
-this number of steps. Three times the rate gains {change[fast]:+.3f} and folds {folds[fast]:.2f} %.
-A constant rate in place of the cosine schedule changes Dice by {change[constant]:+.3f}.
+The reference has {folds["all"]:.2f} % of the brain folded. A third of the learning rate is too low
+for this number of steps and changes Dice by {change[slow]:+.3f}. Three times the rate gains
+{change[fast]:+.3f} and folds {folds[fast]:.2f} %. A constant rate in place of the cosine schedule
+changes Dice by {change[constant]:+.3f}.
 """)
+
+# %% [markdown]
+# A larger network gains Dice and folds more. The small network has half the filters of the base network
+# in most layers. VoxelMorph-2 is the second network of the 2018 paper, with more filters in its last
+# layers.
 
 # %% tags=["remove-input"]
 double, longer = "all, twice the filters", "all, twice the steps"
 Markdown(f"""
-A larger network gains Dice and folds. VoxelMorph-2 is the second network of the 2018 paper, with more
-filters at full size. Twice its filters gain most, {change[double]:+.3f}, and fold {folds[double]:.2f} %.
-Twice the steps gain {change[longer]:+.3f} and fold {folds[longer]:.2f} %, so a comparison of networks
-needs equal steps.
+Twice the filters of VoxelMorph-2 gain most, {change[double]:+.3f}, and fold {folds[double]:.2f} %.
+Twice the steps gain {change[longer]:+.3f} and fold {folds[longer]:.2f} %, so a comparison of
+networks needs equal steps.
 """)
 
 # %% [markdown]
 # ## Cross size and smoothness
 #
 # Network size and λ were crossed. The wide network has twice the filters of the base network, and four
-# times as many in its last layer at half size. The next table shows Dice, and then folding.
+# times as many in its last layer at half size. The next cell names the four runs.
 
 # %%
 import pandas as pd
@@ -228,6 +243,11 @@ crossed = {
     "wide network": {"λ = 1": "all, the wide network", "λ = 2": "all, λ of 2, the wide network"},
 }
 names = pd.DataFrame(crossed).T
+
+# %% [markdown]
+# Each name of a run is replaced by its Dice, and then by its folding.
+
+# %%
 measures = {"Dice": "dice", "folded, %": "folding_percent_brain"}
 table = {head: names.apply(lambda column: column.map(tried[m])) for head, m in measures.items()}
 pd.concat(table, axis=1).round(3)
@@ -235,11 +255,14 @@ pd.concat(table, axis=1).round(3)
 # %% tags=["remove-input"]
 at_usual, at_wide = (dice[two] - dice[one] for one, two in names.to_numpy())
 Markdown(f"""
-The wide network has the higher Dice at either λ. At λ = 1 it also has more folds. Twice the λ
-removes most folds and changes Dice by {at_usual:+.3f} with the base network and by {at_wide:+.3f}
-with the wide one. Only both changes together raise Dice and lower folding, which is why the wide
-network was trained in 3D with λ = 2.
+Twice the λ removes most folds and changes Dice by {at_usual:+.3f} with the base network and by
+{at_wide:+.3f} with the wide one.
 """)
+
+# %% [markdown]
+# The wide network has the higher Dice at either λ, but at λ = 1 it also has more folds. Only both
+# changes together raise Dice and lower folding, which is why the wide network was trained in 3D with
+# λ = 2.
 
 # %% [markdown]
 # ## Repeat the passes
@@ -248,7 +271,8 @@ network was trained in 3D with λ = 2.
 # the same weights register what is left, and the two displacements are composed. The moving image
 # is still interpolated once. [Refine one pair](13_instance.ipynb) explains the composition, which
 # [Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070) call shared-weight cascading. The next
-# table shows each pass of the 3D networks on the pairs of the validation subjects.
+# table shows each pass of the 3D networks on the pairs of the validation subjects. Its Dice is that of
+# the 23 structures of the tables in 3D.
 
 # %%
 passes = results.passes()
@@ -265,23 +289,27 @@ measures = ["dice", "folding_percent_brain"]
 figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="passes");
 
 # %% tags=["remove-input"]
-steps_of_wide = passes["ncc-wide"]["dice"].diff()
-steps_of_base = passes["ncc"]["dice"].diff()
+wide, base = (passes[name]["dice"].diff() for name in ("ncc-wide", "ncc"))
 Markdown(f"""
-The second pass changes the wide network's Dice by {steps_of_wide[2]:+.3f}, and the third by
-{steps_of_wide[3]:+.3f}. Two passes were therefore measured on the test subjects. The base network
-gains {steps_of_base[2]:+.3f} by the second pass and loses with the third ({steps_of_base[3]:+.3f}).
-The two networks differ in size and in λ, so they cannot show which of these matters.
+The second pass changes the wide network's Dice by {wide[2]:+.3f}, and the third by {wide[3]:+.3f}.
+Two passes were therefore measured on the test subjects. The base network gains {base[2]:+.3f} by
+the second pass and loses with the third ({base[3]:+.3f}).
 """)
+
+# %% [markdown]
+# The two networks differ in size and in λ, so they cannot show which of these matters.
 
 # %% tags=["remove-input"]
 last = passes["ncc-integrated"]["folding_percent_brain"].iloc[-1]
 Markdown(f"""
 The network with an integrated velocity folds nothing in one pass, but {last:.3f} % of the brain is
-folded after four. Composed displacements are interpolated on the grid, so they may fold although none
-of them does. More passes do not converge: a network was trained to make *one* displacement
-smooth, from where the affine alignment ends.
+folded after four.
 """)
+
+# %% [markdown]
+# Composed displacements are interpolated on the grid, so they may fold although none of them does.
+# More passes do not converge, because a network was trained to make *one* displacement smooth, from
+# where the affine alignment ends.
 
 # %% [markdown]
 # ## Exercises

@@ -350,7 +350,8 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
     points : dict of str to pandas.Series, optional
         Name to a single result: a value for each column, and its place on the axis as its name.
     """
-    shape = {"figsize": (7.2, 2.9), "layout": "constrained", "squeeze": False}
+    legend_rows = -(-(len(curves) + len(points or ())) // 2)
+    shape = {"figsize": (6.4, 2.8 + 0.22 * legend_rows), "layout": "constrained", "squeeze": False}
     fig, (axes,) = plt.subplots(1, len(columns), **shape)
     for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
         for (name, table), style in zip(curves.items(), cycle(_WITH_MARKERS), strict=False):
@@ -361,7 +362,8 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
         if all(table.index.dtype.kind in "iu" for table in curves.values()):
             ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, frameon=False, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -408,7 +410,7 @@ def dots_of_runs(table, columns, labels, *, reference) -> Figure:
     reference : str
         The run that the others are compared with.
     """
-    size = (7.2, 0.9 + 0.24 * len(table))
+    size = (6.2, 0.9 + 0.24 * len(table))
     fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained")
     for ax, (mean, sd), label in zip(np.atleast_1d(axes), columns.items(), labels, strict=True):
         ax.axvline(table.loc[reference, mean], ls="--", color="0.5")
