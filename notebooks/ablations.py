@@ -123,15 +123,14 @@ may be noise.
 """)
 
 # %% [markdown]
-# Stronger augmentation makes pairs that differ more than subjects do, and the network spends its steps
-# on them.
+# The run with stronger augmentation has two to four times the size of each change. Its pairs differ
+# more than subjects do, and the network spends its steps on them.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Stronger augmentation, with two to four times the size of each change, does not help: it changes
-Dice by {gain["all, strong"]:+.3f} against none. Training both directions of each pair in one
-batch, in place of other pairs, changes the reference's Dice by
-{gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread.
+Stronger augmentation changes Dice by {gain["all, strong"]:+.3f} against no augmentation, so it
+does not help. Training both directions of each pair in one batch, in place of other pairs, changes
+the reference's Dice by {gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread.
 """)
 
 # %% [markdown]
@@ -249,7 +248,7 @@ names = pd.DataFrame(crossed).T
 
 # %%
 measures = {"Dice": "dice", "folded, %": "folding_percent_brain"}
-table = {head: names.apply(lambda column: column.map(tried[m])) for head, m in measures.items()}
+table = {head: names.map(tried[m].get) for head, m in measures.items()}
 pd.concat(table, axis=1).round(3)
 
 # %% tags=["remove-input"]
