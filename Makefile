@@ -27,7 +27,7 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 	@echo
 	@echo "  make book COHORT=mni|malf|own  PROFILE=smoke|quick|full  SEED=0  CORES=$(CORES)"
-	@echo "            LESSONS='04 05 06'   run only these (and what they need), render no pages"
+	@echo "            LESSONS='03 04 05'   run only these (and what they need), render no pages"
 	@echo "            OWN=FOLDER           your NIfTI files, with COHORT=own"
 	@echo "  make lambda GRID=wide|book  COHORT=…  PROFILE=…  CORES=…"
 	@echo "            PYTHON=python3       the Python (3.10 to 3.13) that makes the environment"

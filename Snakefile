@@ -76,7 +76,7 @@ def grid_records(name):
 
 def shown_grids(plan):
     """The grids whose runs a lesson shows. Smoke runs train in less time than a kernel starts in,
-    so lesson 7 trains them itself."""
+    so the λ lesson trains them itself."""
     return [] if RUN["profile"] == "smoke" else plan.get("grids", [])
 
 
@@ -122,7 +122,7 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
             LESSON + " --threads={threads} {params.lesson}"
 
 
-# The λ grids: one job a run, each one execution of lesson 7 with its parameters.
+# The λ grids: one job a run, each one execution of the λ lesson with its parameters.
 rule lambda:
     input:
         lambda wildcards: grid_records(GRID),

@@ -3,50 +3,66 @@
 import inspect
 import os
 
-os.environ["TF_USE_LEGACY_KERAS"] = "1"  # voxelmorph 0.2 was written for Keras 2,
-inspect.getargspec = lambda f: inspect.getfullargspec(f)[:4]  # and for Python before 3.11
+# voxelmorph 0.2 was written for Keras 2, and for Python before 3.11.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+inspect.getargspec = lambda function: inspect.getfullargspec(function)[:4]
 
 import numpy as np
 import tensorflow as tf
 import voxelmorph as vxm
 
-# Data: images (n, *shape, 1) in [0, 1] and integer label maps of the same people, aligned affinely.
-brains = np.load("brains.npz")
+path = "brains.npz"
+epochs = 10
+seed = 0
+
+# Read the images and label maps. The last two subjects are kept for the test.
+brains = np.load(path)
 images, labels = brains["images"][..., None], brains["labels"][..., None]
-shape, train = images.shape[1:-1], images[:-2]
+train = images[:-2]
+shape = images.shape[1:-1]
 
 
-def batches(rng=np.random.default_rng(0)):
+# Draw pairs without end: inputs (moving, fixed) and targets (fixed, zeros).
+def draw_pairs():
+    rng = np.random.default_rng(seed)
     zeros = np.zeros((1, *shape, len(shape)), "float32")
     while True:
         moving, fixed = rng.choice(len(train), size=2, replace=False)
         yield (train[[moving]], train[[fixed]]), (train[[fixed]], zeros)
 
 
-image, field = (tf.TensorSpec((1, *shape, channels)) for channels in (1, len(shape)))
-pairs = tf.data.Dataset.from_generator(
-    batches, output_signature=((image, image), (image, field))
-)
+image = tf.TensorSpec((1, *shape, 1))
+field = tf.TensorSpec((1, *shape, len(shape)))
+signature = (image, image), (image, field)
+pairs = tf.data.Dataset.from_generator(draw_pairs, output_signature=signature)
 
-# Network and losses: similarity of the images plus λ times the roughness of the displacement.
+# Build the network and compile it: one loss for each output, and their weights 1 and λ.
+tf.keras.utils.set_random_seed(seed)
 model = vxm.networks.VxmDense(shape, int_steps=0)
 losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
 model.compile(tf.keras.optimizers.Adam(5e-4), loss=losses, loss_weights=[1, 1])
 
-# Training.
-model.fit(pairs, epochs=10, steps_per_epoch=40, verbose=2)
+# Train.
+history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
 
-# Registration of two people who were not trained on; their labels follow the displacement.
-warped, displacement = model.predict([images[[-2]], images[[-1]]])
-nearest = vxm.layers.SpatialTransformer(interp_method="nearest")
-carried = nearest([labels[[-2]].astype("float32"), displacement]).numpy()
+# Register the two test subjects, and warp the label map of the moving one.
+moving, fixed = images[[-2]], images[[-1]]
+warped, displacement = model.predict([moving, fixed], verbose=0)
+moving_labels, fixed_labels = labels[[-2]], labels[[-1]]
+warp_nearest = vxm.layers.SpatialTransformer(interp_method="nearest")
+warped_labels = warp_nearest([moving_labels.astype("float32"), displacement]).numpy()
 
 
+# Measure the overlap of the structures, and the folding of the displacement.
 def dice(a, b):
-    common = [k for k in np.intersect1d(a, b) if k > 0]
-    return np.mean([2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in common])
+    shared = [k for k in np.intersect1d(a, b) if k > 0]
+    common = [np.sum((a == k) & (b == k)) for k in shared]
+    total = [np.sum(a == k) + np.sum(b == k) for k in shared]
+    return np.mean(2 * np.divide(common, total))
 
 
 determinant = vxm.py.utils.jacobian_determinant(displacement[0])
-print(f"Dice {dice(labels[-2], labels[-1]):.3f} before, {dice(carried[0], labels[-1]):.3f} after")
-print(f"folded: {100 * (determinant <= 0).mean():.3f} % of all voxels")
+folded = np.mean(determinant[fixed[0, ..., 0] > 0] <= 0)
+print(f"Dice before: {dice(moving_labels, fixed_labels):.3f}")
+print(f"Dice after:  {dice(warped_labels, fixed_labels):.3f}")
+print(f"Folded:      {100 * folded:.3f} % of the brain")

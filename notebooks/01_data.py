@@ -11,19 +11,22 @@
 # ---
 
 # %% [markdown]
-# # Load, look at, align, normalise and pair the data
+# # Prepare the data: from a scan to training pairs
 #
 # | | |
 # |---|---|
-# | **You will** | take one scan from its file to the form the network needs, then load everyone, and make pairs |
-# | **You will learn** | what a NIfTI header says, why affine alignment comes first, and the order of the steps that cannot be swapped |
-# | **You need** | [lesson 1](one_page.ipynb) |
-# | **In → out** | scans in their own space → images in [0, 1] on one grid, label maps, a split by people, pairs |
-# | **Not here** | skull stripping and bias correction: the scans come skull-stripped |
-# | **Time** | 30 minutes |
+# | **You will** | take one scan from its file to the form that the network needs, and build training pairs |
+# | **You will learn** | what a NIfTI header says, why affine alignment comes first, and which form of pairs `fit()` takes |
+# | **You need** | [VoxelMorph on one page](one_page.ipynb) |
+# | **In → out** | scans in their own space → images in [0, 1] on one grid, label maps, a split by subjects, pairs |
+# | **Not here** | skull stripping and bias correction, because the scans come skull-stripped |
+# | **Time** | 20 minutes |
 
 # %% [markdown]
-# The parameters of this page, and their check:
+# ## Set the parameters
+#
+# `cohort` names the data set, and `profile` sets how many subjects are used and whether they are
+# 2D or 3D.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -36,15 +39,14 @@ from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-settings
 
 # %% [markdown]
-# ## Open one scan and read its header
+# ## Read the header of one scan
 #
-# Scans of the cohort `malf` and your own come from a scanner's coordinate system. The simulated
-# people do not, so for them the first part of this lesson puts one in a scanner: turned,
-# scaled, shifted, stored with flipped axes as 16-bit integers. What we did to it is known,
-# which lets us check the alignment below.
+# A scan comes in the coordinates of its scanner. The simulated subjects of the default cohort
+# `mni` already lie on the template's grid, so the helper `examples.scan` makes one of them look
+# like a new scan. It turns, scales and shifts the brain, flips the axes, and stores 16-bit
+# integers. Because this pose is known, we can check the alignment below.
 
 # %%
 import nibabel as nib
@@ -59,38 +61,35 @@ print("stored as  ", scan.get_data_dtype())
 print("axes run to", nib.aff2axcodes(scan.affine))
 
 # %% [markdown]
-# The array alone does not say which way is left. The header's affine does: it maps a voxel's
-# index to millimetres in the scanner, where *x* runs to the person's Right, *y* to Anterior and
-# *z* to Superior.
+# The last line gives the direction in which each array axis runs, for example P for Posterior. The
+# array alone does not say which side is left. The affine matrix of the header does, because it
+# maps the index of a voxel to millimetres in the scanner. There, *x* runs to the subject's Right,
+# *y* to Anterior and *z* to Superior (RAS).
 #
-# :::{admonition} Never trust array order
-# :class: warning
-# Two files of the same brain can store their axes in different order and direction. A network
-# that sees one person mirrored learns from it without a complaint, and `Left Hippocampus` is
-# compared with the right one.
-# :::
+# > **Warning: Never trust the order of the array axes**
+# >
+# > Two files of the same brain can store their axes in different orders and directions. A network
+# > that sees one subject mirrored trains on it without an error, and the left hippocampus is then
+# > compared with the right one.
 
 # %% [markdown]
-# ## Look at it, before and after reorienting
+# ## Reorient the scan
 #
-# nibabel turns axes so that they run Right, Anterior, Superior. No value is interpolated: axes
-# are swapped and flipped, nothing more.
+# nibabel exchanges and flips the axes so that they run Right, Anterior, Superior. No value is
+# interpolated in this step.
 
 # %%
 import numpy as np
 
 canonical = nib.as_closest_canonical(scan)
 image = np.asarray(canonical.dataobj, dtype="float32")
-print(
-    nib.aff2axcodes(canonical.affine),
-    image.shape,
-    f"{image.min():.0f} to {image.max():.0f}",
-)
+print(nib.aff2axcodes(canonical.affine), image.shape)
 
 # %% [markdown]
-# A header that is read wrong shows at once in a picture:
+# A wrong orientation is easiest to see in a picture. The figure shows the slice with the same
+# index before and after reorienting.
 
-# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The simulated scan is stored to the Posterior, Left and Inferior, so the same index cuts another plane, upside down. A scan of malf is stored to the Left: merely mirrored, which is harder to notice.", "name": "fig-02-orientation"}}
+# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The axes of the simulated scan run to Posterior, Left and Inferior, so the same index cuts another plane. A real scan is often only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
 from vxmlib.book import figures
 
 stored = np.asarray(scan.dataobj, dtype="float32")
@@ -99,14 +98,16 @@ pictures, titles = [stored / top, image / top], ["as stored", "reoriented"]
 figures.people(pictures, titles, columns=2, side=False);
 
 # %% [markdown]
-# ## Align it affinely
+# ## Align the scan affinely
 #
-# VoxelMorph is the *deformable* part of registration. Shift, turn, scale and shear come before
-# it, by a classical tool. Two reasons: the network looks at local windows and cannot see that a
-# head is 3 cm away; and Grad charges for every slope, also for a plain rotation.
+# VoxelMorph is the *deformable* part of a registration. A classical tool removes shift, rotation,
+# scale and shear before it. This matters for two reasons. The image loss compares local windows,
+# so it cannot recognise a brain that lies 3 cm away. The smoothness loss penalises every change of
+# the displacement from voxel to voxel, so it penalises even a plain rotation.
 #
-# ANTs finds the 12 numbers. For this page it looks at a coarse template, which takes seconds;
-# the stored matrices of the real cohort were computed at 1 mm (`python -m vxmlib.sources.align malf`).
+# ANTs, a classical registration package, finds the 12 numbers of the affine map. This page
+# compares the images on a coarse grid of 4 mm, which takes seconds. The matrices of the book's
+# real subjects were computed at 1 mm.
 
 # %%
 from vxmlib.sources import align
@@ -115,87 +116,96 @@ matrix = align.affine_to_template(image, canonical.affine, spacing=4.0)
 print(np.array2string(matrix, precision=3, suppress_small=True))
 
 # %% [markdown]
-# The matrix says where in the scan each position of the template is found: a {term}`pull`, like
-# every map in this book. Brain masks tell how good it is: their {term}`Dice` with the
-# template's, before and after.
+# The matrix maps a position of the template, in millimetres, to the matching position in the scan.
+# It is a [pull](../book/glossary.md#pull), like every map in this book. The table compares the
+# scan with the template twice. For the first row, only the centres of mass are matched. For the
+# second row, the matrix is applied.
 
 # %%
-quality = align.quality(image, canonical.affine, matrix)
-for when in ("before", "after"):
-    rounded = {name: round(value, 3) for name, value in quality[when].items()}
-    print(f"{when:6}", rounded)
+import pandas as pd
 
-# %% [markdown]
-# For a simulated person the true pose is known, so the error can be said in mm:
+quality = pd.DataFrame(align.quality(image, canonical.affine, matrix)).T
+quality.index = ["centred", "aligned"]
+names = {"mask_dice": "Dice of brain masks", "correlation": "correlation"}
+quality.rename(columns=names).round(3)
 
-# %%
+# %% tags=["remove-input"]
+from IPython.display import Markdown
+
+sentence = "This scan is real, so its true matrix is unknown."
 if settings.cohort == "mni":
-    error = align.displacement_between(matrix, examples.pose())
-    print(
-        f"against the known pose: {error.mean():.2f} mm on average over the brain"
-    )
-else:
-    print("A real scan: nobody knows its true matrix.")
+    error = align.displacement_between(matrix, examples.pose()).mean()
+    sentence = f"The computed matrix and the known pose are {error:.1f} mm apart, on average."
+Markdown(f"""
+{sentence} Two brains overlap well even when they are only centred, so the correlation says more
+about the alignment than the overlap of the masks.
+""")
 
 # %% [markdown]
-# "Before" is the scan merely centred. It looks good already, as two heads always overlap well.
-# For the simulated scan the pose is known, and the found matrix can be compared with it; it
-# cannot come out exact, because this person is also *deformed*, and some of that is affine.
+# For the simulated scan the difference cannot be zero, because this subject is also *deformed*, and
+# a part of every deformation is affine.
 
 # %% [markdown]
-# ## Resample once, normalise, crop
+# ## Resample once
 #
-# Orientation, alignment and voxel size are all affine maps. Multiply them and interpolate
-# *once*; every further interpolation blurs. Images are interpolated linearly, label maps by
-# nearest neighbour.
+# Orientation, alignment and voxel size are all affine maps. Multiply their matrices and
+# interpolate *once*, because each further interpolation blurs the image. Interpolate images
+# linearly, and label maps with nearest-neighbour interpolation.
 
 # %%
-from vxmlib import checks, preprocess
 from vxmlib.sources import template
 
 spacing = settings.spacing
-resampled = template.resample_to_template(
-    image, canonical.affine, matrix, spacing=spacing
-)
-print(
-    resampled.shape,
-    f"at {spacing} mm, values {resampled.min():.0f} to {resampled.max():.0f}",
-)
+resampled = template.resample_to_template(image, canonical.affine, matrix, spacing=spacing)
+print(resampled.shape, f"at {spacing} mm, up to {resampled.max():.0f}")
 
 # %% [markdown]
-# Then intensities to [0, 1]: divide by a high percentile of the brain and clip. A maximum would
-# do for a clean image, but one bright vessel would then darken the whole brain.
+# ## Normalise the intensities
+#
+# The resampled image still has the intensities of the file, but the network and the losses expect
+# intensities from 0 to 1. Divide by a high percentile of the brain, and set larger results to 1.
+# The maximum is a poor divisor, because one bright vessel would then darken the whole brain.
 
 # %%
-normalised = preprocess.normalise(resampled)
-print(f"{normalised.min():.2f} to {normalised.max():.2f}, {normalised.dtype}")
+brain = resampled[resampled > 0]
+normalised = np.clip(resampled / np.percentile(brain, 99.5), 0, 1)
 
 # %% [markdown]
-# Last the size. Four halvings in the network ask for multiples of 16, and the grid we resample
-# to is made so. For an image that is not, crop or pad about its centre:
+# `preprocess.normalise` does the same. It also refuses an image that is empty or contains NaN.
+
+# %%
+from vxmlib import preprocess
+
+print(np.allclose(normalised, preprocess.normalise(resampled)))
+
+# %% [markdown]
+# ## Make the sides divisible by 16
+#
+# The network halves the grid four times, so every side has to be a multiple of 16. The common grid
+# of this book has such sides. Another image can be cropped or padded around its centre. The next
+# cell first makes an image with unsuitable sides and then pads it.
 
 # %%
 odd = normalised[3:, 5:, 1:]
 fitting, offset = preprocess.crop_or_pad(odd)
-print(odd.shape, "->", fitting.shape, "offset", offset)
+print(odd.shape, "->", fitting.shape)
 
 # %% [markdown]
-# ## Let the checks refuse what the network cannot take
+# ## Refuse images that break the training
 #
-# The network would train on a constant image or an image in the thousands without a word. These
-# checks run whenever a cohort makes an image, and say what is wrong:
+# The network would train on a constant image, or on intensities in the thousands, without an
+# error. Therefore every image of a cohort passes `checks.check_image`. The next cell shows what
+# the check says about four broken images.
 
 # %%
-good = normalised
-broken = {
-    "raw intensities": good * 800,
-    "a hole of NaN": np.where(good > 0.9, np.nan, good),
-    "constant": np.zeros_like(good),
-    "odd size": good[1:],
-}
+from vxmlib import checks
 
-# %% [markdown]
-# Each of the four is refused, with the reason:
+broken = {
+    "raw intensities": normalised * 800,
+    "a hole of NaN": np.where(normalised > 0.9, np.nan, normalised),
+    "constant": np.zeros_like(normalised),
+    "odd size": normalised[1:],
+}
 
 # %%
 for name, array in broken.items():
@@ -205,117 +215,185 @@ for name, array in broken.items():
         print(error, end="\n\n")
 
 # %% [markdown]
-# ## Load everyone
+# ## Load all subjects
 #
-# A cohort does what it needs of the above for each person, and cuts the coronal slice in 2D. It
-# has images, label maps, names of the structures, and the split.
+# A cohort applies these steps to every subject, and in 2D it cuts one coronal slice. It holds the
+# images, the label maps, the names of the structures and the split.
 
 # %%
 people = runs.load_cohort(settings)
-print(people.name, people.shape, people.plane)
-print({part: len(ids) for part, ids in people.split.items()})
+print(people.shape, people.plane)
 print(people.licence)
 print(people.credit)
 
-# %% mystnb={"image": {"alt": "Ten coronal brain slices of ten people in two rows. Their ventricles, cortex and outlines differ in size and shape; brightness and noise differ from scan to scan."}, "figure": {"caption": "Ten people of the training set.", "name": "fig-02-people"}}
+# %% [markdown]
+# > **Tip: Your own scans**
+# >
+# > `cohort="own"` reads the folder that `root` names. Each scan is a skull-stripped file
+# > `NAME.nii.gz`, with a label map `NAME_seg.nii.gz` beside it. An optional file `labels.csv` with
+# > rows `number,name` names the structures.
+#
+# Look at the pictures of every data set that you train on. A mirrored subject, an empty slice or
+# the label map of another subject is found in a minute by eye, but may take a week to find by
+# debugging.
+
+# %% mystnb={"image": {"alt": "Ten coronal brain slices of ten subjects in two rows. Their ventricles, cortex and outlines differ in size and shape; brightness and noise differ from scan to scan."}, "figure": {"caption": "Ten subjects of the training set.", "name": "fig-data-subjects"}}
 ten = people.split["train"][:10]
 figures.people([people.image(k) for k in ten], list(ten));
 
 # %% [markdown]
-# Labels belong over the image before anything is measured with them:
+# The labels have to follow the anatomy, so draw them over the image before anything is measured
+# with them.
 
-# %% mystnb={"image": {"alt": "Three of the brain slices with thin coloured outlines of their labelled structures, which follow the visible borders of ventricles, deep nuclei and cortex."}, "figure": {"caption": "Three of them with the outlines of their label maps.", "name": "fig-02-labels"}}
+# %% mystnb={"image": {"alt": "Three brain slices with thin coloured outlines of their labelled structures, which follow the visible borders of ventricles, deep nuclei and cortex."}, "figure": {"caption": "Three training subjects with the outlines of their label maps.", "name": "fig-data-labels"}}
 three = ten[:3]
-figures.people(
-    [people.image(k) for k in three],
-    list(three),
-    labels=[people.labels(k) for k in three],
-    columns=3,
-);
+pictures, maps = [people.image(k) for k in three], [people.labels(k) for k in three]
+figures.people(pictures, list(three), labels=maps, columns=3);
 
 # %% [markdown]
-# Look at the pictures of every data set you train on, all of them. Flipped people, empty slices
-# and label maps of the neighbour are found in a minute by eye and in a week by debugging.
-
-# %% mystnb={"image": {"alt": "Three histograms of brain intensities for three people; the grey and white matter peaks lie at slightly different places."}, "figure": {"caption": "Intensities in the brain of three people. NCC does not mind that the peaks differ; MSE does.", "name": "fig-02-histogram"}}
-figures.histograms([people.image(k) for k in ten[:3]], list(ten[:3]));
-
-# %% [markdown]
-# ## How far apart are they?
+# ## Split by subjects
 #
-# After affine alignment, before any registration: the overlap that lessons 4 and 5 start from.
+# The split assigns *subjects* to training, validation and test, never slices or pairs. If one
+# subject occurred in two parts, the test would no longer show what happens with new subjects.
+
+# %%
+for part, ids in people.split.items():
+    print(f"{part:10} {len(ids)} subjects")
+
+# %% [markdown]
+# Network weights are learned from the training subjects, and λ is chosen on the validation
+# subjects. The test subjects are used once, at the end. The real cohort `malf` has a further
+# part named `repeats`, which holds second scans of validation subjects and is never used for
+# training.
+
+# %% [markdown]
+# ## Measure the overlap before registration
+#
+# The overlap after affine alignment is the value that every registration has to raise. It is the
+# score of the [identity](../book/glossary.md#identity), the displacement that moves nothing. The
+# next cell measures it on pairs of training subjects.
 
 # %%
 from vxmlib import cohorts, metrics
 
-some = cohorts.ordered_pairs(
-    people.split["train"], limit=20, seed=settings.seed
-)
+some = cohorts.ordered_pairs(people.split["train"], limit=20, seed=settings.seed)
 overlap = metrics.evaluate_pairs(people, some, "identity")
 start = metrics.summary(overlap)
-print(
-    f"Dice {start['dice_mean']:.3f}, SD over pairs {start['dice_sd_pairs']:.3f}"
-)
 
-# %% tags=["remove-cell"]
-from vxmlib.book import glue
-
-glue.glue(
-    start=start["dice_mean"],
-    n_structures=overlap["label"].nunique(),
-)
+# %% tags=["remove-input"]
+kind = "simulated" if people.simulated else "real"
+Markdown(f"""
+The mean Dice of {len(some)} training pairs is {start["dice_mean"]:.2f}, over
+{overlap["label"].nunique()} structures of {kind} subjects. For comparison, the journal paper starts
+at 0.58 with real brains in 3D and with other structures
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+""")
 
 # %% [markdown]
-# That is {glue:text}`start:.2f` over {glue:text}`n_structures` structures. For comparison: the
-# journal paper starts at 0.58 with real people in 3D {cite}`balakrishnan2019tmi`.
-
-# %% [markdown]
-# ## Make pairs
+# ## Make pairs with a generator
 #
-# `fit()` wants `((moving, fixed), (fixed, zero field))`, with shapes that are known before the
-# first pair arrives. A plain Python generator does not tell its shapes, and with `int_steps >
-# 0` voxelmorph's layers crash on that. A `tf.data.Dataset` with a static signature does.
+# Keras' `fit()` takes elements of the form (inputs, targets):
+#
+# | Part | Content | Use |
+# |---|---|---|
+# | inputs | moving image, fixed image | what the network sees |
+# | first target | fixed image | compared with the warped image |
+# | second target | zeros with the shape of the displacement | required by Keras, never read by the loss |
+#
+# A Python generator that draws pairs without end is sufficient. Each array has a batch axis in
+# front and a channel axis at the end.
+
+# %%
+zeros = np.zeros((1, *people.shape, people.ndim), "float32")
+
+
+def draw_pairs():
+    rng = np.random.default_rng(settings.seed)
+    while True:
+        ids = rng.choice(people.split["train"], size=2, replace=False)
+        moving, fixed = (people.image(subject)[None, ..., None] for subject in ids)
+        yield (moving, fixed), (fixed, zeros)
+
+# %% [markdown]
+# TensorFlow cannot know the shapes before the first pair arrives, so `output_signature` states
+# them. Write the signature with tuples, because `from_generator` refuses lists.
+
+# %%
+from vxmlib.backend import tf
+
+image_spec = tf.TensorSpec((1, *people.shape, 1))
+field_spec = tf.TensorSpec((1, *people.shape, people.ndim))
+signature = (image_spec, image_spec), (image_spec, field_spec)
+plain = tf.data.Dataset.from_generator(draw_pairs, output_signature=signature)
+
+# %% [markdown]
+# The next cell draws one element and prints its shapes.
+
+# %%
+inputs, targets = next(iter(plain))
+print("inputs: ", *(tuple(array.shape) for array in inputs))
+print("targets:", *(tuple(array.shape) for array in targets))
+
+# %% [markdown]
+# > **Warning: A bare generator has no shapes**
+# >
+# > Without the signature, training with `int_steps=0` works. With `int_steps` above 0 it fails
+# > inside voxelmorph's layers, because they need the size of the grid. voxelmorph's own generators
+# > (`vxm.generators.scan_to_scan`) are bare generators of this kind.
+#
+# %% tags=["remove-input"]
+n = len(people.split["train"])
+Markdown(f"""
+{n} training subjects make {n * (n - 1)} ordered pairs. They are ordered because registering A to B
+is a different task from registering B to A.
+""")
+
+# %% [markdown]
+# > **Note: Epochs and steps**
+# >
+# > Pairs are drawn with replacement, so an epoch does not contain each pair exactly once. An epoch
+# > only says how often Keras writes a line to the log. The number of *steps* says how long a
+# > network was trained.
+
+# %% [markdown]
+# ## Use pairs that can be resumed
+#
+# `pairs.pair_dataset` returns the same kind of data set and adds three things. It checks every
+# image before the first batch. It states the shapes itself. It computes the pair of step *k* from
+# the seed and *k* alone, so a training that was interrupted continues with the same pairs as one
+# without interruption.
 
 # %%
 from vxmlib import pairs
 
-data = pairs.pair_dataset(
-    people, people.split["train"], batch_size=2, seed=settings.seed
-)
-inputs_spec, targets_spec = data.element_spec
-for spec in (*inputs_spec, *targets_spec):
-    print(tuple(spec.shape), spec.dtype.name)
+train = people.split["train"]
+data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
+print(data.element_spec == plain.element_spec)
 
 # %% [markdown]
-# The pair of step *k* is a function of the seed and *k*. Two data sets of one seed agree; and
-# one that starts at step 5 continues where the other is at its sixth batch. Resuming a training
-# relies on this.
+# We test the last property. A data set that starts at step 5 has to begin with the sixth pair of
+# the first data set, because steps are counted from 0.
 
 # %%
-again = pairs.pair_dataset(
-    people,
-    people.split["train"],
-    batch_size=2,
-    seed=settings.seed,
-    start_step=5,
-)
-sixth = next(iter(data.skip(5)))[0][0].numpy()
-print(np.array_equal(sixth, next(iter(again))[0][0].numpy()))
+later = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed, start_step=5)
+sixth, first = next(iter(data.skip(5))), next(iter(later))
+print(np.array_equal(sixth[0][0], first[0][0]))
 
 # %% [markdown]
-# ## On your own
+# ## Exercises
 #
-# **Exercise 1.** Normalise by the maximum instead of the percentile. How dark does the median
-# of the brain get?
+# **Exercise 1.** Normalise by the maximum instead of the percentile. How much darker does the
+# median of the brain become? A simulated scan has no bright vessels, so the difference is smaller
+# than in a real scan.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-by_maximum = resampled / resampled.max()
 inside = resampled > 0
-print(f"by maximum    {np.median(by_maximum[inside]):.2f}")
+print(f"by maximum    {np.median(resampled[inside] / resampled.max()):.2f}")
 print(f"by percentile {np.median(normalised[inside]):.2f}")
 
 # %% [markdown]
-# **Exercise 2.** Resample a label map linearly and count the labels that nobody has.
+# **Exercise 2.** Shift a label map by half a voxel with linear interpolation, and round the
+# result. Count the labels that the map did not contain before.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from scipy import ndimage
@@ -325,19 +403,20 @@ halfway = np.rint(ndimage.shift(labels.astype(float), 0.5, order=1)).astype(int)
 print(len(np.setdiff1d(halfway, labels)), "invented labels")
 
 # %% [markdown]
-# **Exercise 3.** Check that no person is in two parts of the split.
+# **Exercise 3.** Check that no subject belongs to two parts of the split.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-everyone = [k for ids in people.split.values() for k in ids]
+everyone = [subject for ids in people.split.values() for subject in ids]
 print(len(everyone) == len(set(everyone)))
 
 # %% [markdown]
-# ## What you take along
+# ## Summary
 #
-# - Read the header; reorient; look.
-# - Affine alignment comes before VoxelMorph and is part of the reproduction.
-# - Interpolate once; labels by nearest neighbour.
-# - [0, 1], sizes divisible by 16, checked before training.
-# - Split by people; pairs with static shapes.
+# - Read the header, reorient the scan, and look at it.
+# - Affine alignment comes before VoxelMorph and is a part of the reproduction.
+# - Interpolate only once. Use nearest-neighbour interpolation for label maps.
+# - Images lie in [0, 1] on a grid whose sides are divisible by 16, and each image is checked.
+# - The split is made by subjects.
+# - Pairs have the form (inputs, targets) and shapes that are known in advance.
 #
-# **Read on:** [lesson 3](02_model.ipynb) builds the network that takes these pairs.
+# **Read on:** [Build VxmDense](02_model.ipynb) builds the network that takes these pairs.

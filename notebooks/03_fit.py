@@ -11,19 +11,22 @@
 # ---
 
 # %% [markdown]
-# # Train with `fit()` and judge whether it has converged
+# # Compile and train with `fit()`
 #
 # | | |
 # |---|---|
-# | **You will** | train VoxelMorph, watch it on people it does not learn from, save it and load it again |
-# | **You will learn** | to count steps, to read the log, and why a falling loss is not yet a good registration |
-# | **You need** | [lesson 3](02_model.ipynb) |
-# | **In → out** | training people → a trained model in a file, and a history |
-# | **Not here** | the test people: they are opened in [lesson 5](04_dice.ipynb) |
-# | **Time** | 20 minutes to read; the training's time is printed below |
+# | **You will** | compile VxmDense, train it with `fit()`, watch it on validation subjects, save it and load it |
+# | **You will learn** | what `fit()` needs from you, how to read its history, and how to judge convergence |
+# | **You need** | [the network and its losses](02_model.ipynb) |
+# | **In → out** | training subjects → a trained model in a file, and its history |
+# | **Not here** | the test subjects, which are registered in [the next lesson](04_dice.ipynb) |
+# | **Time** | 20 minutes to read; the page prints how long the training took |
+
+# %% [markdown]
+# ## Set the parameters
 #
-# The parameters are those of the whole run. Another λ, from the shell: `papermill
-# notebooks/03_fit.ipynb out.ipynb -p lam 0.5 -p cohort malf`.
+# The parameters describe the training run. They can be changed from the shell, too, for example
+# with `papermill notebooks/03_fit.ipynb out.ipynb -p lam 0.5`.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -40,253 +43,403 @@ from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
 people = runs.load_cohort(settings)
-settings
+kind = "simulated" if people.simulated else "real"
+print(len(people.split["train"]), kind, "training subjects, grid", people.shape)
 
 # %% [markdown]
-# ## Count steps, not epochs
+# ## Try the smallest call
 #
-# A step is one update of the weights from one batch. An epoch is as many steps as we like
-# between two lines of the log.
+# `fit()` needs three things: pairs in the form `(inputs, targets)`, a compiled model, and a number
+# of steps. This section gives them one by one to a network that is thrown away afterwards.
+#
+# ### Give each output a target
+#
+# VxmDense has two inputs and two outputs.
+#
+# - The **inputs** are `[moving, fixed]`, the two images that the network sees.
+# - The **targets** are `[fixed, zero_field]`, one for each output. The warped image is compared
+#   with the fixed image. Nobody knows the correct displacement, so its target is a field of zeros,
+#   which the smoothness loss ignores.
+#
+# Every array has a batch axis in front and a channel axis at the end. The displacement has one
+# channel for each axis of space.
 
 # %%
-for name in (
-    "epochs",
-    "steps_per_epoch",
-    "steps",
-    "batch_size",
-    "learning_rate",
-):
-    print(f"{name:16}", getattr(settings, name))
+import numpy as np
 
-# %% tags=["remove-cell"]
-from vxmlib.book import glue
-
-glue.glue(
-    steps=settings.steps,
-    share=100 * settings.steps * settings.batch_size / 150_000,
-    rate=settings.learning_rate,
-)
+train = people.split["train"]
+moving, fixed = (people.image(i)[None, ..., None] for i in train[:2])
+zero_field = np.zeros((1, *people.shape, people.ndim), "float32")
+print("image", moving.shape, "  field", zero_field.shape)
 
 # %% [markdown]
-# That is {glue:text}`steps` steps, {glue:text}`share:.1f` % of the 150 000 pairs that the paper
-# trained on. To get anywhere in so few, the learning rate of this profile is
-# {glue:text}`rate:.4f`; the paper's is 0.0001 {cite}`balakrishnan2019tmi`. The profile `full`
-# takes the paper's figures.
-
-# %% [markdown]
-# ## Build the model from a fixed seed
+# ### Compile before you fit
+#
+# `VxmDense` only describes layers, so Keras refuses to train it. With `int_steps=0` the network
+# predicts the displacement itself, as in the journal paper
+# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 
 # %%
-from vxmlib import backend, models
+from vxmlib.backend import tf, vxm
+
+small = vxm.networks.VxmDense(people.shape, int_steps=0)
+try:
+    small.fit([moving, fixed], [fixed, zero_field])
+except RuntimeError as error:
+    print(error)
+
+# %% [markdown]
+# `compile` adds an optimiser, one loss for each output, and the weights of the losses. The losses
+# stand in the order of the outputs: first similarity with weight 1, then smoothness with weight λ.
+
+# %%
+optimizer = tf.keras.optimizers.Adam(settings.learning_rate)
+both_losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
+small.compile(optimizer, loss=both_losses, loss_weights=[1, settings.lam])
+
+# %% [markdown]
+# ### Count steps, not epochs
+#
+# A step is one update of the weights from one batch. `pairs.pair_dataset` draws random pairs of
+# subjects without end, so Keras cannot know when an epoch is over. `steps_per_epoch` defines it.
+
+# %%
+from vxmlib import pairs
+
+data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
+trial = small.fit(data, epochs=2, steps_per_epoch=4, verbose=2)
+
+# %% [markdown]
+# `verbose=2` prints one line for each epoch, which suits a log file. The default draws a progress
+# bar, which suits a terminal.
+
+# %% tags=["remove-input"]
+from IPython.display import Markdown
+
+ordered = len(train) * (len(train) - 1)
+Markdown(f"""
+The usual rule for `steps_per_epoch` is the size of the data set divided by the batch size. It means
+little here: {len(train)} subjects make {ordered:,} ordered pairs, and these are drawn with
+replacement, so no epoch sees each pair once. An epoch is only the interval between two lines of the
+log. Report the number of steps instead.
+""")
+
+# %% tags=["remove-input"]
+Markdown(f"""
+The training below takes {settings.steps:,} steps with a batch size of {settings.batch_size} and a
+learning rate of `{settings.learning_rate:g}`. The paper took 150 000 steps of one pair at 0.0001
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)); the profile `full` does the
+same.
+""")
+
+# %% [markdown]
+# ### Read the history
+#
+# `fit()` returns an object whose `history` is a dictionary. It holds one list for each loss, with
+# one value for each epoch.
+
+# %%
+for name, values in trial.history.items():
+    print(f"{name:27}", *(f"{value:9.2g}" for value in values))
+
+# %% [markdown]
+# `loss` is the total, which is the image loss plus λ times the smoothness loss. The other two are
+# these terms before weighting, named after the output layers. The image loss is negative because
+# NCC is a similarity and Keras minimises. A few steps, each on another pair, can go up as well as
+# down, so they say nothing about success.
+
+# %% [markdown]
+# ## Know what Keras does for you
+#
+# | You must understand | Keras does for you |
+# |---|---|
+# | compile before fit | compute gradients and apply them |
+# | `(inputs, targets)`, one target for each output | compile the training step and run it |
+# | the number of steps | fetch batches and move them to the GPU |
+# | what the history holds | average the losses and call the callbacks |
+#
+# You do not need a training loop for anything on this page;
+# [four situations](16_situations.ipynb) shows when one is worth its price.
+
+# %% [markdown]
+# ## Compile the model of this run
+#
+# The model for the real training is compiled by the same calls, with three additions. The seed is
+# set first, so that the initial weights are always the same. The features of the U-Net are written
+# out. The outputs get short names, so that the log says `image_loss` and `smoothness_loss`.
+
+# %%
+from vxmlib import backend, losses, models
 
 backend.set_seed(settings.seed)
-model = models.build(
-    people.shape,
-    image_loss=settings.image_loss,
-    lam=settings.lam,
-    int_steps=settings.int_steps,
-    learning_rate=settings.learning_rate,
+encoder, decoder = models.FEATURES["vxm2"]
+features = [encoder, decoder]
+model = vxm.networks.VxmDense(people.shape, features, int_steps=settings.int_steps)
+model.output_names = ["image", "smoothness"]
+print(encoder, decoder, f"{model.count_params():,} parameters")
+
+# %% [markdown]
+# The image loss is `losses.LocalNCC`. It computes the same function as `vxm.losses.NCC` by running
+# sums, which is faster. The values of both losses for one pair agree up to rounding.
+
+# %%
+both = tf.constant(fixed), tf.constant(moving)
+for image_term in (vxm.losses.NCC().loss, losses.LocalNCC().loss):
+    print(f"{np.mean(image_term(*both)):.6f}")
+
+# %% [markdown]
+# `loss_mult` is 1 unless the model integrates a velocity. In that case the smoothed field lies on a
+# grid of half the resolution, and voxelmorph's training script multiplies its loss by 2.
+
+# %%
+coarser = 2 if settings.int_steps else 1
+model.compile(
+    tf.keras.optimizers.Adam(settings.learning_rate),
+    loss=[
+        losses.image_loss(settings.image_loss),
+        vxm.losses.Grad("l2", loss_mult=coarser).loss,
+    ],
+    loss_weights=[1, settings.lam],
 )
 
 # %% [markdown]
-# ## Watch people the model does not learn from
+# `models.build` makes these calls with checked arguments, and the other lessons use it.
+
+# %% [markdown]
+# ## Add what a long training needs
 #
-# A callback registers the validation pairs after each epoch and adds their Dice and folding to
-# the log. A callback is all it takes: no training loop of our own.
+# A training of hours must survive an interruption, and its progress must be watched on subjects that
+# it does not learn from. Keras has one mechanism for such chores: callbacks, which `fit()` calls
+# after each epoch. `vxmlib.training` brings the callbacks of this book.
+#
+# ### Watch validation subjects
+#
+# The loss is computed without labels. `RegistrationMonitor` registers a few pairs of validation
+# subjects after each epoch and adds their Dice and their folded share of the brain to the log.
 
 # %%
 from vxmlib import training
 
 validation_pairs = runs.validation_pairs(people)
 monitor = training.RegistrationMonitor(people, validation_pairs)
-print(len(validation_pairs), "validation pairs, the first:", validation_pairs[0])
+print(len(validation_pairs), "validation pairs")
+
+# %% [markdown]
+# ### Continue after an interruption
+#
+# `training.restore` looks into the folder of the run. For a new folder it returns 0. After an
+# interruption it loads the last checkpoint into the model, with the state of the optimiser, and
+# returns the number of finished epochs. It refuses a folder whose run has another model, loss or
+# setting.
+
+# %%
+folder = runs.run_folder(settings)
+names = ("seed", "batch_size", "steps_per_epoch", "schedule")
+course = {name: getattr(settings, name) for name in names}
+done = training.restore(model, folder, settings=course)
+
+# %% [markdown]
+# ### Keep the files of the run
+#
+# `training.callbacks` puts the monitor into a list with four other callbacks.
+
+# %%
+callbacks = training.callbacks(folder, monitor)
+print([type(callback).__name__ for callback in callbacks])
+
+# %% [markdown]
+# | Callback | Task |
+# |---|---|
+# | `StopOnNonFinite` | stops at the first loss that is NaN or infinite, and names likely causes |
+# | `RegistrationMonitor` | measures Dice and folding of the validation pairs |
+# | `KeepWeights` | keeps `best.h5` (lowest validation loss) and `last.h5` |
+# | `KeepHistory` | adds a row to `history.csv` |
+# | `KeepCheckpoint` | writes the checkpoint that `restore` reads |
+#
+# The order matters. The monitor comes before `KeepHistory`, so that its values enter the history,
+# and the checkpoint comes last, so that an epoch counts only when all its files are complete.
 
 # %% [markdown]
 # ## Train
 #
-# Training is one call of Keras' `fit()`. What surrounds it is a list of callbacks. First,
-# `training.restore` looks into the folder of this run. It returns 0 for a new folder. After an
-# interruption it loads the last checkpoint into the model, and returns how many epochs are done. It
-# refuses a folder whose run has another model or another of these settings.
-
-# %%
-folder = runs.run_folder(settings)
-course = ("seed", "batch_size", "steps_per_epoch", "schedule")
-course = {name: getattr(settings, name) for name in course}
-done = training.restore(model, folder, settings=course)
-print(done, "epochs are done")
-
-# %% [markdown]
-# The training dataset starts at the step that was reached, so a resumed training sees the pairs that
+# The training pairs start at the step that was reached, so a resumed training sees the pairs that
 # it would have seen without the interruption. The validation pairs are a fixed list. `field_shape`
-# is the grid of the zero target for the smoothness term ([lesson 2](01_data.ipynb)).
+# is the grid of the zero target.
 
 # %%
-from vxmlib import pairs
-
 field_shape = models.field_shape(model)
 training_pairs = pairs.pair_dataset(
     people,
-    people.split["train"],
+    train,
     batch_size=settings.batch_size,
     seed=settings.seed,
     start_step=done * settings.steps_per_epoch,
     field_shape=field_shape,
 )
-validation_data = pairs.listed_pairs(
-    people, validation_pairs, field_shape=field_shape
-)
+validation_data = pairs.listed_pairs(people, validation_pairs, field_shape=field_shape)
 
 # %% [markdown]
-# `training.callbacks` adds the chores: it stops at the first loss that is not finite and explains
-# it, and after each epoch it keeps the best weights, a row of the history and a checkpoint. The
-# monitor from above is one more callback of the list.
+# The call itself is the one from above with the callbacks and the validation pairs. Its log is
+# folded away, because the history holds the same values.
 
-# %% tags=["scroll-output"]
+# %% tags=["hide-output"]
 model.fit(
     training_pairs,
     initial_epoch=done,
     epochs=settings.epochs,
     steps_per_epoch=settings.steps_per_epoch,
     validation_data=validation_data,
-    callbacks=training.callbacks(folder, monitor),
+    callbacks=callbacks,
     verbose=2,
 )
 history = training.history(folder)
 
 # %% [markdown]
-# `training.fit` is these lines as one call, with the arguments checked first and the folder locked
-# against a second process. The λ grids and the trainings in 3D use it. The lines above take no lock,
-# so do not run this page twice at the same time.
+# `training.fit` does the same from `restore` on in one call and locks the folder against a second
+# process, and `runs.run(settings)` also builds the model. The calls above take no lock, so do not run
+# this page twice at the same time.
 
-# %% [markdown]
-# Each epoch prints its seconds, the total loss, its two terms *before* λ, and the same for
-# validation. The same rows come back as a table; here its ends, and the columns to watch.
+# %% tags=["remove-input"]
+minutes = history["seconds"].sum() / 60
+took = f"{minutes:.1f} minutes on this machine ({backend.device_summary()})"
+Markdown(f"The training took {took}. The table shows the first and the last epochs.")
 
 # %%
-watched = ["step", "loss", "val_loss", "val_dice", "val_folding_percent"]
-history.set_index("epoch")[watched].iloc[[0, 1, -2, -1]].round(4)
+columns = {
+    "step": "step",
+    "val_loss": "validation loss",
+    "val_dice": "validation Dice",
+    "val_folding_percent": "folded, % of the brain",
+}
+ends = history.set_index("epoch").iloc[[0, 1, -2, -1]]
+ends[list(columns)].rename(columns=columns).round(3)
 
 # %% [markdown]
 # ## Read the curves
+#
+# The first figure shows the image loss alone.
 
-# %% mystnb={"image": {"alt": "Line plot of the image loss term over optimiser steps for training and validation pairs. Both fall steeply at first and then ever more slowly."}, "figure": {"caption": "The similarity term alone, training and validation. The training line is the mean over an epoch's random pairs, so it jitters; the validation pairs are always the same.", "name": "fig-04-terms"}}
+# %% mystnb={"image": {"alt": "Line plot of the image loss over optimiser steps for training and validation pairs. Both fall steeply at first and then more and more slowly."}, "figure": {"caption": "Image loss over the training. The training line is the mean over the random pairs of each epoch, so it varies more than the validation line, whose pairs are always the same.", "name": "fig-fit-image-loss"}}
 from vxmlib.book import figures
 
-figures.curves(
-    history,
-    {"image_loss": "training", "val_image_loss": "validation"},
-    ylabel=f"{settings.image_loss.upper()} loss",
-);
+columns = {"image_loss": "training", "val_image_loss": "validation"}
+figures.curves(history, columns, ylabel=f"{settings.image_loss.upper()} loss");
 
 # %% [markdown]
-# The smoothness term does the opposite: it starts at zero, because an untrained network moves
-# nothing, and *rises* while the network learns to move. A rising smoothness term is no alarm;
-# it is the price being paid.
+# The smoothness loss does the opposite. It starts near zero, because an untrained network moves
+# almost nothing, and it *rises* while the network learns to move. A rising smoothness loss is
+# therefore no alarm, because a better alignment needs a less uniform displacement.
 
-# %% mystnb={"image": {"alt": "Line plot of the smoothness loss over optimiser steps; it rises from zero and levels off."}, "figure": {"caption": "The smoothness term before weighting with λ.", "name": "fig-04-smooth"}}
-figures.curves(
-    history,
-    {"smoothness_loss": "training", "val_smoothness_loss": "validation"},
-    ylabel="Grad loss (before λ)",
-);
+# %% mystnb={"image": {"alt": "Line plot of the smoothness loss over optimiser steps for training and validation pairs. It starts near zero, rises steeply and then levels off."}, "figure": {"caption": "Smoothness loss over the training, before it is multiplied by λ.", "name": "fig-fit-smoothness"}}
+columns = {"smoothness_loss": "training", "val_smoothness_loss": "validation"}
+figures.curves(history, columns, ylabel="Grad loss, before λ");
 
 # %% [markdown]
 # ## Judge convergence by more than the loss
+#
+# A falling loss shows that the optimiser works. It does not show that the registration is good,
+# because the loss has never seen a label. The next figure adds Dice and folding.
 
-# %% mystnb={"image": {"alt": "Three stacked line plots over optimiser steps: total loss falls for training and validation, validation Dice rises and flattens, and the folded share of the brain, in percent, goes up and down."}, "figure": {"caption": "Loss, Dice and folding of the validation pairs.", "name": "fig-04-convergence"}}
+# %% mystnb={"image": {"alt": "Three stacked line plots over optimiser steps. The total loss falls for training and validation, validation Dice rises, and the folded share of the brain goes up and down at a low level."}, "figure": {"caption": "Total loss, Dice and folding of the validation pairs over the training.", "name": "fig-fit-convergence"}}
 figures.convergence(history);
 
 # %% [markdown]
-# "The loss falls" is a weak test. Ask three questions instead, and answer them with numbers:
-# how far has Dice come, how much of that came in the last quarter of the training, and did the
-# lowest loss and the highest Dice come at the same time?
+# Three questions decide whether the training has converged:
+#
+# 1. How far has validation Dice risen above the [identity](../book/glossary.md#identity)?
+# 2. How much of this rise came in the last quarter of the training?
+# 3. Were the lowest loss and the highest Dice reached at the same step?
 
 # %%
-quarter = history.iloc[-max(len(history) // 4, 1) - 1 :]
-late_dice = quarter["val_dice"].iloc[-1] - quarter["val_dice"].iloc[0]
-late_loss = quarter["val_loss"].iloc[-1] - quarter["val_loss"].iloc[0]
-best_loss = history.loc[history["val_loss"].idxmin(), "step"]
-best_dice = history.loc[history["val_dice"].idxmax(), "step"]
-print(f"last quarter: Dice {late_dice:+.4f}, loss {late_loss:+.4f}")
-print(
-    f"lowest validation loss at step {best_loss}, highest Dice at step {best_dice}"
-)
-
-# %% tags=["remove-cell"]
 from vxmlib import metrics
 
-before = metrics.summary(
-    metrics.evaluate_pairs(people, validation_pairs, "identity")
-)
-glue.glue(
-    dice_before=before["dice_mean"],
-    dice_first=history["val_dice"].iloc[0],
-    dice_last=history["val_dice"].iloc[-1],
-    gain=history["val_dice"].iloc[-1] - before["dice_mean"],
-    late_dice=late_dice,
-    best_loss=int(best_loss),
-    best_dice=int(best_dice),
-    folding_last=history["val_folding_percent"].iloc[-1],
-)
+before = metrics.evaluate_pairs(people, validation_pairs, "identity")
+start = metrics.summary(before)["dice_mean"]
+quarter = history["val_dice"].iloc[-max(len(history) // 4, 1) - 1 :]
+rise, late_rise = history["val_dice"].iloc[-1] - start, quarter.iloc[-1] - quarter.iloc[0]
+print(f"rise {rise:.4f}, in the last quarter {late_rise:.4f}")
 
 # %% [markdown]
-# Validation Dice went from {glue:text}`dice_before:.3f` (identity) to
-# {glue:text}`dice_last:.3f`, a gain of {glue:text}`gain:+.3f`; the last quarter of the steps
-# made {glue:text}`late_dice:+.3f` of it. When that part is small, more steps will change
-# little; when it is not, the training was stopped early, and one should say so. The lowest loss
-# came at step {glue:text}`best_loss`, the highest Dice at step {glue:text}`best_dice`: they
-# need not coincide, because the loss has never seen a label. Folding ends at
-# {glue:text}`folding_last:.3f` % of the brain.
-#
-# :::{admonition} Labels watch, they do not choose
-# :class: note
-# `best.h5` keeps the weights of the lowest validation *loss*; the lessons go on with the last
-# ones. Picking weights by validation Dice would be legitimate too, but then labels have entered
-# the training, and "unsupervised" needs a footnote.
-# :::
+# The third question is answered by the rows of the history with the lowest loss and the highest
+# Dice.
+
+# %%
+lowest_loss = history.loc[history["val_loss"].idxmin(), "step"]
+highest_dice = history.loc[history["val_dice"].idxmax(), "step"]
+print(f"lowest loss at step {lowest_loss}, highest Dice at step {highest_dice}")
+
+# %% tags=["remove-input"]
+share = 100 * late_rise / rise
+verdict = "Dice was still rising, so this training was stopped before it had converged"
+if share < 5:
+    verdict = "Dice had almost stopped rising, so more steps would change little"
+Markdown(f"""
+Validation Dice rose from {start:.3f} to {start + rise:.3f}, and {share:.0f} % of this rise came in
+the last quarter of the steps. {verdict}. A report should say so.
+""")
+
+# %% tags=["remove-input"]
+early = history["val_dice"].iloc[0]
+side = "below" if early < start else "above"
+text = f"After the first epoch Dice was {early:.3f}, which is {side} the identity."
+Markdown(f"{text} The loss alone cannot show on which side of it a registration lies.")
 
 # %% [markdown]
-# ## See what it learned
-#
-# One validation pair. The differences before and after share one scale.
+# The lessons therefore report Dice beside the loss, and folding beside Dice.
 
-# %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration with strong edges and after with faint ones; and a grid, bent smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained model. The grid shows where each point of the fixed image is fetched from in the moving image.", "name": "fig-04-pair"}}
+# %% tags=["remove-input"]
+apart = "at the same step" if lowest_loss == highest_dice else "at different steps"
+Markdown(f"""
+The lowest loss and the highest Dice were reached {apart}. They need not coincide, because the loss
+measures intensities and smoothness while Dice measures structures. At the last step
+{history["val_folding_percent"].iloc[-1]:.3f} % of the brain is folded;
+[the lesson on the Jacobian](05_jacobian.ipynb) explains this measure.
+""")
+
+# %% [markdown]
+# > **Note: Labels watch, they do not choose**
+# >
+# > `best.h5` holds the weights of the lowest validation *loss*, and the lessons use the weights of
+# > the last step. Choosing the weights by validation Dice is legitimate, too. But then labels have
+# > influenced the training, and a report that calls it unsupervised must mention that.
+
+# %% [markdown]
+# ## Look at a validation pair
+#
+# Numbers can hide a mistake that a picture shows at once, so we register one validation pair.
+
+# %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration with strong edges, and after registration with fainter ones; and a grid that bends smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained network. Both differences share one scale. The grid shows where each point of the fixed image is fetched from in the moving image.", "name": "fig-fit-pair"}}
 from vxmlib import warp
 
-first, second = validation_pairs[0]
-moving, fixed = people.image(first), people.image(second)
+moving, fixed = map(people.image, validation_pairs[0])
 displacement = models.register(model, moving, fixed)
 warped = warp.warp_image(moving, displacement)
 figures.registration(moving, fixed, warped, displacement);
 
 # %% [markdown]
-# ## Save and load again
+# ## Save the model and load it
 #
-# A model in a file is only worth something if it gives the same answer tomorrow. We test it:
-# the reloaded model must return the same displacement.
+# A saved model is useful only if it gives the same answer after loading, so we test this with the
+# same pair.
 
 # %%
 models.save(model, folder / "model.h5")
-again = models.load(folder / "model.h5")
-difference = abs(models.register(again, moving, fixed) - displacement).max()
-print(f"largest difference {difference} voxels")
+loaded = vxm.networks.VxmDense.load(str(folder / "model.h5"))
+again = models.register(loaded, moving, fixed)
+print(f"largest difference: {np.abs(again - displacement).max()} voxels")
 
 # %% [markdown]
-# `models.load` is `vxm.networks.VxmDense.load`. Keras' own `load_model` does not know
-# voxelmorph's layers, and the newer format `.keras` saves a compiled model without a word and
-# then cannot be loaded ([lesson 16](claims.ipynb) tries it).
-
-# %% [markdown]
-# ## Interrupt it, if you dare
+# Keras' own `load_model` does not know the layers of voxelmorph. The newer format `.keras` even
+# saves a compiled model without an error and then cannot be loaded
+# ([the claims](claims.ipynb) try it). `models.load` is `VxmDense.load` with checks for damaged files
+# and weights that are NaN.
 #
-# Run this page again, or stop it in the middle of the training and start it again: finished
-# epochs are not repeated, and the pairs that come next are those that would have come. A pair
-# is a function of the seed and the step, nothing else.
+# The other lessons find this run by its settings. `runs.run` trains only what is missing, so it
+# returns at once.
 
 # %%
 run = runs.run(settings)
-print(len(run.history), "epochs found, none trained again")
+print(len(run.history), "epochs found;", len(run.history) - len(history), "trained now")
 
 # %% tags=["remove-cell"]
 from vxmlib.experiments import recording
@@ -295,56 +448,59 @@ recording.write_record(
     "03_fit",
     run,
     people,
-    validation_dice_identity=before["dice_mean"],
+    validation_dice_identity=start,
     validation_dice=history["val_dice"].iloc[-1],
-    validation_dice_last_quarter=late_dice,
+    validation_dice_last_quarter=late_rise,
     validation_folding_percent_brain=history["val_folding_percent"].iloc[-1],
     steps=history["step"].iloc[-1],
+    training_subjects=len(people.split["train"]),
     training_seconds=history["seconds"].sum(),
 )
-glue.glue(
-    minutes=history["seconds"].sum() / 60,
-    device=backend.device_summary(),
-)
 
 # %% [markdown]
-# The training took {glue:text}`minutes:.1f` minutes on: {glue:text}`device`.
-
-# %% [markdown]
-# ## On your own
+# ## Exercises
 #
-# **Exercise 1.** Clip the gradients to norm 1. Do you need a training loop of your own for it?
+# **Exercise 1.** Show that the target of the displacement has no influence: evaluate one pair with
+# a field of zeros, and again with a field of ones.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-clipped = models.build(people.shape, clipnorm=1.0)
-print(clipped.optimizer.clipnorm)
+inputs, target = [moving[None, ..., None], fixed[None, ..., None]], fixed[None, ..., None]
+zeros = small.evaluate(inputs, [target, zero_field], verbose=0)
+ones = small.evaluate(inputs, [target, np.ones_like(zero_field)], verbose=0)
+print(zeros == ones)
 
 # %% [markdown]
-# No: it is an argument of the optimiser.
-#
-# **Exercise 2.** Halve the learning rate every ten epochs. Where does that go?
+# **Exercise 2.** Clip the norm of each gradient to 1. Which call takes this setting?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-from vxmlib.backend import tf
+optimizer = tf.keras.optimizers.Adam(settings.learning_rate, clipnorm=1.0)
+print("an argument of the optimiser: clipnorm =", optimizer.clipnorm)
 
+# %% [markdown]
+# **Exercise 3.** Halve the learning rate every ten epochs. Which argument of `fit()` takes this
+# setting?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 schedule = tf.keras.callbacks.LearningRateScheduler(
     lambda epoch, rate: rate * 0.5 if epoch and epoch % 10 == 0 else rate
 )
 print(type(schedule).__name__, "goes into callbacks=[...]")
 
 # %% [markdown]
-# **Exercise 3.** How well does the validation loss foretell validation Dice, epoch by epoch?
-# Give a rank correlation.
+# **Exercise 4.** How well does the validation loss predict validation Dice over the epochs? Compute
+# a rank correlation.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"{history[['val_loss', 'val_dice']].corr('spearman').iloc[0, 1]:.2f}")
 
 # %% [markdown]
-# ## What you take along
+# ## Summary
 #
-# - Report steps; an epoch is a line in the log.
-# - The similarity term falls, the smoothness term rises; both are in the history.
-# - Convergence is a statement about Dice and folding on people who were not trained on, not about the loss alone.
-# - Save with `models.save`, load with `models.load`, and check that the answer is the same.
+# - `fit()` needs a compiled model, pairs in the form (inputs, targets), and a number of steps.
+# - Report steps, because an epoch is only an interval of the log.
+# - The image loss falls and the smoothness loss rises; the history holds both.
+# - Chores such as checkpoints and validation are callbacks.
+# - Judge convergence by Dice and folding of validation subjects, not by the loss alone.
 #
-# **Read on:** [lesson 5](04_dice.ipynb) opens the test people.
+# **Read on:** [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) describe the
+# training of the paper; [the next lesson](04_dice.ipynb) measures the overlap on the test subjects.

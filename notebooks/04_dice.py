@@ -17,7 +17,7 @@
 # |---|---|
 # | **You will** | register every test pair, warp its labels, and score the overlap of each structure |
 # | **You will learn** | how to warp labels correctly, how to say which Dice you computed, and how to show its spread |
-# | **You need** | the model of [Compile and fit](03_fit.ipynb); if it is missing, this page trains it first |
+# | **You need** | the model of [Compile and fit](03_fit.ipynb), which this page trains first if it is missing |
 # | **In → out** | a trained model and test subjects → a table of Dice by pair and structure |
 # | **Not here** | whether the displacement is plausible, which is the subject of [the next lesson](05_jacobian.ipynb) |
 # | **Time** | 20 minutes |
@@ -25,7 +25,9 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run whose model is evaluated.
+# The parameters name the training run whose model is evaluated. The second cell loads it, or
+# trains it if it is missing. It then prints the settings of the run and, after the colon, the
+# number of training steps.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -43,13 +45,14 @@ from vxmlib.experiments.settings import read_parameters
 settings = read_parameters(globals())
 people = runs.load_cohort(settings)
 run = runs.run(settings)
-print(run.title, "-", run.history["step"].iloc[-1], "training steps")
+print(f"{run.title}: {run.history['step'].iloc[-1]} training steps")
 
 # %% [markdown]
 # ## List the test pairs
 #
 # λ and the number of steps were chosen without the test subjects. Nothing is tuned after this
-# point, so the scores below are an honest estimate for new subjects.
+# point, so the scores below are a fair estimate for new subjects. The profile limits the number of
+# pairs, so the next cell may select only some of them, at random.
 
 # %%
 from vxmlib import cohorts
@@ -75,7 +78,8 @@ displacement = models.register(run.model, moving, fixed)
 
 # %% [markdown]
 # voxelmorph's `SpatialTransformer` layer applies the displacement. Its inputs need a batch axis
-# and a channel axis, and `interp_method="nearest"` keeps labels whole.
+# and a channel axis. With `interp_method="nearest"` every voxel receives a label that exists. The
+# cell also warps the map with linear interpolation and rounds it, to show the mistake.
 
 # %%
 import numpy as np
@@ -102,8 +106,9 @@ from IPython.display import Markdown
 
 mixed = 100 * (linear != nearest).mean()
 Markdown(f"""
-Linear interpolation changed {mixed:.1f} % of the voxels, most of them at the borders of
-structures. No error was raised, which makes this mistake hard to notice.
+At {mixed:.1f} % of the voxels, linear interpolation gives another label than nearest-neighbour
+interpolation. This can happen only at borders, because a weighted mean of equal labels is the same
+label. No error was raised, which makes this mistake hard to notice.
 """)
 
 # %% [markdown]
@@ -120,10 +125,11 @@ print(f"{100 * same.mean():.2f} % of the voxels are equal")
 # > **Tip: One-hot maps or integers?**
 # >
 # > Some recipes convert labels to one-hot maps before warping, with one image for each structure.
-# > With nearest-neighbour interpolation the result is identical, and it costs many times the
-# > memory. Warping one-hot maps *linearly* and taking the largest gives smoother borders and often
-# > a slightly higher Dice. Both are legitimate if they are named; this book uses integers and
-# > nearest-neighbour interpolation.
+# > With nearest-neighbour interpolation the result is identical, but it needs many times the
+# > memory. Other recipes warp one-hot maps *linearly* and give each voxel the label with the
+# > largest value. This makes borders smoother, and Dice is often slightly higher. Both methods are
+# > legitimate if the report names them. This book uses integers and nearest-neighbour
+# > interpolation.
 #
 # The figure below compares the outlines of some deep structures.
 
@@ -162,7 +168,7 @@ print(f"mean over {len(plain)} structures: {np.mean(list(plain.values())):.4f}")
 # |---|---|---|
 # | background | left out | counted as a class, where it scores almost 1 |
 # | structure absent in both maps | left out of the mean (`absent="skip"`) | 0 in voxelmorph, 1 in some recipes, NaN in MONAI |
-# | mean | over the structures of a pair, then over pairs | pooled over everything |
+# | mean | over the structures of a pair, then over pairs | over all pairs and structures at once |
 # | spread | SD over pairs, and SD over pairs and structures | often a "±" without a name |
 #
 # `metrics.dice` is the function above for all structures in one pass. It makes the rule for absent
@@ -179,8 +185,9 @@ for label in list(scores)[:4]:
 # %% [markdown]
 # ## Score the identity first, then the network
 #
-# A Dice has no meaning without the value before registration. `evaluate_pairs` scores both methods
-# on the same pairs and returns one row for each pair and structure.
+# A Dice is hard to interpret without the value before registration. The next cell therefore scores
+# the identity and the network on the same pairs. `evaluate_pairs` returns one row for each pair
+# and structure.
 
 # %%
 before = metrics.evaluate_pairs(people, pairs, "identity")
@@ -209,20 +216,20 @@ over {len(gains)} pairs.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two standard deviations differ because they answer different questions. Between *pairs* the SD
-is {new["dice_sd_pairs"]:.3f}. Over pairs and *structures* together it is
+The two standard deviations (SD) answer different questions. The SD of the means of the *pairs* is
+{new["dice_sd_pairs"]:.3f}. The SD of all single values, over pairs and *structures*, is
 {new["dice_sd_pooled"]:.3f}, because small and thin structures overlap less than large, round ones.
 The "±" in the tables of the journal paper is the second kind
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The first kind, printed
-beside the paper's, would make any method look much steadier than it is.
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Do not compare it with the
+first kind, because your method would then look much steadier than the paper's.
 """)
 
 # %% [markdown]
-# ## Compare with the highest Dice that is possible
+# ## Compare with the Dice of the true displacement
 #
-# A Dice of 1 is often out of reach. For simulated subjects we can measure the limit, because the
-# true displacement of every pair is known. The next cell scores this true displacement with the
-# same function.
+# A Dice of 1 is often out of reach, even for a perfect registration. For simulated subjects we can
+# measure its Dice, because the true displacement of every pair is known. The next cell scores this
+# true displacement with the same function.
 
 # %%
 ceiling = None
@@ -240,11 +247,13 @@ if people.simulated:
 limit = "The subjects of this build are real, so nobody knows their true displacement."
 if ceiling:
     share = 100 * (new["dice_mean"] - old["dice_mean"]) / (ceiling - old["dice_mean"])
-    limit = f"From the identity to this limit, the network covers {share:.0f} % of the way."
+    limit = f"The network reaches {share:.0f} % of the gain that the true displacement reaches."
 Markdown(f"""
-Even the true displacement does not score 1. Both label maps were sampled at the nearest voxel, so
-half a voxel at the border counts, and thin structures consist mostly of border. {limit} Compare a
-Dice with its limit before you blame the method for the rest.
+Even the true displacement does not score 1. Both label maps hold the label of the nearest voxel, so
+a border can be wrong by up to half a voxel, and thin structures consist mostly of border.
+
+{limit} Compare a Dice with this limit before you attribute the rest to the method. The limit is not
+strict, because a displacement that only aligns labels can score higher.
 """)
 
 # %% tags=["remove-cell"]
@@ -267,8 +276,8 @@ recording.write_record(
 )
 
 # %% [markdown]
-# Real subjects have a limit, too, but it is unknown: one person has a sulcus that another lacks,
-# and two raters do not draw the same border.
+# Real subjects have such a limit, too, but it is unknown. One person has a sulcus that another
+# lacks, and two raters do not draw the same border.
 
 # %% [markdown]
 # ## Look at each structure
@@ -279,7 +288,8 @@ recording.write_record(
 figures.boxes_by_structure(before, after);
 
 # %% [markdown]
-# The table lists the structures with the three largest and the three smallest gains.
+# The table lists the structures with the three largest and the three smallest gains. Compare the
+# gain with the identity, because a structure that overlaps well before registration can gain less.
 
 # %%
 by_structure = [t.groupby("structure")["dice"].mean() for t in (before, after)]
@@ -297,16 +307,16 @@ figures.dice_by_pair(before, after);
 
 # %% tags=["remove-input"]
 Markdown(f"""
-{(gains > 0).sum()} of {len(gains)} pairs gained. The pairs share subjects, so they are not
-independent, and a t-test over pairs would overstate its certainty. An honest test resamples
+Dice rose for {(gains > 0).sum()} of {len(gains)} pairs. The pairs share subjects, so they are not
+independent, and a t-test over pairs would overstate the certainty. A valid test resamples
 *subjects* ([Choose λ](06_choose.ipynb) does so).
 """)
 
 # %% [markdown]
 # > **Warning: What Dice cannot show**
 # >
-# > A displacement can tear and fold the image and still align the labels, so overlap alone is
-# > easily misled ([Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944)). The
+# > A displacement can fold the image and still align the labels, so a high overlap alone can
+# > mislead ([Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944)). The
 # > [next lesson](05_jacobian.ipynb) examines the displacement itself.
 
 # %% [markdown]
@@ -329,6 +339,13 @@ both_ways = metrics.evaluate_pairs(people, [(first, second), (second, first)], r
 both_ways.groupby(["moving", "fixed"])["dice"].mean().round(3)
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Not exactly. The two directions are two different registrations, and the network need not score
+# the same in both.
+#
+# </details>
+#
 # **Exercise 3.** Find the smallest structure of the fixed subject. What is its Dice?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -339,10 +356,12 @@ print(people.structures[smallest], sizes[smallest], "voxels, Dice", round(scores
 # %% [markdown]
 # ## Summary
 #
-# - Warp integer labels with nearest-neighbour interpolation; linear interpolation invents labels.
+# - Warp integer labels with nearest-neighbour interpolation, because linear interpolation invents
+#   labels.
 # - Report the identity on the same pairs first.
 # - Name the structures, the rule for absent structures, and the kind of spread.
-# - A perfect registration does not score 1, so measure the limit where the truth is known.
+# - A perfect registration does not score 1, so measure its Dice where the true displacement is
+#   known.
 # - Show structures and pairs, not only the mean.
 #
 # **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows how overlap can

@@ -11,28 +11,22 @@
 # ---
 
 # %% [markdown]
-# # Weigh smoothness: one λ at a time
+# # Weigh smoothness with λ
 #
 # | | |
 # |---|---|
-# | **You will** | train at one λ, see what its two terms weigh, and put other choices beside it |
-# | **You will learn** | why λ = 1 with NCC and λ = 0.01 with MSE ask for about the same, and what λ buys |
-# | **You need** | [lesson 6](05_jacobian.ipynb) |
-# | **In → out** | λ, a loss, a seed → one trained model, one record |
-# | **Not here** | the choice of λ, which takes many runs and several seeds: [lesson 10](06_choose.ipynb) |
+# | **You will** | train a model at one λ, compare it with other choices, and run such experiments from the shell |
+# | **You will learn** | what λ changes, why each loss needs its own λ, and how to run one or a hundred experiments |
+# | **You need** | [Compile and fit](03_fit.ipynb), [Dice](04_dice.ipynb) and [Jacobian](05_jacobian.ipynb) |
+# | **In → out** | λ, an image loss and a seed → one trained model and one record |
+# | **Not here** | choosing λ, which takes many runs and several seeds: [Choose λ](06_choose.ipynb) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
-# This page is one λ experiment. Run it with another λ, loss or seed and it leaves another record:
+# ## Set the parameters
 #
-# ```sh
-# papermill notebooks/06_lambda.ipynb out.ipynb -p lam 0.5 -p seed 1
-# papermill notebooks/06_lambda.ipynb out.ipynb \
-#     -p image_loss mse -p lam 0.02 -p cohort malf
-# ```
-#
-# `beside` lists what this page shows next to its own run; each entry changes the parameters that
-# it names.
+# The first parameters describe one experiment. `evaluate` names the subjects that are measured,
+# and `beside` lists other runs to compare with; each entry changes only what it names.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -55,149 +49,38 @@ beside = [
 ]
 
 # %%
-from vxmlib import metrics, warp
 from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
+
+# %%
 people = runs.load_cohort(settings)
 pairs = runs.pairs_of(people, evaluate)
-print(settings.name)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
 # %% [markdown]
-# Two parameters are new. Voxels of 2 mm make a run four times cheaper in 2D than those of the
-# lessons before, so that we can afford many. And the learning rate falls along half a cosine to
-# nothing. At a constant rate a short training ends wherever its last zigzag was, and two runs
-# differ by luck as much as by λ.
+# Two parameters differ from the earlier lessons, because this experiment will be repeated many
+# times. Slices with voxels of 2 mm have a quarter of the voxels at 1 mm. The cosine learning-rate
+# schedule lowers the rate to zero by the last step, so that runs differ less by chance.
 
 # %% [markdown]
-# ## Train
+# ## Train one run
 #
-# One call is all of [lesson 4](03_fit.ipynb): build, train, watch validation pairs, keep the
-# weights. A run that was trained before is found again.
+# λ is the second of the two loss weights that Keras receives when the model is compiled:
+#
+# ```python
+# model.compile(optimizer, loss=[ncc.loss, grad.loss], loss_weights=[1, lam])
+# ```
+#
+# `runs.run` builds this model, a `VxmDense`, and trains it with `fit()` as in
+# [Compile and fit](03_fit.ipynb). In addition, it finds a run that was trained before.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
 
 # %% [markdown]
-# ## What λ weighs
-#
-# The loss is *similarity* + λ · *smoothness*. The history holds both terms without their weights:
-
-# %%
-first, last = run.history.iloc[0], run.history.iloc[-1]
-weighted = settings.lam * last["smoothness_loss"]
-print(f"similarity  {first['image_loss']:9.5f} → {last['image_loss']:9.5f}")
-print(
-    f"smoothness  {first['smoothness_loss']:9.5f} → {last['smoothness_loss']:9.5f}"
-)
-print(f"λ · smoothness at the end  {weighted:.5f}")
-
-# %% tags=["remove-cell"]
-from vxmlib.book import glue
-
-glue.glue(
-    lam=settings.lam,
-    gained=first["image_loss"] - last["image_loss"],
-    paid=weighted,
-)
-
-# %% [markdown]
-# Between the first epoch and the last the similarity term fell by {glue:text}`gained:.4f`; the
-# field that did it costs {glue:text}`paid:.4f` at λ = {glue:text}`lam:g`. λ sets this price: the
-# network takes a deformation as long as what it gains in similarity is more than what it pays.
-#
-# So λ has the unit "similarity per roughness", and it means nothing without both scales. The
-# other side of the trade is the similarity's scale. Take one pair and ask both losses what its
-# registration gained:
-
-# %%
-moving_id, fixed_id = pairs[0]
-moving, fixed = people.image(moving_id), people.image(fixed_id)
-displacement = run.register(moving, fixed)
-warped = warp.warp_image(moving, displacement)
-ncc_gain = metrics.local_ncc(warped, fixed) - metrics.local_ncc(moving, fixed)
-mse_gain = ((moving - fixed) ** 2).mean() - ((warped - fixed) ** 2).mean()
-print(f"NCC gained {ncc_gain:.4f}, MSE gained {mse_gain:.5f}")
-
-# %% tags=["remove-cell"]
-glue.glue(ncc_gain=ncc_gain, mse_gain=mse_gain, ratio=ncc_gain / mse_gain)
-
-# %% [markdown]
-# The same deformation is worth {glue:text}`ncc_gain:.3f` to NCC and {glue:text}`mse_gain:.4f` to
-# MSE, {glue:text}`ratio:.0f` times less. That is why a λ that belongs to MSE must not be given to
-# NCC: λ = 0.01, the authors' value for MSE, circulates as the value for NCC, where theirs is
-# λ = 1 {cite}`balakrishnan2019tmi`.
-#
-# Smoothness has a scale, too. voxelmorph's `Grad` is the *mean* of the squared differences over
-# voxels, components and axes:
-#
-# $$\text{Grad}(u) = \frac{1}{n_d^2}\;\frac{1}{|\Omega|}\sum_{x\in\Omega}\|\nabla u(x)\|^2$$
-#
-# with $n_d$ axes. The paper writes the sum $\|\nabla u\|^2$ per voxel. The same field therefore
-# costs a quarter of the paper's expression in 2D and a ninth in 3D, and λ of one code can only be
-# carried to another after this factor is known. A test of the formula on a field whose gradient
-# we know, a stretch by a tenth along the first axis:
-
-# %%
-import numpy as np
-
-from vxmlib.backend import tf, vxm
-
-x, y = np.meshgrid(np.arange(32.0), np.arange(32.0), indexing="ij")
-stretch = np.stack([0.1 * x, 0 * y], axis=-1)[None]
-field = tf.constant(stretch, tf.float32)
-value = float(tf.reduce_mean(vxm.losses.Grad("l2").loss(field, field)))
-print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
-
-# %% [markdown]
-# With integration (`int_steps = 7`) the smoothed field is the velocity, on a grid of half the
-# size; voxelmorph's script then multiplies Grad by 2, and so do we.
-
-# %% [markdown]
-# ## What came out
-#
-# Dice and the field, on pairs of people that the network did not learn from:
-
-# %%
-identity = recording.measure("identity", people, pairs)
-measured = recording.measure(run.register, people, pairs)
-print(f"Dice {identity['dice_mean']:.3f} → {measured['dice_mean']:.3f}")
-print(f"folding {measured['folding_percent_brain']:.3f} % of the brain")
-print(f"SD of log det J {measured['sd_log_jacobian']:.3f}")
-
-# %% tags=["remove-cell"]
-glue.glue(
-    n_pairs=len(pairs),
-    before=identity["dice_mean"],
-    dice=measured["dice_mean"],
-    folding=measured["folding_percent_brain"],
-)
-recording.write_record(
-    "06_lambda",
-    run,
-    people,
-    file=settings.name,
-    diverged=False,
-    split=evaluate,
-    identity_dice=identity["dice_mean"],
-    **measured,
-)
-
-# %% [markdown]
-# Over {glue:text}`n_pairs` pairs Dice went from {glue:text}`before:.3f` to
-# {glue:text}`dice:.3f`, with {glue:text}`folding:.3f` % of the brain folded. These numbers, pair
-# by pair, and everything that made them are now in one JSON file, named after the parameters.
-#
-# A training that diverges stops with an error that says so; in a grid it becomes a row that says
-# so, and the other runs go on.
-
-# %% [markdown]
-# ## Other choices, side by side
-#
-# Now the same with one choice changed at a time. Runs that a grid has made already are only
-# looked up.
+# The other choices are trained, or found, in the same way.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -205,112 +88,266 @@ from dataclasses import replace
 others = [replace(settings, **choice) for choice in beside]
 trained = [run, *(runs.run(other, people) for other in others)]
 
+# %% [markdown]
+# ## See what λ changes
+#
+# The next cell measures every run on the same pairs. Lower λ permits rougher displacements, so we
+# read Dice together with folding and with the SD of log det J.
+
 # %%
 import pandas as pd
 
-rows = [recording.measure(r.register, people, pairs) for r in trained]
-table = pd.DataFrame(rows, index=[r.title for r in trained])
-names = ["dice_mean", "folding_percent_brain", "sd_log_jacobian"]
-table[names].round(4)
+identity = recording.measure("identity", people, pairs)
+measured = [recording.measure(one.register, people, pairs) for one in trained]
 
-# %% tags=["remove-cell"]
-by_title = table[["dice_mean", "folding_percent_brain"]]
-glue.glue(
-    n_choices=len(trained),
-    best=by_title["dice_mean"].idxmax(),
-    best_dice=by_title["dice_mean"].max(),
-    roughest=by_title["folding_percent_brain"].idxmax(),
-    roughest_folding=by_title["folding_percent_brain"].max(),
-    roughest_dice=by_title["dice_mean"][
-        by_title["folding_percent_brain"].idxmax()
-    ],
-)
+# %%
+table = pd.DataFrame(measured, index=[one.title for one in trained])
+columns = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of brain"}
+columns |= {"sd_log_jacobian": "SD of log det J"}
+table[list(columns)].rename(columns=columns).round(3)
+
+# %% tags=["remove-input"]
+from IPython.display import Markdown
+
+scores, folds = table["dice_mean"], table["folding_percent_brain"]
+best, worst = scores.idxmax(), folds.idxmax()
+Markdown(f"""
+Before registration the mean Dice is {identity["dice_mean"]:.3f}. The run with the highest Dice is
+"{best}" ({scores[best]:.3f}). The run that folds most is "{worst}": it folds {folds[worst]:.2f} %
+of the brain and reaches a Dice of {scores[worst]:.3f}.
+""")
 
 # %% [markdown]
-# Of these {glue:text}`n_choices` runs the best overlap has {glue:text}`best`, with Dice
-# {glue:text}`best_dice:.3f`. The most folds has {glue:text}`roughest`:
-# {glue:text}`roughest_folding:.2f` % of the brain, with Dice {glue:text}`roughest_dice:.3f`.
-# One seed each: before one λ is called better than another, several seeds have to say how far
-# they differ by themselves.
-#
-# Look at one pair through each of these models. The grid and the map tell more of a λ than a
-# number does: where the tissue was stretched, where squeezed, where torn.
+# Each row is one seed, on slices of the cohort named in the parameters. The table shows the
+# direction of the effect, but it cannot rank two λ of similar Dice. Simulated subjects fold
+# little, because they differ smoothly from each other. [Choose λ](06_choose.ipynb) repeats each
+# run with several seeds and on real subjects, where a small λ folds far more of the brain.
 
-# %% mystnb={"figure": {"caption": "One pair, registered by each of the runs: the warped image with the fixed brain's edge, what is left of the difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-07-steps"}}
+# %% tags=["remove-cell"]
+about = {"diverged": False, "split": evaluate, "identity_dice": identity["dice_mean"]}
+recording.write_record("06_lambda", run, people, file=settings.name, **about, **measured[0])
+
+# %% [markdown]
+# ## Look at one pair
+#
+# A deformed grid shows where a displacement stretches, squeezes or folds the tissue, which one
+# number cannot do. The next cell registers one pair with each of the runs.
+
+# %%
+from vxmlib import warp
+
+moving_id, fixed_id = pairs[0]
+moving, fixed = people.image(moving_id), people.image(fixed_id)
+displacements = [one.register(moving, fixed) for one in trained]
+warped = [warp.warp_image(moving, displacement) for displacement in displacements]
+
+# %% [markdown]
+# Step through the runs below. Compare the smallest λ with the largest.
+
+# %% mystnb={"figure": {"caption": "One pair, registered by each of the runs: the warped image with the edge of the fixed brain, the remaining difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
 from vxmlib.book import steppable
 
 brain = people.brain(fixed_id)
 steps = []
-for one, row in zip(trained, rows, strict=True):
-    field = one.register(moving, fixed)
-    image = warp.warp_image(moving, field)
+for one, image, field, row in zip(trained, warped, displacements, measured, strict=True):
     more = f"Dice over all pairs {row['dice_mean']:.3f}"
-    steps.append(
-        steppable.registration_step(
-            one.title, image, fixed, field, brain, label="run", more=more
-        )
+    step = steppable.registration_step(
+        one.title, image, fixed, field, brain, label="run", more=more
     )
+    steps.append(step)
 steppable.steps(steps, name="choices", label="run", start=run.title)
 
 # %% [markdown]
-# ## A hundred of them
+# ## Understand λ as an exchange rate
 #
-# One page a run is the unit; a grid of runs is a list of parameters. `config/lambda.yaml` states
-# it, and
+# The loss is similarity + λ · smoothness. The training history holds both terms without their
+# weights.
+
+# %%
+first, last = run.history.iloc[0], run.history.iloc[-1]
+weighted = settings.lam * last["smoothness_loss"]
+for name in ("image_loss", "smoothness_loss"):
+    print(f"{name:16} {first[name]:9.5f} → {last[name]:9.5f}")
+print(f"λ · smoothness at the end {weighted:.5f}")
+
+# %% tags=["remove-input"]
+gained = first["image_loss"] - last["image_loss"]
+Markdown(f"""
+From the first epoch to the last, the similarity term fell by {gained:.4f}. The smoothness term
+costs {weighted:.4f} at the end, with its weight λ = {settings.lam:g}.
+""")
+
+# %% [markdown]
+# A change of the displacement lowers the loss only if it gains more similarity than λ times the
+# roughness it adds. λ is therefore an exchange rate between two quantities, and its value depends
+# on the scale of both.
+
+# %% [markdown]
+# ## Compare the scales of NCC and MSE
+#
+# To see the scale of the similarity, we take the displacement of the pair above and compute how
+# much it improves each loss.
+
+# %%
+from vxmlib import metrics
+
+ncc_gain = metrics.local_ncc(warped[0], fixed) - metrics.local_ncc(moving, fixed)
+mse_gain = ((moving - fixed) ** 2).mean() - ((warped[0] - fixed) ** 2).mean()
+print(f"NCC gained {ncc_gain:.4f}, MSE gained {mse_gain:.5f}")
+
+# %% tags=["remove-input"]
+Markdown(f"""
+The same displacement gains {ncc_gain / mse_gain:.0f} times as much in NCC as in MSE. A λ that
+suits MSE is therefore far too small for NCC.
+""")
+
+# %% [markdown]
+# The [authors' README](https://github.com/voxelmorph/voxelmorph) and their training script
+# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. The paper's own curve, in Figure 7 of
+# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), is best between λ = 1 and
+# 1.5 with NCC and at λ = 0.02 with MSE; these values were
+# [digitised by Ho](https://github.com/HoChengYun/TRY_voxelmorph). Much public code combines NCC
+# with λ = 0.01, which is the value for the other loss.
+
+# %% [markdown]
+# ## Know the scale of the smoothness term
+#
+# voxelmorph's `Grad` is the *mean* of the squared differences over voxels, components and axes:
+#
+# $$\text{Grad}(u) = \frac{1}{n_d^2}\;\frac{1}{|\Omega|}\sum_{x\in\Omega}\|\nabla u(x)\|^2$$
+#
+# Here $n_d$ is the number of axes. The paper writes the sum $\|\nabla u\|^2$ at each voxel
+# instead. The same displacement therefore costs a quarter of the paper's expression in 2D and a
+# ninth in 3D. Check this factor before you copy a λ from other code. The next cell tests the
+# formula on a displacement with a known gradient.
+
+# %%
+import numpy as np
+
+from vxmlib.backend import tf, vxm
+
+# %%
+x, y = np.meshgrid(np.arange(32.0), np.arange(32.0), indexing="ij")
+stretch = tf.constant(np.stack([0.1 * x, 0 * y], axis=-1)[None], tf.float32)
+value = float(tf.reduce_mean(vxm.losses.Grad("l2").loss(stretch, stretch)))
+print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
+
+# %% [markdown]
+# > **Note: λ of an integrated model**
+# >
+# > With `int_steps = 7` the smoothness term is computed on the
+# > [velocity](../book/glossary.md#velocity), which lies on a grid of half the size. voxelmorph's
+# > script multiplies `Grad` by 2 in this case, and this book does the same. The λ of an
+# > integrated model and that of a plain one are therefore different quantities.
+
+# %% [markdown]
+# ## Run one experiment
+#
+# This page is itself one experiment. papermill executes it with other parameters, each given by
+# `-p`, and saves the executed page as `out.ipynb`:
+#
+# ```sh
+# papermill notebooks/06_lambda.ipynb out.ipynb -p lam 0.5 -p seed 1
+# papermill notebooks/06_lambda.ipynb out.ipynb -p image_loss mse -p lam 0.02 -p cohort malf
+# ```
+#
+# Each experiment writes one JSON record, whose name lists its parameters. The record holds the
+# results of every pair, the parameters, the versions of the software and the commit of the code.
+
+# %%
+print(f"{settings.name}.json")
+
+# %% [markdown]
+# ## Run a hundred experiments
+#
+# A grid of experiments is a list of parameters in `config/lambda.yaml`:
+#
+# ```yaml
+# wide:
+#   seeds: [0, 1, 2]
+#   runs:
+#     - {image_loss: ncc, lam: [0, 0.01, 0.1, 0.5, 1, 2, 5], int_steps: [0, 7]}
+#     - {image_loss: mse, lam: [0, 0.001, 0.01, 0.02, 0.05, 0.1], int_steps: [0, 7]}
+# ```
+#
+# One command runs all combinations that have no record yet, as many at a time as there are cores:
 #
 # ```sh
 # make lambda GRID=wide COHORT=mni CORES=2
 # ```
-#
-# runs what is missing, as many at a time as there are cores. Stop it and start it again: finished
-# runs stay. Add a λ to the file: only its runs are new. A run that diverges becomes a row that
-# says so. [The page on clusters](../book/cluster.md) takes the same grid to one.
+
+# %% tags=["remove-input"]
+each = run.history["seconds"].sum()
+Markdown(f"""
+This grid has 78 runs. The run of this page was trained for {each:.0f} s, so one core needs about
+{78 * each / 3600:.1f} h for the grid.
+""")
 
 # %% [markdown]
-# ## On your own
+# The records are collected in `_build/lambda/wide-mni-quick/`. You can stop the command and start
+# it again, because finished runs are kept. A λ that you add to the file causes only its own runs.
+# A run whose loss becomes NaN does not stop the others; its record says that it diverged. A SLURM
+# cluster takes the same grid, with one job per run:
 #
-# **Exercise 1.** At λ = 0 nothing keeps the field smooth but the network itself. What is the
-# loss worth then, and which term does `fit()` still log?
+# ```sh
+# snakemake --directory _build --profile config/slurm --config grid=wide cohort=mni -- lambda
+# ```
+#
+# [The same grid on a cluster](../book/cluster.md) describes how to prepare it.
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** At λ = 0 only the network itself keeps the displacement smooth. Which term does
+# the loss then consist of, and does `fit()` still log the other?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from vxmlib import models
 
 free = models.build(people.shape, lam=0)
-print(free.get_compile_config()["loss_weights"], free.output_names)
+print(list(free.get_compile_config()["loss_weights"]), free.output_names)
 
 # %% [markdown]
-# The similarity alone. `smoothness_loss` is still logged, with weight 0: a loss of weight 0 is a
-# way to watch a quantity.
+# <details><summary>Answer</summary>
 #
-# **Exercise 2.** Your images have half the intensity range, from 0 to ½. Which λ must follow, and
-# which need not?
+# The loss is the similarity alone. `fit()` still logs `smoothness_loss`, with weight 0, so a loss
+# of weight 0 is a way to watch a quantity during training.
+#
+# </details>
+#
+# **Exercise 2.** Your images have half the intensity range, from 0 to ½. For which loss must λ
+# change, and by how much?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 dark, dark_fixed = 0.5 * moving, 0.5 * fixed
-print(f"NCC {metrics.local_ncc(moving, fixed):.4f}", end=" → ")
-print(f"{metrics.local_ncc(dark, dark_fixed):.4f}")
+ncc_values = metrics.local_ncc(moving, fixed), metrics.local_ncc(dark, dark_fixed)
+print("NCC {:.4f} → {:.4f}".format(*ncc_values))
 print(f"MSE ratio {((dark - dark_fixed) ** 2).mean() / ((moving - fixed) ** 2).mean():.2f}")
 
 # %% [markdown]
-# MSE falls to a quarter, so its λ must, too. NCC divides by the local variance and stays as it
-# is, but for windows so flat that its `eps` shows.
+# <details><summary>Answer</summary>
 #
-# **Exercise 3.** Where does this run's λ · smoothness stand against the similarity it bought,
-# epoch by epoch? Give the share at the end.
+# MSE falls to a quarter, so its λ must fall to a quarter, too. NCC divides by the local variance
+# and hardly changes, except in windows that are almost flat.
+#
+# </details>
+#
+# **Exercise 3.** Compare λ · smoothness at the end with the similarity that was gained since the
+# first epoch. What share is it?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-bought = run.history["image_loss"].iloc[0] - run.history["image_loss"]
-paid = settings.lam * run.history["smoothness_loss"]
-print(f"{(paid / bought).iloc[-1]:.2f} of what was bought")
+gain = run.history["image_loss"].iloc[0] - run.history["image_loss"]
+cost = settings.lam * run.history["smoothness_loss"]
+print(f"{(cost / gain).iloc[-1]:.2f} of the similarity gained")
 
 # %% [markdown]
-# ## What you take along
+# ## Summary
 #
-# - λ is a price, similarity per roughness; it means nothing without the scale of both terms.
-# - NCC and MSE differ in scale, and so do their λ; a λ belongs to its loss.
-# - Name the normalisation of the smoothness term, or your λ cannot be carried over.
+# - λ is the weight of the smoothness term: the smaller it is, the rougher and the more folded the
+#   displacement.
+# - λ depends on the scale of both terms, so each image loss needs its own λ.
+# - State how the smoothness term is normalised; otherwise your λ cannot be reused.
 # - Look at the grid and the Jacobian for each λ, not only at Dice.
-# - One run is an anecdote; a λ is chosen over seeds, on validation people ([lesson
-#   10](06_choose.ipynb)).
+# - One command of papermill runs one experiment, and `make lambda` runs a grid.
 #
-# **Read on:** the papers' own choice of λ {cite}`balakrishnan2019tmi`, made on 3D brains.
+# **Read on:** [Choose λ](06_choose.ipynb) chooses λ from such a grid, on validation subjects.

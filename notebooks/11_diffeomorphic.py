@@ -15,18 +15,25 @@
 #
 # | | |
 # |---|---|
-# | **You will** | take apart what a model with `int_steps=7` returns, integrate its velocity yourself, and invert it |
-# | **You will learn** | which tensor is the displacement, what integration buys and costs, and where folds come from even so |
-# | **You need** | [lesson 6](05_jacobian.ipynb) and [lesson 7](06_lambda.ipynb) |
-# | **In → out** | an integrated and a plain model → folding, inverses and Dice of both |
-# | **Not here** | probabilistic models that also predict how uncertain a velocity is |
+# | **You will** | build a model that predicts a velocity, integrate the velocity yourself, and find the displacement in the model |
+# | **You will learn** | which output is the displacement, what integration gives and costs, and why λ has to be chosen anew |
+# | **You need** | [the Jacobian](05_jacobian.ipynb) and [One run at one λ](06_lambda.ipynb) |
+# | **In → out** | an integrated and a plain model → Dice, folding and inverses of both |
+# | **Not here** | velocities that change over time |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
-# Until now the network's field *was* the displacement. With `int_steps` above 0 it is a
-# {term}`velocity`: every point flows along it for a unit of time, and where it ends is the
-# displacement. Flows do not cross, so in theory nothing folds {cite}`dalca2019`. It is
-# voxelmorph's default, and the reason why many people measure the wrong tensor.
+# So far the network predicted the displacement itself. A diffeomorphic model predicts a
+# [velocity](../book/glossary.md#velocity) $v$ instead. Every point flows along $v$ for one unit of
+# time, and the way from its start to its end is the displacement. The paths of a smooth flow do not
+# cross, so in theory nothing folds
+# ([Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006)).
+
+# %% [markdown]
+# ## Set the parameters
+#
+# The parameters name the training run of an integrated model. It uses λ = 0.1, for a reason that
+# the section on λ gives.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -34,469 +41,434 @@ profile = "quick"
 seed = 0
 root = None
 image_loss = "ncc"
-lam = 1.0
+lam = 0.1
 int_steps = 7
 spacing = 2.0
 learning_rate = 0.001
 schedule = "cosine"
 
 # %%
-from dataclasses import replace
-from functools import partial
-
-from vxmlib import cohorts, metrics, models, warp
-from vxmlib.experiments import recording, runs
+from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
 if not settings.int_steps:
-    raise ValueError(
-        "int_steps: found 0, expected at least 1: this lesson integrates"
-    )
+    raise ValueError("int_steps: found 0, expected at least 1: this lesson integrates")
 people = runs.load_cohort(settings)
+
+# %% [markdown]
+# ## Look at the result first
+#
+# The committed comparison [in 3D](08_real.ipynb) has a plain and an integrated network. Both are
+# strided U-Nets of the 2018 paper, trained with NCC on 15 real subjects at 2 mm, for 3000 steps.
+# The table shows means over the 90 ordered pairs of ten test subjects.
+
+# %%
+from vxmlib.experiments.results import Comparison, results_folder
+
+results = results_folder()
+real = Comparison(results / "malf", results.parent / "config" / "real.yaml")
+
+# %%
+names = {"ncc": "plain, λ = 1", "ncc-integrated": "integrated, λ = 0.1"}
+columns = {"dice": "Dice", "folding_percent_brain": "folded, % of the brain"}
+columns |= {"sd_log_jacobian": "SD of log det J", "seconds": "seconds for a pair"}
+real.summary().loc[list(names), list(columns)].rename(index=names, columns=columns).round(3)
+
+# %% tags=["remove-input"]
+from IPython.display import Markdown
+
+from vxmlib.experiments.statistics import interval_text
+
+gap = real.differences({"gap": ("ncc-integrated", "ncc")}).loc["gap"]
+folds = real.summary()["folding_percent_brain"]
+Markdown(f"""
+Integration changes Dice by {interval_text(gap)}, with an interval over subjects in brackets. It
+lowers folding from {folds["ncc"]:.2f} % to {folds["ncc-integrated"]:.4f} % of the brain.
+""")
+
+# %% [markdown]
+# A reader who needs invertible maps will take this exchange. The rest of the page shows how the
+# model works, on the simulated slices of this build.
+
+# %% [markdown]
+# ## Build a model that integrates
+#
+# In voxelmorph a single argument turns the integration on. `int_steps=7` is the default of
+# `VxmDense`, so many users run this model without knowing it.
+
+# %%
+from vxmlib.backend import tf, vxm
+
+model = vxm.networks.VxmDense(people.shape, int_steps=7, int_resolution=2)
+for layer in model.layers[-5:]:
+    print(f"{type(layer).__name__:18} {layer.output_shape[1:]}")
+
+# %% [markdown]
+# The U-Net predicts a field at full size. The first `RescaleTransform` reduces it to half the size,
+# `VecInt` integrates it there, and a second one enlarges the result to the size of the image. Then
+# the `SpatialTransformer` warps the moving image with it.
+#
+# The next cell trains such a model, or finds the training run of this build. The network is
+# `VxmDense`.
+
+# %% tags=["hide-output"]
 run = runs.run(settings, people)
 
 # %% [markdown]
-# The test pairs, and one of them to look at closely:
+# We look at one pair of test subjects. With integration, `predict` returns the warped image and the
+# velocity.
 
 # %%
-test = people.split["test"]
-pairs = cohorts.ordered_pairs(test, limit=settings.pairs, seed=settings.seed)
-moving_id, fixed_id = pairs[0]
-moving, fixed = people.image(moving_id), people.image(fixed_id)
-brain = people.brain(fixed_id)
+from vxmlib import cohorts
 
-# %% [markdown]
-# The run is one of those of [lesson 7](06_lambda.ipynb). A second one, at λ = 0.01, will show
-# what goes wrong; nothing else differs.
-
-# %% tags=["hide-output"]
-loose = runs.run(replace(settings, lam=0.01), people)
-
-# %% [markdown]
-# ## Ask the model what it returns
-
-# %%
+pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs, seed=settings.seed)
+moving, fixed = (people.image(subject) for subject in pairs[0])
 batch = [image[None, ..., None] for image in (moving, fixed)]
-warped, velocity = loose.model.predict(batch, verbose=0)
-displacement = models.register(loose.model, moving, fixed)
-print("predict: ", warped.shape, "and", velocity.shape)
-print("register:", displacement.shape)
+warped, velocity = run.model.predict(batch, verbose=0)
 
 # %% [markdown]
-# The second output of `predict` has half the size in each direction. It is what the smoothness
-# term looks at, so it has to be an output; and it is a velocity before its integration. The
-# displacement that made the first output is a tensor inside the model
-# (`model.references.pos_flow`), and `models.register` returns it.
-
-# %% [markdown]
-# ## See the numbers that the wrong tensor gives
+# ## Integrate by scaling and squaring
 #
-# Three ways to take the second output for the displacement, and the right one:
+# *Scaling and squaring* ([Arsigny et al. 2006](https://doi.org/10.1007/11866565_113)) first divides
+# the velocity by $2^7$, which makes it a very small displacement. It then composes the displacement
+# with itself seven times, and each composition doubles the time. These are the few lines:
 
 # %%
 import numpy as np
+
+from vxmlib import warp
+
+flow = velocity[0] / 2**7
+for _ in range(7):
+    flow = warp.compose(flow, flow)
+
+# %% [markdown]
+# voxelmorph's layer `VecInt` does the same, and `RescaleTransform` enlarges the result and its
+# values.
+
+# %%
+def integrate(velocity, steps=7):
+    half = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity[None])
+    return vxm.layers.RescaleTransform(2)(half)[0].numpy()
+
+
+# %% [markdown]
+# The next cell compares our loop with the layer.
+
+# %%
+by_layer = vxm.layers.VecInt(method="ss", int_steps=7)(velocity)[0]
+print(f"largest difference: {abs(flow - by_layer.numpy()).max():.0e} voxels")
+
+# %% [markdown]
+# ## Take the displacement, not the second output
+#
+# The second output of `predict` is the velocity at half the size, because the smoothness loss needs
+# it. The displacement is a tensor inside the model, `references.pos_flow`.
+
+# %%
+to_displacement = tf.keras.Model(run.model.inputs, run.model.references.pos_flow)
+displacement = to_displacement.predict(batch, verbose=0)[0]
+print("second output:", velocity.shape[1:], " displacement:", displacement.shape)
+print(f"differs from integrate: {abs(integrate(velocity[0]) - displacement).max():.0e} voxels")
+
+# %% [markdown]
+# voxelmorph's `model.register` returns this displacement, but it builds a new model in each call.
+# `models.register` builds it once, checks the images, and returns an array without a batch axis.
+
+# %%
+from vxmlib import models
+
+same = models.register(run.model, moving, fixed)
+print(f"largest difference: {abs(same - displacement).max():.0e} voxels")
+
+# %% [markdown]
+# ### Measure the mistake
+#
+# We now measure what happens if the second output is taken for the displacement. The mistake
+# matters most where deformations are large. The next cell therefore bends the moving subject of
+# every test pair at random, together with its labels.
+
+# %%
+from vxmlib.augment import Augmentation, upsample
+
+bend = Augmentation(flip=None, affine=0, shift=0, bend=2.0, width=8.0)
+generator = np.random.default_rng(settings.seed)
+
+# %%
+bent = []
+for first, second in pairs:
+    change = bend.displacement(people.shape, generator)
+    image = warp.warp_image(people.image(first), change)
+    bent.append((image, warp.warp_labels(people.labels(first), change), second))
+
+# %% [markdown]
+# There are three ways to misread the velocity: as it comes, enlarged to the size of the image, or
+# enlarged with its values doubled into voxels of the image.
+
+# %%
+def readings(image, second):
+    inputs = [each[None, ..., None] for each in (image, people.image(second))]
+    half = run.model.predict(inputs, verbose=0)[1][0]
+    return {
+        "velocity as it comes": half,
+        "velocity, enlarged": upsample(half, 2),
+        "velocity, enlarged and doubled": 2 * upsample(half, 2),
+        "displacement": models.register(run.model, image, people.image(second)),
+    }
+
+
+# %% [markdown]
+# Dice can be computed only where the field has the size of the labels. Folding is given in percent
+# of the voxels of the field.
+
+# %%
 import pandas as pd
 
-from vxmlib.augment import upsample
+from vxmlib import metrics
 
-half = velocity[0]
-readings = {
-    "velocity, as it comes": half,
-    "velocity, enlarged": upsample(half, 2),
-    "velocity, enlarged, in voxels": 2 * upsample(half, 2),
-    "displacement (register)": displacement,
-}
 
-# %% [markdown]
-# Dice of each, where the grid is that of the labels:
-
-# %%
-own, target = people.labels(moving_id), people.labels(fixed_id)
-wrong = pd.DataFrame(index=readings)
-for name, u in readings.items():
-    wrong.loc[name, "SD log det J"] = metrics.sd_log_jacobian(u)
+def measured(u, labels, second):
+    row = {"folded, %": metrics.folding(u).percent, "SD of log det J": metrics.sd_log_jacobian(u)}
     if u.shape[:-1] == people.shape:
-        warped_labels = warp.warp_labels(own, u)
-        dice = metrics.mean_dice(warped_labels, target, people.structures)
-        wrong.loc[name, "Dice"] = dice
-wrong.round(3)
+        moved = warp.warp_labels(labels, u)
+        row["Dice"] = metrics.mean_dice(moved, people.labels(second), people.structures)
+    return row
+
 
 # %% [markdown]
-# Nothing folds by any of these readings: these people differ little. Where people differ more,
-# velocities are larger; so here is the same velocity, enlarged until it descends by three voxels
-# over two where it is steepest, by all of its readings. (`integrate` is explained in the next
-# section.)
+# The table shows means over the test pairs.
 
 # %%
-from vxmlib.backend import vxm
+rows = [
+    {"reading": name} | measured(u, labels, second)
+    for image, labels, second in bent
+    for name, u in readings(image, second).items()
+]
+read = pd.DataFrame(rows).groupby("reading", sort=False).mean()
+read[["Dice", "folded, %", "SD of log det J"]].round(3).astype(object).fillna("–")
 
+# %% tags=["remove-input"]
+names_read = ["velocity as it comes", "velocity, enlarged", "velocity, enlarged and doubled"]
+raw, small, straight = (read.loc[name] for name in names_read)
+right = read.loc["displacement"]
+unmoved = np.mean([measured(0 * same, x, s)["Dice"] for _, x, s in bent])
+Markdown(f"""
+Before registration these pairs have a Dice of {unmoved:.3f}. The enlarged velocity gives
+{small["Dice"]:.3f}, which looks like a weak model, and the displacement gives {right["Dice"]:.3f}.
+The doubled velocity gives {straight["Dice"]:.3f}, so Dice does not reveal this mistake.
+""")
 
-def integrate(velocity, steps=settings.int_steps):
-    flow = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity[None])
-    return vxm.layers.RescaleTransform(2)(flow)[0].numpy()
-
-
-axes = tuple(range(people.ndim))
-steepest = min(np.gradient(half[..., axis], axis=axis).min() for axis in axes)
-bold = half * (-1.5 / steepest)
-larger = {
-    "velocity, as it comes": bold,
-    "velocity, enlarged, in voxels": 2 * upsample(bold, 2),
-    "displacement": integrate(bold),
-}
-
-# %% [markdown]
-# Folds, in percent of a field's own voxels:
-
-# %%
-folds = {name: metrics.folding(u).percent for name, u in larger.items()}
-assert folds["velocity, as it comes"] > folds["displacement"]
-pd.Series(folds, name="folding, %").to_frame().round(3)
-
-# %% tags=["remove-cell"]
-from vxmlib.book import glue
-
-right = wrong.loc["displacement (register)"]
-glue.glue(
-    enlarged=-1.5 / steepest,
-    wrong_folding=folds["velocity, as it comes"],
-    right_folding=folds["displacement"],
-    wrong_sd=wrong.loc["velocity, as it comes", "SD log det J"],
-    right_sd=right["SD log det J"],
-    small_dice=wrong.loc["velocity, enlarged", "Dice"],
-    straight_dice=wrong.loc["velocity, enlarged, in voxels", "Dice"],
-    right_dice=right["Dice"],
-)
+# %% tags=["remove-input"]
+Markdown(f"""
+Folding misleads in the other direction. Measured on the velocity as it comes,
+{raw["folded, %"]:.2f} % of the voxels seem to fold, where the displacement folds
+{right["folded, %"]:.3f} %. A reader of this number would conclude that integration does not work.
+None of the wrong readings raises an error.
+""")
 
 # %% [markdown]
-# Read as a displacement, the velocity, {glue:text}`enlarged:.1f` times as large, "folds" {glue:text}`wrong_folding:.2f` % of its voxels,
-# where the displacement folds {glue:text}`right_folding:.3f` %: whoever measures it discards a good
-# model. The SD of log det J of the velocity as it was is {glue:text}`wrong_sd:.3f` in place of
-# {glue:text}`right_sd:.3f`. None of the wrong readings raises an error. Enlarged, but not multiplied by 2, the field is half as long, and Dice is
-# {glue:text}`small_dice:.3f` in place of {glue:text}`right_dice:.3f`; in voxels, but not
-# integrated, {glue:text}`straight_dice:.3f`, close enough to go unnoticed.
-
-# %% [markdown]
-# ## Integrate it yourself
+# ## Compute the inverse
 #
-# Scaling and squaring {cite}`arsigny2006`: divide the velocity by $2^7$, so that it is a tiny
-# displacement; then compose the displacement with itself seven times, each doubling the time.
-# voxelmorph's layers do it at half the size and enlarge the result, as `integrate` above. Is that
-# what the model does inside?
+# A flow is inverted by flowing backwards, that is by integrating $-v$. The negative *displacement*
+# is not the inverse. The next cell measures how far from its start a point ends after it has gone
+# there and back. It compares both with an inverse found by fixed-point iteration.
 
 # %%
-print(f"{abs(integrate(half) - displacement).max():.1e} voxels from register")
-
-# %% [markdown]
-# Are seven enough? A road that shares no code: walk along the velocity in 1000 small straight
-# steps.
-
-# %%
-walked = warp.identity(half.shape[:-1])
-for _ in range(1000):
-    walked = warp.compose(half / 1000, walked)
-
-# %% [markdown]
-# How far from there do so many squarings end?
-
-# %%
-errors = {}
-for steps in (0, 1, 2, 3, 5, 7, 9):
-    flow = vxm.layers.VecInt(method="ss", int_steps=steps)(half[None])[0]
-    errors[steps] = metrics.endpoint_error(np.asarray(flow), walked)
-pd.Series(errors, name="mean distance, half-size voxels").round(4)
-
-# %% tags=["remove-cell"]
-glue.glue(seven=errors[7], none=errors[0], nine=errors[9])
-
-# %% [markdown]
-# Without integration the mean distance is {glue:text}`none:.3f` voxels of the coarse grid, with
-# seven squarings {glue:text}`seven:.4f`, with nine {glue:text}`nine:.4f`. What remains is
-# interpolation, not time.
-
-# %% [markdown]
-# ## Half the size
-#
-# The velocity lives on a grid of half the size because integration is paid per voxel: each
-# squaring looks up every voxel once.
-
-# %%
-grids = {}
-for resolution in (1, 2, 4):
-    options = {"int_steps": settings.int_steps, "int_resolution": resolution}
-    shape = models.field_shape(models.build(people.shape, **options))
-    grids[resolution] = {
-        "grid": shape,
-        "look-ups": settings.int_steps * int(np.prod(shape)),
-    }
-pd.DataFrame(grids).T
-
-# %% [markdown]
-# In 3D the second grid has an eighth of the voxels of the first. Only the integration gets cheaper:
-# the U-Net still predicts at full size, and its velocity is halved afterwards. A coarser velocity
-# is also a smoother displacement, so λ does not mean the same on two of these grids; and
-# `models.build` weighs the smoothness of a velocity at half the size twice, as voxelmorph's own
-# training does, so λ = 1 here is not the plain model's λ = 1 either.
-
-# %% [markdown]
-# ## Go back
-#
-# A flow is undone by flowing backwards: integrate *minus* the velocity. Minus the displacement is
-# not the inverse. How far from the start does a point end that goes there and back, and back and
-# there? For comparison, the plain model of the same λ:
-
-# %% tags=["hide-output"]
-plain = runs.run(replace(settings, int_steps=0), people)
-
-# %% [markdown]
-# One pair, by both models:
-
-# %%
-flow_there = models.register(run.model, moving, fixed)
-flow_velocity = run.model.predict(batch, verbose=0)[1][0]
-plain_there = models.register(plain.model, moving, fixed)
-
-# %% [markdown]
-# Fields that somebody might take for the way back, and how far each misses:
-
-# %%
+brain = people.brain(pairs[0][1])
 ways = {
-    "integrated: minus the velocity": (flow_there, integrate(-flow_velocity)),
-    "integrated: minus the displacement": (flow_there, -flow_there),
-    "integrated: fixed-point inverse": (flow_there, warp.inverse(flow_there)),
-    "plain: minus the displacement": (plain_there, -plain_there),
-    "plain: fixed-point inverse": (plain_there, warp.inverse(plain_there)),
+    "minus the velocity, integrated": integrate(-velocity[0]),
+    "minus the displacement": -displacement,
+    "fixed-point iteration": warp.inverse(displacement),
 }
-left = {
-    name: metrics.inverse_consistency(*both, brain) for name, both in ways.items()
+missed = {
+    name: metrics.inverse_consistency(displacement, back, brain) for name, back in ways.items()
 }
-pd.Series(left, name="voxels, mean in the brain").to_frame().round(4)
-
-# %% tags=["remove-cell"]
-names = ("by_velocity", "by_minus", "flow_point", "plain_minus", "fixed_point")
-glue.glue(**dict(zip(names, left.values(), strict=True)))
+pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 
 # %% [markdown]
-# The negative velocity returns to within {glue:text}`by_velocity:.3f` voxels; the negative
-# displacement misses by {glue:text}`by_minus:.2f`, for a plain field by
-# {glue:text}`plain_minus:.2f`. A plain displacement can be inverted, too, by iteration: here to
-# {glue:text}`fixed_point:.4f` voxels, and an integrated one to {glue:text}`flow_point:.4f`. But that
-# iteration ends only where nothing folds and nothing bends sharply; minus the velocity always gives
-# an answer, without iterating, up to interpolation.
+# The integrated inverse needs no iteration, and only interpolation limits its accuracy. A plain
+# displacement can be inverted by iteration too, but only where it does not fold. Because the inverse
+# is so cheap, `VxmDense(..., bidir=True)` also returns the fixed image warped back, so that a
+# training can compare both images.
 
 # %% [markdown]
-# ## Train both directions at once
+# ## Choose λ anew
 #
-# Since the way back costs only another integration, the loss can look at both: `bidir=True` adds
-# the fixed image, warped back, against the moving one, at half the weight each.
-
-# %% tags=["hide-output"]
-from vxmlib import backend, training
-
-rate = settings.learning_rate
-backend.set_seed(settings.seed)
-options = {"lam": settings.lam, "int_steps": settings.int_steps, "bidir": True}
-options["image_loss"] = settings.image_loss
-both_ways = models.build(people.shape, learning_rate=rate, **options)
-
-# %% [markdown]
-# Trained for as many steps as the others:
-
-# %% tags=["hide-output"]
-training.fit(
-    both_ways,
-    people,
-    people.split["train"],
-    run_dir=runs.runs_folder() / f"{run.folder.name}-bidir",
-    epochs=settings.epochs,
-    steps_per_epoch=settings.steps_per_epoch,
-    seed=settings.seed,
-    callbacks=runs.callbacks(settings),
-);
-
-# %% [markdown]
-# For each, the Dice there; the Dice *back* by the inverse of the same field; and how well the
-# answers to (a, b) and (b, a) undo each other. The two ways to an inverse:
-
-
-# %%
-def by_velocity_of(model, moving, fixed):
-    batch = [image[None, ..., None] for image in (moving, fixed)]
-    return integrate(-model.predict(batch, verbose=0)[-1][0])
-
-
-def by_iteration(model, moving, fixed):
-    return warp.inverse(models.register(model, moving, fixed))
-
-
-# %% [markdown]
-# And what is asked of a pair:
-
-
-# %%
-def back_and_apart(model, invert, a, b):
-    images = people.image(a), people.image(b)
-    warped = warp.warp_labels(people.labels(b), invert(model, *images))
-    back = metrics.mean_dice(warped, people.labels(a), people.structures)
-    there, again = (models.register(model, *i) for i in (images, images[::-1]))
-    return back, metrics.inverse_consistency(there, again, people.brain(b))
-
-
-# %% [markdown]
-# All test pairs, for the plain model and the two that integrate:
-
-# %%
-compared = {
-    "plain": (plain.model, by_iteration),
-    "integrated": (run.model, by_velocity_of),
-    "integrated, both ways": (both_ways, by_velocity_of),
-}
-rows, forward = {}, {}
-for name, (model, invert) in compared.items():
-    register = partial(models.register, model)
-    forward[name] = recording.measure(register, people, pairs)
-    found = [back_and_apart(model, invert, *pair) for pair in pairs]
-    rows[name] = [forward[name]["dice_mean"], *np.mean(found, axis=0)]
-columns = ["Dice there", "Dice back", "there and back, voxels"]
-table = pd.DataFrame(rows, columns).T
-table.round(3)
-
-# %% [markdown]
-# "There and back" compares two *predictions*, for (a, b) and for (b, a). Nothing in the network
-# makes these each other's inverse; only averaging both orders, or a loss on it, would.
-
-# %% [markdown]
-# ## Folding, with and without
+# λ does not have the same meaning for the two models. It weighs the smoothness of the velocity in
+# one and of the displacement in the other. In addition, voxelmorph's training script multiplies the
+# loss `Grad` by `int_resolution`, and `models.build` does so for integrated models.
 #
-# The same pairs, two λ, and both kinds of field. λ = 0.01 has to be measured yet, and its plain
-# model found or trained:
-
-# %% tags=["hide-output"]
-loose_plain = runs.run(replace(settings, int_steps=0, lam=0.01), people)
-
-for name, each in {"plain": loose_plain, "integrated": loose}.items():
-    forward[f"{name}, λ = 0.01"] = recording.measure(each.register, people, pairs)
-
-# %% [markdown]
-# All four, beside the one that was trained both ways. Simulated people have one thing that real
-# ones lack, the true displacement of each pair:
+# So λ was chosen for each model separately, on validation subjects, as described in
+# [Choose λ](06_choose.ipynb). The table shows the committed trainings on slices of 15 real subjects
+# (`VxmDense`, NCC, 1000 steps, means over three seeds).
 
 # %%
-if people.simulated:
-    rough = [
-        metrics.sd_log_jacobian(people.true_pair_displacement(*p), people.brain(p[1]))
-        for p in pairs
-    ]
-    forward["the truth"] = {"sd_log_jacobian": np.mean(rough)}
-columns = ["dice_mean", "folds", "folding_percent_brain", "sd_log_jacobian"]
-folding = pd.DataFrame(forward).T[columns].sort_index(ascending=False)
-folding.astype(float).round(3)
+def grid(kind):
+    table = pd.read_csv(results / "lambda" / "tables" / f"{kind}.csv")
+    return table.query("cohort == 'malf' and image_loss == 'ncc'")
 
-# %% tags=["remove-cell"]
-brain_folds = folding["folding_percent_brain"].astype(float)
-rough = folding["sd_log_jacobian"].astype(float)
-glue.glue(
-    plain_loose=brain_folds["plain, λ = 0.01"],
-    flow_loose=brain_folds["integrated, λ = 0.01"],
-    usual_lam=settings.lam,
-    rough_loose=rough["integrated, λ = 0.01"],
-    rough_usual=rough["integrated"],
-    dice_loose=float(folding.loc["integrated, λ = 0.01", "dice_mean"]),
-    dice_usual=float(folding.loc["integrated", "dice_mean"]),
-    true_rough=f"{rough['the truth']:.2f}" if people.simulated else "not known",
-)
+
+shown = {"Dice": grid("dice"), "folded, %": grid("folding")}
+by_lam = {word: table.pivot(index="lam", columns="int_steps") for word, table in shown.items()}
+by_lam = pd.concat({word: table["mean"] for word, table in by_lam.items()}, axis=1)
+by_lam.rename(columns={0: "plain", 7: "integrated"}).rename_axis("λ").round(3)
+
+# %% tags=["remove-input"]
+chosen = grid("chosen").set_index("int_steps")["lam"]
+overlap, folded = by_lam["Dice"][7], by_lam["folded, %"][7]
+Markdown(f"""
+The rule chooses λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
+At λ = 0.01 the integrated model folds only {folded[0.01]:.3f} % of the brain, although its Dice of
+{overlap[0.01]:.3f} is lower than at the chosen λ ({overlap[chosen[7]]:.3f}).
+""")
 
 # %% [markdown]
-# At λ = 0.01 the plain field folds {glue:text}`plain_loose:.2f` % of the brain, the integrated one
-# {glue:text}`flow_loose:.3f` %. So folding cannot tell the two integrated models apart. The SD of
-# log det J can, {glue:text}`rough_loose:.2f` against {glue:text}`rough_usual:.2f` at
-# λ = {glue:text}`usual_lam:g`, but it does not say which is right: the true displacements have
-# {glue:text}`true_rough`. Dice says {glue:text}`dice_loose:.3f` and {glue:text}`dice_usual:.3f`. With
-# integration λ has to be chosen anew, by Dice on validation people
-# ([lesson 10](06_choose.ipynb)), and it comes out smaller. Print all three.
+# The folding of an integrated model is close to zero at every λ, so it cannot show that λ is too
+# small. Dice on validation subjects makes the choice, and the two models are compared at the λ that
+# was chosen for each.
+
+# %% tags=["hide-output"]
+from dataclasses import replace
+
+plain = runs.run(replace(settings, int_steps=0, lam=1.0), people)
+
+# %% [markdown]
+# Both models of this build are `VxmDense`, trained on the same simulated slices for the same number
+# of steps. The table shows means over the test pairs.
+
+# %%
+from vxmlib.experiments import recording
+
+scores = {each.title: recording.measure(each.register, people, pairs) for each in (plain, run)}
+keys = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of the brain"}
+keys |= {"sd_log_jacobian": "SD of log det J"}
+table = pd.DataFrame(scores).T.reindex(columns=list(keys)).astype(float)
+table.rename(columns=keys).round(3)
+
+# %% tags=["remove-input"]
+change = table.loc[run.title, "dice_mean"] - table.loc[plain.title, "dice_mean"]
+Markdown(f"""
+On these slices integration changes Dice by {change:+.4f}, over {len(pairs)} pairs of
+{len(people.split["test"])} test subjects. Each model was trained once, with
+{len(people.split["train"])} training subjects and {settings.steps} steps. One run of each cannot
+say whether so small a difference has a cause.
+""")
 
 # %% [markdown]
 # ## Make it fold
 #
-# In theory a flow never folds. On a grid it does once the velocity changes faster than the grid
-# can follow. Take the loose velocity and multiply it:
+# In theory a flow never folds. On a grid it can, if the velocity changes faster than the grid can
+# represent. The next cell multiplies the velocity and integrates it with two, seven and ten
+# squarings.
 
 # %%
-scales = {}
-for scale in (1, 2, 4, 8):
-    folded = {
-        f"{steps} squarings": metrics.folding(
-            integrate(scale * half, steps), brain
-        ).percent_in_mask
-        for steps in (2, 7, 10)
-    }
-    scales[scale] = folded
-scales = pd.DataFrame(scales).T.rename_axis("times")
-scales.round(3)
+def folded_share(scale, steps):
+    field = integrate(scale * velocity[0], steps)
+    return metrics.folding(field, brain).percent_in_mask
+
+
+counts = {f"{steps} squarings": steps for steps in (2, 7, 10)}
+scaled = {x: {name: folded_share(x, n) for name, n in counts.items()} for x in (1, 2, 4, 8)}
+pd.DataFrame(scaled).T.rename_axis("velocity times").round(3)
 
 # %% tags=["remove-cell"]
-glue.glue(
-    most_folds=scales.loc[8, "7 squarings"],
-    first_folds=scales.loc[1, "7 squarings"],
-    few_steps=scales.loc[8, "2 squarings"],
-)
 recording.write_record(
     "11_diffeomorphic",
     run,
     people,
-    wrong_folding_percent=folds["velocity, as it comes"],
-    right_folding_percent=folds["displacement"],
-    wrong_sd_log_jacobian=float(wrong.loc["velocity, as it comes", "SD log det J"]),
-    right_sd_log_jacobian=float(right["SD log det J"]),
-    wrong_dice=float(wrong.loc["velocity, enlarged", "Dice"]),
+    wrong_folding_percent=float(raw["folded, %"]),
+    right_folding_percent=float(right["folded, %"]),
+    wrong_sd_log_jacobian=float(raw["SD of log det J"]),
+    right_sd_log_jacobian=float(right["SD of log det J"]),
+    wrong_dice=float(small["Dice"]),
     right_dice=float(right["Dice"]),
-    folding=brain_folds.to_dict(),
-    sd_log_jacobian=rough.to_dict(),
-    dice=folding["dice_mean"].astype(float).to_dict(),
-    inverse_voxels=left,
-    scaled={str(scale): row for scale, row in scales.T.to_dict().items()},
+    folding=table["folding_percent_brain"].dropna().to_dict(),
+    sd_log_jacobian=table["sd_log_jacobian"].to_dict(),
+    dice=table["dice_mean"].dropna().to_dict(),
+    inverse_voxels=missed,
+    scaled={str(scale): row for scale, row in scaled.items()},
 )
 
-# %% [markdown]
-# From {glue:text}`first_folds:.3f` % as it is to {glue:text}`most_folds:.2f` % of the brain at
-# eight times. More squarings do not mend it, since time is not what is coarse; too few make it
-# worse ({glue:text}`few_steps:.2f` %).
+# %% tags=["remove-input"]
+most = scaled[8]
+Markdown(f"""
+At eight times the velocity {most["7 squarings"]:.2f} % of the brain is folded. More squarings do
+not help ({most["10 squarings"]:.2f} % with ten), because the grid is too coarse and not the time.
+Too few squarings make it worse ({most["2 squarings"]:.2f} % with two).
+""")
 
 # %% [markdown]
-# ## On your own
+# ## Know the cost
 #
-# **Exercise 1.** Does the integrated model's `predict` warp by the displacement of `register`?
+# Each squaring interpolates the field once at every voxel of its grid. The next cell measures the
+# integration alone on a 3D field, at the size of an image of 80 × 96 × 80 voxels, at half of it
+# (the default) and at a quarter.
+
+# %%
+import timeit
+
+cost = {}
+for resolution in (1, 2, 4):
+    field = tf.zeros((1, *(size // resolution for size in (80, 96, 80)), 3))
+    layer = tf.function(vxm.layers.VecInt(method="ss", int_steps=7))
+    layer(field)  # compiles
+    seconds = timeit.timeit(lambda f=field, run=layer: run(f).numpy(), number=1)
+    cost[resolution] = {"thousand voxels": np.prod(field.shape[1:-1]) / 1000, "seconds": seconds}
+pd.DataFrame(cost).T.rename_axis("int_resolution").round(3)
+
+# %% tags=["remove-input"]
+both = real.trainings()["seconds"][["ncc", "ncc-integrated"]] / 3600
+Markdown(f"""
+Half the size makes integration several times cheaper. The 3D trainings took {both.iloc[1]:.2f}
+hours with integration at half the size and {both.iloc[0]:.2f} hours without it, on two cores that
+also did other work.
+""")
+
+# %% [markdown]
+# ## Exercises
+#
+# **Exercise 1.** Are seven squarings enough? Compare several numbers of squarings with a walk along
+# the velocity in 1000 small, straight steps.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
+walked = warp.identity(velocity.shape[1:-1])
+for _ in range(1000):
+    walked = warp.compose(velocity[0] / 1000, walked)
+for steps in (0, 1, 3, 5, 7, 9):
+    flow = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity)[0].numpy()
+    print(steps, f"{metrics.endpoint_error(flow, walked):.4f} voxels of the velocity's grid")
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Yes. Beyond seven squarings the distance hardly changes. The rest of it comes from the
+# interpolation.
+#
+# </details>
+#
+# **Exercise 2.** Is the first output of `predict` warped with the displacement or with the
+# velocity?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 ours = warp.warp_image(moving, displacement)
-print(f"largest difference {abs(ours - warped[0, ..., 0]).max():.1e}")
+print(f"largest difference from our warp: {abs(ours - warped[0, ..., 0]).max():.0e}")
 
 # %% [markdown]
-# Yes: the first output is right; it is the second that is no displacement.
+# <details><summary>Answer</summary>
 #
-# **Exercise 2.** Which part of the volume change is lost if one takes the velocity's divergence
-# for log det J?
-
-# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-divergence = sum(np.gradient(half[..., axis], axis=axis) for axis in axes)
-log_det = np.log(metrics.jacobian_determinant(displacement).clip(1e-9))
-small = log_det[tuple(slice(None, None, 2) for _ in axes)]
-print(f"correlation {np.corrcoef(divergence.ravel(), small.ravel())[0, 1]:.2f}")
-
-# %% [markdown]
-# The divergence is how fast volume changes at the start of the flow. log det J is its sum along the
-# whole path of a point; so what is lost is what the point meets on its way, and the further it
-# moves, the more that is.
+# With the displacement. So the warped image is right even for those who misread the second output.
 #
-# ## What you take along
+# </details>
 #
-# - With `int_steps` above 0 the model's second output is a velocity at half the size; the
-#   displacement is what `models.register` returns.
-# - Minus the velocity integrates to the inverse; minus the displacement is none.
-# - Integration removes nearly all folds at any λ, so folding no longer tells whether λ is right;
-#   choose λ anew.
-# - It can still fold, where the velocity is steeper than its grid.
+# ## Summary
 #
-# **Read on:** the model with its uncertainty {cite}`dalca2019`; the integration
-# {cite}`arsigny2006`.
+# - With `int_steps` above 0 the second output of the model is a velocity at half the size. The
+#   displacement is `references.pos_flow`, which `register` returns.
+# - Integrating minus the velocity gives the inverse; minus the displacement is not the inverse.
+# - An integrated model hardly folds at any λ, so folding cannot show whether λ is right. Choose λ
+#   for it separately.
+# - It can still fold where the velocity is steeper than its grid can represent.
+#
+# **Read on:** [Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006) describe the model,
+# and [Arsigny et al. 2006](https://doi.org/10.1007/11866565_113) the integration.

@@ -183,9 +183,9 @@ def test_load_says_what_is_wrong(arguments, message):
 def test_an_unknown_subject_and_the_truth_of_real_people(mni, tiny_cohort):
     with pytest.raises(ValueError, match=r"no subject 'test-99'; it has train-00, train-01"):
         mni.image("test-99")
-    with pytest.raises(ValueError, match="'tiny' shows real people"):
+    with pytest.raises(ValueError, match="'tiny' shows real subjects"):
         tiny_cohort.true_displacement("blob-0")
-    with pytest.raises(ValueError, match="'tiny' shows real people"):
+    with pytest.raises(ValueError, match="'tiny' shows real subjects"):
         tiny_cohort.true_pair_displacement("blob-0", "blob-1")
 
 
@@ -212,7 +212,7 @@ def test_pairs_are_all_ordered_pairs_in_an_order_that_the_seed_fixes():
 
 
 def test_pairs_need_two_people_and_a_sensible_limit():
-    with pytest.raises(ValueError, match="at least two people"):
+    with pytest.raises(ValueError, match="at least two subjects"):
         cohorts.ordered_pairs(["a", "a"])
     with pytest.raises(ValueError, match="limit: found 0"):
         cohorts.ordered_pairs(["a", "b"], limit=0)

@@ -1,6 +1,7 @@
 """Closed forms and properties of vxmlib.metrics."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -306,7 +307,12 @@ def test_a_long_shift_costs_no_precision():
     ],
 )
 def test_jacobian_refuses(field, message):
-    for measure in (metrics.jacobian_determinant, metrics.folding, metrics.sd_log_jacobian):
+    for measure in (
+        metrics.jacobian_determinant,
+        metrics.folding,
+        metrics.digital_folding,
+        metrics.sd_log_jacobian,
+    ):
         with pytest.raises(ValueError, match=message):
             measure(field)
 
@@ -335,6 +341,90 @@ def test_a_determinant_of_exactly_zero_is_folded():
     assert metrics.folding(affine_field(np.diag([1e-3, 1.0]), (5, 4))).count == 0
 
 
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+def test_digital_folding_of_an_affine_field_is_all_or_nothing(matrix):
+    field = affine_field(matrix, (6, 5, 4)[: len(matrix)], shift=3.0)
+    every = 0.0 if np.linalg.det(matrix) > 1e-9 else 100.0
+    assert metrics.digital_folding(field).percent == every
+    assert metrics.folding(field).percent == every
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4)])
+@pytest.mark.parametrize(("height", "folds"), [(0.49, False), (0.5, True), (0.6, True)])
+def test_a_checkerboard_folds_everywhere_and_central_differences_do_not_see_it(
+    shape, height, folds
+):
+    """u = ±height along the first axis: one side of each voxel has det 1 - 2 height."""
+    field = np.zeros((*shape, len(shape)))
+    field[..., 0] = height * (-1.0) ** np.indices(shape).sum(axis=0)
+    inside = np.pad(np.ones([n - 2 for n in shape], bool), 1)
+    np.testing.assert_allclose(metrics.jacobian_determinant(field)[inside], 1)
+    assert metrics.folding(field, inside).percent_in_mask == 0
+    assert metrics.digital_folding(field, inside).percent_in_mask == 100 * folds
+
+
+@pytest.mark.parametrize(("degrees", "folded"), [(89, 0), (91, 46)])
+def test_a_twist_folds_tetrahedra_inside_cubes_that_no_one_sided_difference_sees(degrees, folded):
+    """Slices turned by an angle against each other: det 1 at each corner of a cube, for any angle.
+
+    The tetrahedron inside the cube has a diagonal of its lower face and the other diagonal of its
+    upper face as edges; it is flat when they become parallel, at 90 degrees.
+    """
+    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"), axis=-1)
+    x, y, z = np.moveaxis(grid, -1, 0)
+    angle = np.deg2rad(degrees) * z
+    turned = [np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y, z]
+    field = np.stack(turned, axis=-1) - grid
+    # A cube's tetrahedra belong to its first and its last corner: 27 + 27 voxels, 8 of them twice.
+    assert metrics.digital_folding(field).count == folded
+    middle = metrics.jacobian_determinant(field)[:, :, 1:-1]
+    assert (middle > 0).all()
+
+
+def folded_by_hand(field):
+    """Which voxels own a triangle or tetrahedron of grid points that is not the right way round.
+
+    Cell by cell with the points' new positions: the right-angled corner owns its triangle or
+    tetrahedron, and the first and the last corner of a cube own the two inside it.
+    """
+    nd = field.shape[-1]
+    grid = field.shape[:-1]
+    position = np.stack(np.indices(grid), axis=-1) + field
+    folded = np.zeros(grid, bool)
+    corners = list(itertools.product((0, 1), repeat=nd))
+    for cell in np.ndindex(*(n - 1 for n in grid)):
+        simplices = []
+        for corner in corners:
+            neighbours = [
+                tuple(c ^ (axis == k) for k, c in enumerate(corner)) for axis in range(nd)
+            ]
+            simplices.append((corner, *neighbours))
+        if nd == 3:
+            simplices.append(((0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1)))
+            simplices.append(((1, 1, 1), (0, 0, 1), (1, 0, 0), (0, 1, 0)))
+        for simplex in simplices:
+            start = np.array([np.add(cell, corner) for corner in simplex])
+            end = np.array([position[tuple(point)] for point in start])
+            before, after = (np.linalg.det(points[1:] - points[0]) for points in (start, end))
+            folded[tuple(start[0])] |= after * np.sign(before) <= 0
+    return folded
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (5, 4, 3), (2, 2), (2, 2, 2)])
+@pytest.mark.parametrize("size", [0.2, 0.35, 0.6])
+def test_digital_folding_agrees_with_every_triangle_and_tetrahedron(shape, size):
+    random = np.random.default_rng(int(100 * size))
+    field = size * random.normal(size=(*shape, len(shape)))
+    expected = folded_by_hand(field)
+    mask = random.random(shape) < 0.7
+    found = metrics.digital_folding(field, mask)
+    central = metrics.jacobian_determinant(field) <= 0
+    assert not (central & ~expected).any()  # the mean of what is positive is positive
+    assert found.count == expected.sum()
+    assert found.percent == pytest.approx(100 * expected.mean())
+    assert found.percent_in_mask == pytest.approx(100 * expected[mask].mean())
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
@@ -348,6 +438,7 @@ def test_masks_are_checked(mask, message):
     image = np.zeros((10, 10))
     for measure in (
         lambda: metrics.folding(field, mask),
+        lambda: metrics.digital_folding(field, mask),
         lambda: metrics.sd_log_jacobian(field, mask),
         lambda: metrics.endpoint_error(field, field, mask),
         lambda: metrics.inverse_consistency(field, field, mask),

@@ -1,4 +1,4 @@
-"""Run one point of a λ grid: lesson 7 with these parameters, to one record, whole or not at all."""
+"""Run one point of a λ grid: the λ lesson with its parameters, to one complete record or none."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def run_point(
     label: str,
     evaluate: str = "validation",
 ) -> None:
-    """Execute lesson 7 for one point and write its record to ``target``.
+    """Execute the λ lesson for one point and write its record to ``target``.
 
     ``evaluate`` is the part of the people that is measured.
 

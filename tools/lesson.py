@@ -157,7 +157,7 @@ def run_lesson(
 
 
 def _keep_cost(path: Path, seconds: float, threads: int) -> None:
-    """Write what the lesson took: lesson 18 shows it."""
+    """Write the time and memory that the lesson took, for the page on time and memory."""
     # Of all children that have ended, the largest: the kernel. Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9

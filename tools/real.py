@@ -1,4 +1,4 @@
-"""Train, choose and compare on real people in 3D, by ``config/real.yaml``: lesson 9's long runs.
+"""Train, choose and compare on real subjects in 3D, as ``config/real.yaml`` says.
 
     python -m tools.real train ncc          # goes on where it was stopped
     python -m tools.real ablate             # the short trainings on slices

@@ -26,7 +26,7 @@ def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Se
 
     Chosen by :func:`vxmlib.experiments.sweep.choose` from the validation records in ``folder``.
     """
-    chosen = sweep.choose(sweep.curve(sweep.runs(folder / cohort), "dice_mean"))
+    chosen = sweep.choose(sweep.runs(folder / cohort), sweep.by_pair(folder / cohort))
     wanted = set(chosen[["image_loss", "int_steps", "lam"]].itertuples(index=False, name=None))
     wanted.add(("ncc", 0, common))
     points = sweep.points(CODE / "config" / "lambda.yaml", "wide", cohort=cohort).values()
@@ -34,7 +34,7 @@ def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Se
 
 
 def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
-    """Run lesson 7 for each chosen point on the test people; its training is found again.
+    """Run 06_lambda for each chosen point on the test people; its training is found again.
 
     A record that is there is kept.
     """
@@ -59,7 +59,7 @@ def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of lesson 10, by file name without ending.
+    """The tables of 06_choose, by file name without ending.
 
     Raises
     ------
@@ -69,16 +69,17 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     names = [name for name in COHORTS if (folder / name).is_dir()]
     runs = pd.concat([sweep.runs(folder / name) for name in names])
     tests = pd.concat([sweep.runs(folder / name / "test") for name in names])
-    pairs = pd.concat([sweep.by_pair(folder / name / "test") for name in names])
-    dice = sweep.curve(runs, "dice_mean")
-    chosen = sweep.choose(dice)
+    pairs, test_pairs = (
+        pd.concat([sweep.by_pair(folder / name / part) for name in names]) for part in ("", "test")
+    )
+    chosen = sweep.choose(runs, pairs)
     return {
         "runs": runs,
-        "dice": dice,
+        "dice": sweep.curve(runs, "dice_mean"),
         "folding": sweep.curve(runs, "folding_percent_brain"),
         "chosen": chosen,
         "test": sweep.report(tests).reset_index(),
-        "differences": sweep.differences(pairs, chosen),
+        "differences": sweep.differences(test_pairs, chosen),
         "hyper": pd.concat(
             [
                 sweep.hyper_curves(path)

@@ -69,6 +69,10 @@ The recipe uses these modules:
 - `book.figures`: draw the figures
 - `book.steppable`: figures that the reader steps through
 - `book.glue`: insert computed numbers into the text of a page
-- `book.claims`: the claims about VoxelMorph that we test, each with its verdict
-- `book.examples`: a raw scan as it comes from a scanner, for the lesson on data
+- `book.claims`: the list of claims about VoxelMorph, with a verdict and a table row for each
+- `book.claims_verdicts`: the rule that decides each claim from its numbers
+- `book.claims_records`: numbers for claims, from the records of lessons and from committed ones
+- `book.claims_measure`: numbers for claims, from small experiments with voxelmorph and Keras
+- `book.errors`: show the error that a call raises, in one line
+- `book.examples`: the files that pages start from: one raw scan, and the brains of the one page
 """

@@ -1,4 +1,4 @@
-"""Open a data set as a cohort: people, a split, images in [0, 1] and label maps on one grid.
+"""Open a data set as a cohort: subjects, a split, images in [0, 1] and label maps on one grid.
 
 >>> cohort = load("mni", people={"train": 2, "validation": 1, "test": 2})
 >>> cohort.shape, cohort.subjects[:2]
@@ -28,7 +28,7 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The people of a data set, with images and label maps on one grid.
+    """The subjects of a data set, with images and label maps on one grid.
 
     An image or label map is read or simulated at its first use, checked, and kept.
 
@@ -47,18 +47,18 @@ class Cohort:
     plane : str or None
         Which slice a 2-D cohort shows; None in 3D.
     split : dict
-        Part -> people: ``"train"``, ``"validation"`` and ``"test"``; in `malf` also
-        ``"repeats"``, second scans of the validation people.
+        Part -> subjects: ``"train"``, ``"validation"`` and ``"test"``; in `malf` also
+        ``"repeats"``, second scans of the validation subjects.
     structures : dict
         Label number -> name, of the structures that are evaluated.
     licence, credit : str
         Terms of use and acknowledgement; print them where the data are used.
     simulated : bool
-        True if the people are simulated and their true displacement is known.
+        True if the subjects are simulated and their true displacement is known.
     source : object
-        ``source.person(subject)`` returns the image and label map (or None) of one person.
+        ``source.person(subject)`` returns the image and label map (or None) of one subject.
     unlabelled : tuple of str
-        People without a label map.
+        Subjects without a label map.
     """
 
     name: str
@@ -83,11 +83,11 @@ class Cohort:
         return tuple(dict.fromkeys(subject for part in self.split.values() for subject in part))
 
     def image(self, subject):
-        """Return a person's image: (*vol) float32 in [0, 1], background 0, read-only."""
+        """Return a subject's image: (*vol) float32 in [0, 1], background 0, read-only."""
         return self._person(subject)[0]
 
     def labels(self, subject):
-        """Return a person's label map: (*vol) int16, 0 where no structure is, read-only."""
+        """Return a subject's label map: (*vol) int16, 0 where no structure is, read-only."""
         labels = self._person(subject)[1]
         if labels is None:
             raise ValueError(
@@ -97,27 +97,27 @@ class Cohort:
         return labels
 
     def brain(self, subject):
-        """Return a person's brain mask: (*vol) bool, where the image is above 0."""
+        """Return a subject's brain mask: (*vol) bool, where the image is above 0."""
         return self.image(subject) > 0
 
     def true_displacement(self, subject):
-        """Return the displacement that made a simulated person from the template.
+        """Return the displacement that made a simulated subject from the template.
 
         Returns
         -------
         (*vol, ndim) float32 ndarray
-            In voxels, on the person's grid, pointing into the template:
+            In voxels, on the subject's grid, pointing into the template:
             person(x) = template(x + u(x)).  Read-only.
 
         Raises
         ------
         ValueError
-            The cohort shows real people, whose true displacement nobody knows.
+            The cohort shows real subjects, whose true displacement nobody knows.
         """
         return self._flow(subject, inverse=False)
 
     def true_pair_displacement(self, moving, fixed):
-        """Return the displacement that a perfect registration of two simulated people finds.
+        """Return the displacement that a perfect registration of two simulated subjects finds.
 
         Parameters
         ----------
@@ -127,12 +127,12 @@ class Cohort:
         Returns
         -------
         (*vol, ndim) float32 ndarray
-            In voxels, on the fixed grid, pointing into the moving image: from the fixed person
-            to the template and from there, by the inverse flow, to the moving person.
+            In voxels, on the fixed grid, pointing into the moving image: from the fixed subject
+            to the template and from there, by the inverse flow, to the moving subject.
 
         Notes
         -----
-        Warped labels do not reach Dice 1 even so: both people's maps were sampled at the
+        Warped labels do not reach Dice 1 even so: both subjects' maps were sampled at the
         nearest voxel.  In thin structures half a voxel counts, at 2 mm more than at 1 mm.
         """
         return warp.compose(self._flow(moving, inverse=True), self._flow(fixed, inverse=False))
@@ -140,7 +140,7 @@ class Cohort:
     def _flow(self, subject, *, inverse):
         if not self.simulated:
             raise ValueError(
-                f"Cohort {self.name!r} shows real people; their true displacement is not known. "
+                f"Cohort {self.name!r} shows real subjects; their true displacement is not known. "
                 "Only cohorts.load('mni') has it."
             )
         self._require(subject)
@@ -195,13 +195,13 @@ def load(
     """Open a data set.
 
     =========== ========================================== ======================================
-    Name        People                                     Options besides `ndim` and `spacing`
+    Name        Subjects                                   Options besides `ndim` and `spacing`
     =========== ========================================== ======================================
     ``mni``     simulated; nothing to download             `people`, `seed`
-    ``malf``    30 people in 35 real scans; downloaded     `labels`: "freesurfer" or "manual"
+    ``malf``    30 subjects in 35 real scans; downloaded   `labels`: "freesurfer" or "manual"
     ``vxm2018`` the two scans that the authors released    (volumes of 1 mm only)
-    ``lpba40``  40 people; downloaded by you               `root`, `align`
-    ``oasis``   414 people; downloaded by you              `root`, `labels`: "seg35", ..., "seg4"
+    ``lpba40``  40 subjects; downloaded by you             `root`, `align`
+    ``oasis``   414 subjects; downloaded by you            `root`, `labels`: "seg35", ..., "seg4"
     ``own``     the scans in a folder of yours             `root`, `align`, `seed`
     =========== ========================================== ======================================
 
@@ -215,12 +215,12 @@ def load(
         Voxel size in mm, 1.0 or 2.0.  Default 1.0 in 2D and 2.0 in 3D; 1.0 for `oasis` and
         `vxm2018`.
     seed : int
-        Which people are simulated (`mni`), or how the scans are split (`own`).
+        Which subjects are simulated (`mni`), or how the scans are split (`own`).
     root : path, optional
         The folder of the files.  The module of each data set describes its layout.
     people : dict or int, optional
-        How many people to simulate: ``{"train": 40, "validation": 5, "test": 10}`` (the default)
-        or a total, which is divided in these proportions.  A person does not depend on it.
+        How many subjects to simulate: ``{"train": 40, "validation": 5, "test": 10}`` (the default)
+        or a total, which is divided in these proportions.  A subject does not depend on it.
     labels : str, optional
         Which label maps.  Default: "freesurfer", 27 structures in FreeSurfer's numbers, for
         `malf` ("manual" has the 138 original labels); "seg35" in 3D and "seg24" in 2D for
@@ -232,7 +232,7 @@ def load(
     Returns
     -------
     Cohort
-        `own` has read every file; the others read or simulate a person at the first use.
+        `own` has read every file; the others read or simulate a subject at the first use.
 
     Raises
     ------
@@ -264,12 +264,12 @@ def load(
 
 
 def ordered_pairs(ids, limit=None, seed=0):
-    """List ordered pairs of two different people, in a random order that the seed fixes.
+    """List ordered pairs of two different subjects, in a random order that the seed fixes.
 
     Parameters
     ----------
     ids : sequence of str
-        At least two people.
+        At least two subjects.
     limit : int, optional
         So many pairs; default all ``n (n - 1)``.
     seed : int
@@ -287,7 +287,7 @@ def ordered_pairs(ids, limit=None, seed=0):
     """
     ids = list(dict.fromkeys(ids))
     if len(ids) < 2:
-        raise ValueError(f"ids: found {ids}, expected at least two people to make a pair.")
+        raise ValueError(f"ids: found {ids}, expected at least two subjects to make a pair.")
     if limit is not None:
         limit = checks.check_whole("limit", limit, least=1)
     pairs = [(moving, fixed) for moving in ids for fixed in ids if moving != fixed]

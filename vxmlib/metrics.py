@@ -1,5 +1,6 @@
 """Measure a registration: overlap, surfaces, Jacobian, folding, similarity; one table for pairs."""
 
+from itertools import product
 from time import perf_counter
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ _CHUNK = 1 << 16  # voxels counted at a time, so that their codes stay in the ca
 
 
 class Folding(NamedTuple):
-    """Voxels where a field folds (Jacobian determinant at or below zero).
+    """Voxels where a field folds, by :func:`folding` or by :func:`digital_folding`.
 
     Attributes
     ----------
@@ -231,12 +232,7 @@ def jacobian_determinant(displacement):
     >>> float(jacobian_determinant(twice_as_wide).mean())
     2.0
     """
-    field = check_displacement(displacement)
-    if min(field.shape[:-1]) < 2:
-        raise ValueError(
-            f"displacement: found grid {field.shape[:-1]}, expected at least 2 voxels an axis; "
-            "a slice of a 3-D field has no determinant of its own."
-        )
+    field = _check_two_voxels(check_displacement(displacement))
     rows = field.shape[0]
     determinant = np.empty(field.shape[:-1], np.float32)
 
@@ -283,7 +279,69 @@ def folding(displacement, mask=None):
     Folding(count=5, percent=25.0, percent_in_mask=None)
     """
     field = check_displacement(displacement)
-    return _folding_of(jacobian_determinant(field), check_mask(mask, field.shape[:-1]))
+    return _folding_of(jacobian_determinant(field) <= 0, check_mask(mask, field.shape[:-1]))
+
+
+def digital_folding(displacement, mask=None):
+    """Count the voxels where a field folds between a voxel and its neighbours.
+
+    The central differences of `folding` skip the voxel itself, so a field that jumps from voxel
+    to voxel can fold while they see nothing. This count looks at the voxel and its neighbours. A
+    voxel is folded when a triangle (2D) or tetrahedron (3D) of grid points that belongs to it is
+    flat or turned inside out by ``x + u(x)``.
+
+    Parameters
+    ----------
+    displacement : array_like
+        Full-resolution displacement ``(*vol, nd)`` in voxels, 'ij' order.
+    mask : array_like, optional
+        Boolean ``(*vol)`` on the fixed grid, usually the brain of the fixed image.
+
+    Returns
+    -------
+    Folding
+        ``count`` and ``percent`` of the whole grid, ``percent_in_mask`` of the mask.
+
+    Raises
+    ------
+    ValueError
+        As `folding`.
+
+    Notes
+    -----
+    Criterion of digital diffeomorphism: Liu et al., On Finite Difference Jacobian Computation in
+    Deformable Image Registration, IJCV (2024), doi:10.1007/s11263-024-02047-1. In 2D four
+    determinants must be positive: forward or backward differences along each axis. In 3D there
+    are ten: eight of one-sided differences, and two with the diagonals of the three faces that
+    meet at the voxel, on one side of it and on the other.
+
+    At the border of the grid only determinants whose points all lie on the grid are computed.
+    (The authors' program continues the field beyond the grid, so border voxels may differ.)
+
+    Examples
+    --------
+    >>> x, y = np.meshgrid(np.arange(6), np.arange(6), indexing="ij")
+    >>> checkerboard = np.stack([0.6 * (-1.0) ** (x + y), 0 * x], axis=-1)
+    >>> inside = np.pad(np.ones((4, 4), bool), 1)
+    >>> folding(checkerboard, inside).percent_in_mask
+    0.0
+    >>> digital_folding(checkerboard, inside).percent_in_mask
+    100.0
+    """
+    field = _check_two_voxels(check_displacement(displacement))
+    mask = check_mask(mask, field.shape[:-1])
+    folded = np.zeros(field.shape[:-1], bool)
+    for edges in _simplices(field.shape[-1]):
+        # Voxels from which all edges lead to points of the grid.
+        first = np.maximum(-edges.min(axis=0), 0)
+        stop = np.array(folded.shape) - np.maximum(edges.max(axis=0), 0)
+        here = tuple(map(slice, first, stop))
+        carried = []
+        for edge in edges:
+            there = tuple(map(slice, first + edge, stop + edge))
+            carried.append(np.moveaxis(field[there] - field[here] + edge, -1, 0))
+        folded[here] |= _det(carried) * _det(edges) <= 0
+    return _folding_of(folded, mask)
 
 
 def sd_log_jacobian(displacement, mask=None, *, nonpositive="exclude", floor=1e-9):
@@ -557,7 +615,7 @@ def measure_displacement(
     brain = check_mask(cohort.brain(fixed), shape)
     displacement = check_displacement(displacement, shape=shape)
     determinant = jacobian_determinant(displacement)
-    folds = _folding_of(determinant, brain)
+    folds = _folding_of(determinant <= 0, brain)
     structures = cohort.structures if structures is None else structures
     surfaces = "surface_mm" in measures
     each = _each_structure(cohort, structures, moving, fixed, displacement, surfaces=surfaces)
@@ -783,16 +841,37 @@ def _determinant(moves):
     gradient = [list(np.gradient(component)) for component in moves]  # [component][axis]
     for axis in range(len(moves)):
         gradient[axis][axis] += 1
-    if len(moves) == 2:
-        (a, b), (c, d) = gradient
+    return _det(gradient)
+
+
+def _det(rows):
+    """Determinant of a 2 x 2 or 3 x 3 matrix whose entries are numbers or arrays of one shape."""
+    if len(rows) == 2:
+        (a, b), (c, d) = rows
         return a * d - b * c
-    (a, b, c), (d, e, f), (g, h, i) = gradient
+    (a, b, c), (d, e, f), (g, h, i) = rows
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def _folding_of(determinant, mask):
-    """`folding`, from a determinant already computed."""
-    folded = determinant <= 0
+def _simplices(nd):
+    """Edges from a voxel to the other corners of each triangle or tetrahedron that it owns."""
+    one_sided = [np.diag(signs) for signs in product((1, -1), repeat=nd)]
+    across = [1 - np.eye(3, dtype=int), np.eye(3, dtype=int) - 1]  # diagonals of three faces
+    return one_sided + (across if nd == 3 else [])
+
+
+def _check_two_voxels(field):
+    """The field, if its grid has neighbours along every axis."""
+    if min(field.shape[:-1]) < 2:
+        raise ValueError(
+            f"displacement: found grid {field.shape[:-1]}, expected at least 2 voxels an axis; "
+            "a slice of a 3-D field has no determinant of its own."
+        )
+    return field
+
+
+def _folding_of(folded, mask):
+    """`Folding`, from a map of the folded voxels."""
     count = int(folded.sum())
     in_mask = None if mask is None else 100.0 * int(folded[mask].sum()) / int(mask.sum())
     return Folding(count, 100.0 * count / folded.size, in_mask)

@@ -61,7 +61,7 @@ def fit(
     verbose=2,
     resume=True,
 ):
-    """Train a model on random pairs of people; continue where an earlier call was interrupted.
+    """Train a model on random pairs of subjects; continue where an earlier call was interrupted.
 
     ``run_dir`` then holds the files of :func:`callbacks`, and ``settings.json``. A call that is
     stopped at any step, even killed, loses only its unfinished epoch: the same call goes on from
@@ -74,7 +74,7 @@ def fit(
         place.
     cohort : Cohort
     ids : sequence of str
-        People to draw the pairs from, see :func:`vxmlib.pairs.pair_dataset`.
+        Subjects to draw the pairs from, see :func:`vxmlib.pairs.pair_dataset`.
     run_dir : path
         Folder of this run; made if need be. While another process trains in it, this one waits.
     epochs : int
@@ -412,7 +412,7 @@ def _damaged(path, reason):
 
 
 class RegistrationMonitor(tf.keras.callbacks.Callback):
-    """Register pairs of people every few epochs: Dice and folding beside the loss.
+    """Register pairs of subjects every few epochs: Dice and folding beside the loss.
 
     Adds ``val_dice`` (mean over structures, then pairs; NaN without label maps) and
     ``val_folding_percent`` (of the fixed brain, det ≤ 0) to Keras' logs, so to its printed line
@@ -423,7 +423,7 @@ class RegistrationMonitor(tf.keras.callbacks.Callback):
     ----------
     cohort : Cohort
     pairs : sequence of (moving id, fixed id)
-        Of validation people: what is watched here chooses λ and when to stop.
+        Of validation subjects: what is watched here chooses λ and when to stop.
     every : int
         Epochs from one look to the next.
 

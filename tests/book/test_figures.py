@@ -182,7 +182,7 @@ def test_lambda_curves_show_each_lam_and_the_spread(lambda_table):
     assert bars[0][:, 1] == pytest.approx([0.59, 0.63])
     assert folding.get_ylabel() == "folding, % of brain"
     names = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert names == ["before registration", "displacement", "integrated"]
+    assert names == ["before registration", "without integration", "with integration"]
 
 
 def test_lambda_curves_draw_single_runs_and_one_network_over_them(lambda_table):

@@ -235,7 +235,7 @@ def test_seconds_of_one_way_are_those_of_one_registration(people, monkeypatch):
 
 def test_a_structure_that_nobody_has_is_named_before_anything_is_registered(people, tmp_path):
     people.structures = NAMES | {999: "Left Nothing"}
-    with pytest.raises(ValueError, match=r"found 999 \(Left Nothing\), which none of 2 people"):
+    with pytest.raises(ValueError, match=r"found 999 \(Left Nothing\), which none of 2 subjects"):
         compare.measure_all(
             people, None, [("a", "b")], compare.one_way(still), file=tmp_path / "x.jsonl"
         )

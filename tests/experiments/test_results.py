@@ -248,7 +248,8 @@ tables = [comparison.summary(), comparison.trainings(), comparison.ablation(), c
 tables += comparison.passes().values()
 tables += [comparison.pairs("ncc"), comparison.by_structure("ncc"), comparison.history("ncc")]
 tables += [comparison.differences({"both": ("ncc", "identity")})]
-tables += [sweep.choose(sweep.curve(sweep.runs(folder / "lambda" / "malf"), "dice_mean"))]
+lambdas = folder / "lambda" / "malf"
+tables += [sweep.choose(sweep.runs(lambdas), sweep.by_pair(lambdas))]
 assert all(len(table) for table in tables)
 results.committed_record("vxm2018/record.json")
 assert not {"tensorflow", "keras", "tf_keras", "voxelmorph"} & set(sys.modules)

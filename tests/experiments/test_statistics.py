@@ -65,6 +65,36 @@ def test_the_draws_are_those_of_scipy():
     assert [result["low"], result["high"]] == expected.tolist()
 
 
+def test_the_standard_error_is_that_of_the_subjects_parts():
+    """A pair's gain is one part of its moving and one of its fixed subject."""
+    rng = np.random.default_rng(2)
+    people = list("abcdefg")
+    moving, fixed = (dict(zip(people, rng.normal(size=7), strict=True)) for _ in range(2))
+    second = all_pairs(people, lambda a, b: rng.normal())
+    first = second.assign(
+        dice=second["dice"] + all_pairs(people, lambda a, b: moving[a] + fixed[b])["dice"]
+    )
+    parts = [moving[one] + fixed[one] for one in people]
+    error = statistics.paired_error(first, second)
+    assert error == pytest.approx(np.std(parts, ddof=1) / np.sqrt(7))
+    assert statistics.paired_error(second, first) == pytest.approx(error)
+
+
+def test_seeds_are_averaged_before_the_standard_error():
+    second = all_pairs("abcd", lambda a, b: 0.0)
+    gain = all_pairs("abcd", lambda a, b: ord(b) / 10)
+    seeds = [gain.assign(dice=gain["dice"] + shift) for shift in (-5.0, 5.0)]
+    error = statistics.paired_error(pd.concat(seeds), second)
+    assert error == pytest.approx(statistics.paired_error(gain, second))
+    assert statistics.paired_error(second.assign(dice=0.3), second) == pytest.approx(0)
+
+
+def test_too_few_subjects_have_no_standard_error():
+    two = all_pairs("ab", lambda a, b: 0.5)
+    with pytest.raises(ValueError, match="found 2 people, expected at least 3"):
+        statistics.paired_error(two, two)
+
+
 def test_a_result_in_words_has_signs_and_three_decimals():
     result = {"difference": -0.0304, "low": -0.05, "high": 0.0006}
     assert statistics.interval_text(result) == "-0.030 (-0.050 to +0.001)"
@@ -77,6 +107,7 @@ def test_a_result_in_words_has_signs_and_three_decimals():
         (-0.1, -0.001, "lower"),
         (-0.1, 0.1, "undecided"),
         (0.0, 0.1, "undecided"),
+        (-0.1, 0.0, "undecided"),
         (np.nan, np.nan, "not measured"),
     ],
 )

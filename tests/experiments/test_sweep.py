@@ -192,33 +192,68 @@ def test_one_run_twice_is_refused(write_run):
         sweep.runs(path.parent)
 
 
-def curve_of(means, sd=0.0, seeds=3):
-    table = pd.DataFrame(sorted(means.items()), columns=["lam", "mean"])
-    return table.assign(sd=sd, seeds=seeds, cohort="mni", image_loss="ncc", int_steps=0)
+def grid_of(dice_of, subjects="abcd", **group):
+    """Runs and pairs of one group with Dice ``dice_of[lam](moving, fixed)``, two seeds alike."""
+    group = {"cohort": "mni", "image_loss": "ncc", "int_steps": 0} | group
+    runs, pairs = [], []
+    for lam, value in dice_of.items():
+        for seed in (0, 1):
+            about = group | {"lam": lam, "seed": seed}
+            runs.append(about | {"diverged": value is None})
+            if value is not None:
+                pairs.append(all_pairs(subjects, value).assign(**about))
+    return pd.DataFrame(runs), pd.concat(pairs) if pairs else pd.DataFrame()
 
 
-def test_the_smoothest_lam_within_one_standard_error_is_chosen():
-    means = {0.1: 0.70, 1.0: 0.72, 2.0: 0.715, 5.0: 0.68}
-    sure, unsure = curve_of(means, sd=0.003), curve_of(means, sd=0.003 * 3)
-    assert sweep.choose(sure)["lam"].item() == 1.0  # error 0.0017: 2.0 is 0.005 worse
-    assert sweep.choose(unsure)["lam"].item() == 2.0  # error 0.0052
-    assert sweep.choose(unsure)["best"].item() == 1.0
-    assert sweep.choose(curve_of(means, sd=np.nan, seeds=1))["lam"].item() == 1.0
+def below(gap, spread):
+    """A Dice that is lower by ``gap`` in the mean; its fixed subjects differ by ``spread``.
+
+    The spread is that of four subjects, -1.5 to 1.5 of it, whose standard error is 0.645 of it.
+    """
+    return lambda moving, fixed: 0.7 - gap - spread * ("abcd".index(fixed) - 1.5)
+
+
+def test_a_gap_has_the_standard_error_of_its_subjects():
+    table = sweep.gaps(grid_of({1.0: below(0, 0), 2.0: below(0.005, 0.01)})[1]).set_index("lam")
+    assert table["dice"].tolist() == pytest.approx([0.7, 0.695])
+    assert table["gap"].tolist() == pytest.approx([0, 0.005])
+    assert table["error"].tolist() == pytest.approx([0, 0.01 * np.std(range(4), ddof=1) / 2])
+
+
+def test_the_largest_lam_within_one_standard_error_of_its_gap_is_chosen():
+    dice = {0.1: below(0.02, 0), 1.0: below(0, 0), 2.0: below(0.005, 0.01), 5.0: below(0.04, 0.01)}
+    chosen = sweep.choose(*grid_of(dice)).iloc[0]
+    assert (chosen["best"], chosen["lam"]) == (1.0, 2.0)  # 0.005 below, and its error is 0.0065
+    assert (chosen["dice"], chosen["gap"]) == pytest.approx((0.695, 0.005))
+    surer = sweep.choose(*grid_of(dice | {2.0: below(0.005, 0.005)}))  # an error of 0.0032
+    assert surer[["best", "lam", "gap", "error"]].to_numpy().tolist() == [[1.0, 1.0, 0.0, 0.0]]
+
+
+def test_what_makes_a_subject_hard_for_every_lam_does_not_matter():
+    hard = {1.0: below(0, 0.1), 2.0: below(0.005, 0.1)}
+    assert sweep.choose(*grid_of(hard))["lam"].item() == 1.0
+
+
+def test_each_group_chooses_for_itself():
+    first = grid_of({1.0: below(0, 0), 2.0: below(0.01, 0)})
+    second = grid_of({1.0: below(0.01, 0), 2.0: below(0, 0)}, int_steps=7)
+    both = (pd.concat(parts) for parts in zip(first, second, strict=True))
+    assert sweep.choose(*both).set_index("int_steps")["lam"].to_dict() == {0: 1.0, 7: 2.0}
 
 
 def test_a_group_of_which_every_run_diverged_is_named():
-    dead = curve_of({0.1: np.nan, 1.0: np.nan}).assign(image_loss="mse", seeds=0, int_steps=7)
-    both = pd.concat([curve_of({0.1: 0.6, 1.0: 0.7}), dead])
+    runs, pairs = grid_of({1.0: below(0, 0)})
+    dead = grid_of({0.1: None, 1.0: None}, image_loss="mse", int_steps=7)[0]
     with pytest.raises(
         sweep.GridError,
         match=r"cohort mni, image_loss mse, int_steps 7: every run diverged \(λ = 0\.1, 1\)",
     ):
-        sweep.choose(both)
+        sweep.choose(pd.concat([runs, dead]), pairs)
 
 
 def test_a_value_at_which_every_run_diverged_is_not_chosen():
-    means = {0.1: 0.70, 1.0: 0.72, 2.0: np.nan}
-    assert sweep.choose(curve_of(means))[["best", "lam"]].to_numpy().tolist() == [[1.0, 1.0]]
+    chosen = sweep.choose(*grid_of({0.1: below(0.02, 0), 1.0: below(0, 0), 2.0: None}))
+    assert chosen[["best", "lam"]].to_numpy().tolist() == [[1.0, 1.0]]
 
 
 def test_the_record_of_a_run_that_diverged_is_a_row(write_run):
@@ -295,6 +330,15 @@ def test_a_report_has_means_over_seeds_and_their_spread(write_run):
     row = sweep.report(sweep.runs(path.parent)).reset_index().iloc[0]
     assert (row["dice_mean"], row["seeds"], row["identity_dice"]) == (0.72, 2, 0.5)
     assert row["dice_sd_seeds"] == pytest.approx(0.04 / np.sqrt(2))
+
+
+def test_a_printed_table_has_names_for_readers():
+    rows = [("mni", "ncc", 0, 1.0, 0.7), ("own", "mse", 7, 0.01, 0.6)]
+    table = sweep.readable(pd.DataFrame(rows, columns=[*sweep.GROUP, "lam", "dice"]))
+    assert table.index.names == ["subjects", "model"]
+    assert table.index.tolist() == [("simulated", "NCC"), ("own", "MSE, integrated")]
+    assert list(table) == ["λ", "dice"]
+    assert len(sweep.readable(pd.DataFrame(rows[:0], columns=[*sweep.GROUP, "lam"]))) == 0
 
 
 @pytest.fixture

@@ -181,17 +181,19 @@ def lpba_spoilt(folder, what):
     image, labels = head()
     if what == "a person":
         shutil.rmtree(s05)
-        return r"2 of 80 files missing, of 1 of 40 people: S05/S05\.delineation\.skullstripped\.img"
+        return (
+            r"2 of 80 files missing, of 1 of 40 subjects: S05/S05\.delineation\.skullstripped\.img"
+        )
     if what == "a file":
         voxels.unlink()
-        return r"1 of 80 files missing, of 1 of 40 people: S05/S05\.delineation\.structure\.label"
+        return r"1 of 80 files missing, of 1 of 40 subjects: S05/S05\.delineation\.structure\.label"
     if what == "a header":
         (s05 / "S05.delineation.skullstripped.hdr").unlink()
         return r"1 of 80 files missing.* S05/S05\.delineation\.skullstripped\.hdr"
     if what == "everyone after S02":
         for number in range(3, 41):
             shutil.rmtree(folder / f"S{number:02d}")
-        return r"76 of 80 files missing, of 38 of 40 people: S03/.* and 73 more"
+        return r"76 of 80 files missing, of 38 of 40 subjects: S03/.* and 73 more"
     if what == "half a file":
         voxels.write_bytes(voxels.read_bytes()[:500])
         return r"S05\.delineation\.structure\.label\.img\.gz: not a readable"
@@ -407,23 +409,23 @@ def oasis_spoilt(root, what):
     image, labels = volume(2)
     if what == "a person":
         shutil.rmtree(folder)
-        return rf"2 of 12 files missing, of 1 of 6 people: {IDS[2]}/aligned_norm\.nii\.gz"
+        return rf"2 of 12 files missing, of 1 of 6 subjects: {IDS[2]}/aligned_norm\.nii\.gz"
     if what == "a file":
         (folder / "aligned_seg35.nii.gz").unlink()
-        return rf"1 of 12 files missing, of 1 of 6 people: {IDS[2]}/aligned_seg35\.nii\.gz"
+        return rf"1 of 12 files missing, of 1 of 6 subjects: {IDS[2]}/aligned_seg35\.nii\.gz"
     if what == "volumes":
         for path in root.glob("*/aligned_*"):
             path.unlink()
         return r"12 of 12 files missing.* and 9 more\. It has slice_norm\.nii\.gz: use ndim=2"
     if what == "the end of the list":
         (root / "subjects.txt").write_text("\n".join(IDS[:4]))
-        return r"subjects\.txt: lists 4 people in 4 lines, expected 6"
+        return r"subjects\.txt: lists 4 subjects in 4 lines, expected 6"
     if what == "someone twice":
         (root / "subjects.txt").write_text("\n".join([*IDS[:5], IDS[0]]))
-        return r"subjects\.txt: lists 5 people in 6 lines"
+        return r"subjects\.txt: lists 5 subjects in 6 lines"
     if what == "someone too many times":
         (root / "subjects.txt").write_text("\n".join([*IDS, IDS[0]]))
-        return r"subjects\.txt: lists 6 people in 7 lines"
+        return r"subjects\.txt: lists 6 subjects in 7 lines"
     if what == "names":
         (root / "seg35_labels.txt").unlink()
         return r"seg35_labels\.txt: missing"

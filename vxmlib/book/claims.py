@@ -1,132 +1,162 @@
-"""The list of claims about VoxelMorph: what was measured for each, and the verdict from it."""
+"""The list of claims about VoxelMorph: a verdict for each, and one table for each topic.
 
+The list is ``vxmlib/data/claims.csv``. :mod:`vxmlib.book.claims_measure` runs small experiments,
+:mod:`vxmlib.book.claims_records` reads what lessons and committed records measured, and
+:mod:`vxmlib.book.claims_verdicts` decides from these numbers. Nothing here needs TensorFlow.
+"""
+
+import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-HOLDS, CONDITION = "holds", "holds with a condition"
-FAILS, UNTESTED = "does not hold", "not testable here"
+from vxmlib.book.claims_verdicts import RULES
 
-#: The claims: name, the sentence as it is said, what it needs to hold, where it is tested, and the
-#: lesson that shows why.
+HOLDS, CONDITION, FAILS = "holds", "holds with a condition", "does not hold"
+UNDECIDED, NOT_REPLICATED = "undecided", "not replicated in our setting"
+VERDICTS = (HOLDS, CONDITION, FAILS, NOT_REPLICATED, UNDECIDED)
+
+#: One row a claim: name, topic, the claim, its source, the condition under which it holds (may be
+#: empty), what was measured (a template for the numbers), the lesson that shows it.
 CLAIMS = Path(__file__).parents[1] / "data" / "claims.csv"
+
+#: What a link to a lesson says.
+LESSONS = {
+    "01_data": "Data",
+    "02_model": "Network and losses",
+    "03_fit": "Compile and fit",
+    "04_dice": "Dice",
+    "05_jacobian": "Jacobian",
+    "06_choose": "Choice of λ",
+    "07_weights": "Authors' weights",
+    "08_real": "Real brains",
+    "11_diffeomorphic": "Diffeomorphic",
+    "13_instance": "Instance optimisation",
+    "14_hypermorph": "HyperMorph",
+    "15_steps": "One step, three ways",
+    "16_situations": "Four situations",
+    "ablations": "Ablations",
+    "cost": "Cost",
+    "definitions": "Definitions",
+    "one_page": "One page",
+    "troubleshooting": "Troubleshooting",
+}
 
 
 class ClaimError(ValueError):
-    """A claim that is not in the list, or was not answered, or twice."""
+    """A claim without numbers, numbers without a claim, or a number that is missing."""
 
 
-def error_of(call):
-    """What a call raises: its type and first line, or "" when it runs.
-
-    Examples
-    --------
-    >>> error_of(lambda: 1 / 0)
-    'ZeroDivisionError: division by zero'
-    """
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-        first = str(error).strip().split("\n")[0]
-        return f"{type(error).__name__}: {first}"
-    return ""
+def load(path=CLAIMS):
+    """The list of claims, by name."""
+    return pd.read_csv(path, keep_default_na=False).set_index("name")
 
 
-class Ledger:
-    """The claims of a list, to be answered one by one.
+def verdict(holds, *, condition="", from_paper=False):
+    """The verdict in words.
 
     Parameters
     ----------
-    path : path
-        CSV with ``name``, ``claim``, ``condition`` (may be empty), ``section`` (of the lesson that
-        executes the claims) and ``lesson`` (the one that shows why).
+    holds : bool or None
+        Answer of a rule; None where the measurement cannot decide.
+    condition : str
+        The condition under which the claim holds, "" for none.
+    from_paper : bool
+        Whether the claim is a paper's. Our data and trainings differ from a paper's, so its claim
+        is "not replicated" where we measure something else.
 
     Examples
     --------
-    >>> ledger = Ledger()
-    >>> ledger.add("epoch", "63 % of 40 people", holds=False)
-    'does not hold'
+    >>> verdict(False), verdict(False, from_paper=True), verdict(True, condition="in 2D")
+    ('does not hold', 'not replicated in our setting', 'holds with a condition')
+    """
+    if holds is None:
+        return UNDECIDED
+    if holds:
+        return CONDITION if condition else HOLDS
+    return NOT_REPLICATED if from_paper else FAILS
+
+
+class Ledger:
+    """The claims with what was measured for each, and the verdicts.
+
+    Parameters
+    ----------
+    numbers : dict of str to dict
+        For each claim, the numbers and texts that its rule and its template use.
+    path : path
+        The list, see :data:`CLAIMS`.
+    rules : dict of str to function
+        Numbers -> True, False or None (undecided).
+
+    Raises
+    ------
+    ClaimError
+        A claim has no numbers or no rule, numbers belong to no claim, or a number is missing or
+        NaN. The claim is named.
     """
 
-    def __init__(self, path=CLAIMS):
-        self.claims = pd.read_csv(path, keep_default_na=False).set_index("name")
-        self.answers = {}
+    def __init__(self, numbers, path=CLAIMS, rules=RULES):
+        self.numbers, listed = numbers, load(path)
+        for what, names in {"numbers": set(numbers), "a rule": set(rules)}.items():
+            if missing := [name for name in listed.index if name not in names]:
+                raise ClaimError(f"claims without {what}: {', '.join(missing)}")
+        if unknown := sorted(set(numbers) - set(listed.index)):
+            raise ClaimError(f"numbers of no claim in the list: {', '.join(unknown)}")
+        rows = {name: self._judge(name, claim, rules[name]) for name, claim in listed.iterrows()}
+        self.claims = listed.assign(**pd.DataFrame(rows).T)
 
-    def add(self, name, found, *, holds):
-        """Answer a claim; return the verdict.
-
-        Parameters
-        ----------
-        name : str
-            Of the list.
-        found : str
-            What was measured, with its numbers; why not, when nothing could be.
-        holds : bool or None
-            What the measurement says; None when it could not be made here.
-
-        Returns
-        -------
-        str
-            "holds", "holds with a condition" (where the list names one), "does not hold" or
-            "not testable here".
-
-        Raises
-        ------
-        ClaimError
-            A name that is not in the list or was answered, nothing found, or ``holds`` that is no
-            truth value.
-        """
-        if name not in self.claims.index:
-            known = ", ".join(self.claims.index)
-            raise ClaimError(f"name: found {name!r}, expected one of: {known}")
-        if name in self.answers:
-            raise ClaimError(f"{name}: answered already")
-        if not found.strip():
-            raise ClaimError(f"{name}: found is empty, expected what was measured")
-        if not (holds is None or isinstance(holds, bool | np.bool_)):
-            raise ClaimError(f"{name}: holds is {holds!r}, expected a truth value or None")
-        if holds is None:
-            verdict = UNTESTED
-        elif holds:
-            verdict = CONDITION if self.claims.loc[name, "condition"] else HOLDS
-        else:
-            verdict = FAILS
-        self.answers[name] = {"found": found, "verdict": verdict}
-        return verdict
-
-    def table(self):
-        """The ledger, numbered: ``claim``, ``found`` (with its condition), ``verdict``, ``section``
-        and ``lesson``.
-
-        Raises
-        ------
-        ClaimError
-            A claim of the list has no answer.
-        """
-        if missing := [name for name in self.claims.index if name not in self.answers]:
-            raise ClaimError(f"no answer for: {', '.join(missing)}")
-        table = self.claims.join(pd.DataFrame(self.answers).T).reset_index(drop=True)
-        with_condition = table["verdict"] == CONDITION
-        table.loc[with_condition, "found"] += "; condition: " + table["condition"]
-        table.index += 1
-        return table[["claim", "found", "verdict", "section", "lesson"]]
+    def _judge(self, name, claim, rule):
+        """Verdict, and what was measured as text."""
+        numbers = self.numbers[name]
+        if bad := [key for key, value in numbers.items() if _not_finite(value)]:
+            raise ClaimError(f"{name}: {', '.join(bad)}: expected a finite number")
+        try:
+            holds = rule(numbers)
+            words = {key: _in_words(value) for key, value in numbers.items()}
+            measured = claim["measured"].format(**words)
+            condition = claim["condition"].format(**words)
+        except (KeyError, IndexError) as error:
+            raise ClaimError(
+                f"{name}: no number {error}; there are: {', '.join(numbers)}"
+            ) from None
+        from_paper = "https://doi.org/" in claim["source"]
+        decided = verdict(holds, condition=condition, from_paper=from_paper)
+        if decided == CONDITION:
+            measured += f" Condition: {condition}."
+        return {"verdict": decided, "measured": measured}
 
     def counts(self):
-        """How many claims have each verdict, all four named."""
-        verdicts = self.table()["verdict"].value_counts()
-        return {v: int(verdicts.get(v, 0)) for v in (HOLDS, CONDITION, FAILS, UNTESTED)}
+        """How many claims have each verdict, all five named."""
+        verdicts = self.claims["verdict"].value_counts()
+        return {name: int(verdicts.get(name, 0)) for name in VERDICTS}
 
-    def markdown(self):
-        """The ledger as a Markdown table for a page of ``book/``.
+    def table(self, topic):
+        """The claims of one topic as a Markdown table: verdict, claim and source, measurement."""
+        rows = self.claims[self.claims["topic"] == topic]
+        if not len(rows):
+            topics = ", ".join(self.claims["topic"].unique())
+            raise ClaimError(f"topic: found {topic!r}, expected one of: {topics}")
+        lines = ["| Verdict | Claim | Measured |", "|---|---|---|"]
+        for _, row in rows.iterrows():
+            claim = f"{row['claim']} *Source: {row['source']}*"
+            cells = (f"**{row['verdict']}**", claim, f"{row['measured']} ({_link(row['lesson'])})")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join(lines)
 
-        Each row leads to the section of lesson 16 that tests it and to the lesson that shows why.
-        """
-        lines = ["| Claim | Verdict | Measured |", "|---|---|---|"]
-        for number, row in self.table().iterrows():
-            tested = f"{{ref}}`tested <claims-{row['section']}>`"
-            link = f"[lesson {int(row['lesson'][:2])}](../notebooks/{row['lesson']}.ipynb)"
-            claim, found = (row[key].replace("|", "\\|") for key in ("claim", "found"))
-            cells = (f"{number}. {claim}", f"**{row['verdict']}**", f"{found} ({tested}, {link})")
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(["```{table}", ":class: ledger", "", *lines, "```"])
+
+def _link(lesson):
+    """A link to a lesson, or to a section of it."""
+    stem, _, section = lesson.partition("#")
+    target = f"{stem}.ipynb" + (f"#{section}" if section else "")
+    return f"[{LESSONS[stem]}]({target})"
+
+
+def _in_words(value):
+    """A value as a sentence takes it: yes or no for a truth value."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+def _not_finite(value):
+    values = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(each, float) and not math.isfinite(each) for each in values)

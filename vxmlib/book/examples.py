@@ -1,15 +1,17 @@
-"""Provide one scan as it comes from a scanner, for lesson 2 to prepare.
+"""Write the files that two pages start from: one raw scan, and the brains of the one-page script.
 
-A real cohort has such files. For the simulated people one is written: a person in a scanner at a
+A real cohort has raw scans. For the simulated people one is written: a person in a scanner at a
 known :func:`pose`, stored as 16-bit integers on another grid.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from vxmlib import cohorts, nifti, preprocess
+from vxmlib import cohorts, files, nifti, preprocess
+from vxmlib.experiments import runs
 from vxmlib.sources import malf, own
 
 SCANNER_SHAPE = (180, 150, 160)
@@ -36,6 +38,34 @@ def scan(settings, folder) -> Path:
     if settings.cohort == "own":
         return next(path for path, _ in own.find(Path(settings.root)).values())
     return _simulated(Path(folder) / "scan.nii.gz")
+
+
+def brains(settings, folder) -> Path:
+    """Write the file that ``examples/one_page.py`` reads: coronal slices and their label maps.
+
+    Parameters
+    ----------
+    settings : vxmlib.experiments.settings.Settings
+        Their cohort; the slices are 2D in every profile.
+    folder : path
+        Where ``brains.npz`` is written.
+
+    Returns
+    -------
+    Path
+        Of a file with ``images`` ``(n, *vol)`` float32 in [0, 1] and ``labels`` ``(n, *vol)``
+        int16: all training subjects, then the first two test subjects.
+    """
+    people = runs.load_cohort(replace(settings, ndim=2))
+    subjects = [*people.split["train"], *people.split["test"][:2]]
+    path = Path(folder) / "brains.npz"
+    with files.whole(path) as part:
+        np.savez(
+            part,
+            images=np.stack([people.image(subject) for subject in subjects]),
+            labels=np.stack([people.labels(subject) for subject in subjects]),
+        )
+    return path
 
 
 def pose() -> np.ndarray:

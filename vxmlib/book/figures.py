@@ -119,18 +119,6 @@ def people(images, titles, *, labels=None, columns=5, side=True) -> Figure:
     return fig
 
 
-def histograms(images, titles) -> Figure:
-    """Intensity histograms of the brain (values above 0), one line an image."""
-    fig, ax = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
-    bins = np.linspace(0, 1, 65)
-    for image, title, style in zip(images, titles, cycle(("-", "--", ":", "-.")), strict=False):
-        counts, _ = np.histogram(image[image > 0], bins=bins, density=True)
-        ax.plot(0.5 * (bins[1:] + bins[:-1]), counts, style, label=title)
-    ax.set(xlabel="intensity after normalisation", ylabel="density in the brain")
-    ax.legend(frameon=False)
-    return fig
-
-
 def pair(moving, fixed, *, titles=("moving", "fixed")) -> Figure:
     """Two images of a pair and their difference, before any registration."""
     fig, axes = plt.subplots(1, 3, figsize=(8.2, 3.1), layout="constrained")
@@ -662,7 +650,10 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
 
 def _seed_curves(ax, table) -> None:
     """One line for each integration: mean over seeds, bars from the least to the greatest."""
-    looks = {0: ("-", "o", AFTER, "displacement"), 7: ("--", "s", "#b35806", "integrated")}
+    looks = {
+        0: ("-", "o", AFTER, "without integration"),
+        7: ("--", "s", "#b35806", "with integration"),
+    }
     for int_steps, part in table.groupby("int_steps"):
         style, marker, colour, name = looks.get(int_steps, ("-", "^", "0.3", f"int {int_steps}"))
         spread = [part["mean"] - part["low"], part["high"] - part["mean"]]

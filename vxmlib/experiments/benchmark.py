@@ -1,4 +1,4 @@
-"""Train, measure and time the methods of ``config/real.yaml`` on real people in 3D.
+"""Train, measure and time the methods of ``config/real.yaml`` on real subjects in 3D.
 
 Each function makes one record, and does nothing where the record is there with the settings and
 weights of now. Records, and the weights that a method uses, go to one folder; checkpoints and half
@@ -22,14 +22,14 @@ from vxmlib.methods import baselines
 
 #: Pairs that are watched step by step, and pairs that are timed.
 WATCHED, TIMED = 6, 3
-#: How often a training looks at the validation people.
+#: How often a training looks at the validation subjects.
 LOOKS = 6
 #: What one piece of work that cannot be done may raise, while the others go on.
 FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
 def load_people(plan: dict, **options) -> cohorts.Cohort:
-    """The people of the plan (or of its ablation)."""
+    """The subjects of the plan (or of its ablation)."""
     return runs.load_cohort(Settings(profile="full", **plan["people"]), **options)
 
 
@@ -57,7 +57,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
 
 
 def fit(settings: Settings, people, folder: Path) -> runs.Run:
-    """Train by the settings, or go on, and look at the validation people on the way."""
+    """Train by the settings, or go on, and look at the validation subjects on the way."""
     watched = cohorts.ordered_pairs(people.split["validation"])
     every = max(1, settings.epochs // LOOKS)
     monitor = training.RegistrationMonitor(people, watched, every=every)
@@ -140,7 +140,7 @@ def registration(plan: dict, name: str, people, results: Path):
 
 
 def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
-    """Measure a method on all ordered pairs of one part of the people; write its record."""
+    """Measure a method on all ordered pairs of one part of the subjects; write its record."""
     parameters = measured_parameters(plan, name, results)
     file = results / part / f"{name}.json"
     if _is_made(file, parameters):
@@ -162,7 +162,7 @@ def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> No
 
 
 def measured_parameters(plan: dict, name: str, results: Path) -> dict:
-    """All that a method's figures depend on: people, its entry, its training's settings, weights.
+    """All that a method's figures depend on: subjects, its entry, its training's settings, weights.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def times(plan: dict, results: Path) -> None:
 
 
 def timed_parameters(plan: dict, results: Path) -> dict:
-    """The people, and the methods that were measured on the test people, as the file has them."""
+    """The subjects, and the methods that were measured on the test subjects, as in the file."""
     return {"people": plan["people"]} | {
         name: method
         for name, method in plan["methods"].items()
@@ -252,7 +252,7 @@ def timed_parameters(plan: dict, results: Path) -> dict:
 
 
 def pairs_of(people, part: str) -> list[tuple[str, str]]:
-    """Each two people of a part once; of "repeats", a person's two scans; "few": those timed."""
+    """Each two subjects of a part once; of "repeats", a subject's two scans; "few": those timed."""
     if part == "repeats":
         return list(zip(people.split["validation"], people.split["repeats"], strict=True))
     if part == "few":

@@ -16,7 +16,7 @@ _LARGE = (2, 3, 41, 42)
 #: Numbers of the cortical parcels in the manual label maps of `malf`.
 CORTEX_FROM = 100
 
-#: What one direction of a pair is measured by, besides its people.
+#: What one direction of a pair is measured by, besides its subjects.
 MEASURES = (
     "dice",
     "dice_cortex",
@@ -54,7 +54,7 @@ def cortical(structures):
 
 
 def unordered(ids):
-    """List each pair of two different people once, in the order of the list.
+    """List each pair of two different subjects once, in the order of the list.
 
     Examples
     --------
@@ -94,14 +94,14 @@ def both_at_once(method):
 
 
 def measure_pair(people, parcels, first, second, both):
-    """Register two people onto each other and measure both directions.
+    """Register two subjects onto each other and measure both directions.
 
     Parameters
     ----------
     people : Cohort
         In 3-D; Dice and surfaces are over :func:`core` of its structures.
     parcels : Cohort or None
-        The same people with the manual labels, for the cortical parcels.
+        The same subjects with the manual labels, for the cortical parcels.
     first, second : str
     both : callable
         See :func:`one_way`.
@@ -113,7 +113,7 @@ def measure_pair(people, parcels, first, second, both):
         ``surface_mm`` is the 95th percentile of the surface distance, mean over core structures;
         folding in percent of all voxels and of the fixed brain; ``length_mm`` the mean length of
         the displacement over the fixed brain; ``inverse_consistency_mm`` likewise of the way that
-        is left after going there and back. Overlaps and surfaces of a person without a label map
+        is left after going there and back. Overlaps and surfaces of a subject without a label map
         are NaN.
     """
     manual = None if parcels is None else (parcels, cortical(parcels.structures))
@@ -137,7 +137,7 @@ def measure_all(people, parcels, pairs, both, *, file, say=None):
     people, parcels, both
         See :func:`measure_pair`.
     pairs : sequence of (str, str)
-        Each two people once, see :func:`unordered`.
+        Each two subjects once, see :func:`unordered`.
     file : path
         One JSON object a line, one line a direction; a stopped measurement goes on after it.
     say : callable
@@ -151,7 +151,7 @@ def measure_all(people, parcels, pairs, both, *, file, say=None):
     Raises
     ------
     ValueError
-        A structure to measure that none of the people has.
+        A structure to measure that none of the subjects has.
     """
     say = say or partial(print, flush=True)
     check_structures(people, core(people.structures), pairs)
@@ -185,7 +185,7 @@ def check_structures(people, structures, pairs):
     Raises
     ------
     ValueError
-        Naming the structures that none of these people has. People without a label map do not
+        Naming the structures that none of these subjects has. Subjects without a label map do not
         count.
     """
     ids = sorted({subject for pair in pairs for subject in pair} - set(people.unlabelled))
@@ -195,8 +195,8 @@ def check_structures(people, structures, pairs):
     if absent := {label: name for label, name in structures.items() if label not in present}:
         listed = ", ".join(f"{label} ({name})" for label, name in absent.items())
         raise ValueError(
-            f"structures: found {listed}, which none of {len(ids)} people has; take it out of the "
-            "list, or mend its number"
+            f"structures: found {listed}, which none of {len(ids)} subjects has; remove it from "
+            "the list or correct its number"
         )
 
 

@@ -58,7 +58,7 @@ def write_record(
 
 
 def make_record(lesson: str, settings: Settings, people: cohorts.Cohort, *, seconds, **metrics):
-    """A record of what a lesson measured on these people, with its provenance.
+    """A record of what a lesson measured on these subjects, with its provenance.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One run of the recipe: settings in, a trained model out; what lesson 4 spells out, as one call.
+"""Train one model from its settings in one call, as the lesson on compile and fit does by steps.
 
 One function each loads the cohort of a run, builds its model and trains it.
 
@@ -46,9 +46,9 @@ class Run:
 
 
 def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
-    """The people of a run.
+    """The subjects of a run.
 
-    The people are the data set and stay the same for every ``settings.seed``, so that two
+    The subjects are the data set and stay the same for every ``settings.seed``, so that two
     seeds differ in the training alone. Further options go to :func:`vxmlib.cohorts.load`.
 
     Examples
@@ -110,7 +110,7 @@ def build_model(settings: Settings, shape):
 
 
 def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
-    """The ordered pairs of validation people that every run watches."""
+    """The ordered pairs of validation subjects that every run watches."""
     return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
 
 
@@ -181,7 +181,7 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
     model : compiled model, optional
         In place of that of :func:`build_model`.
     monitors : sequence of tf.keras.callbacks.Callback
-        What looks at validation people during the training.
+        What looks at validation subjects during the training.
     validation : sequence of (moving id, fixed id), optional
         Pairs on which the loss is computed after each epoch.
 

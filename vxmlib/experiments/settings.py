@@ -63,7 +63,7 @@ class Settings:
     Parameters
     ----------
     cohort : {"mni", "malf", "own"}
-        Which people: simulated, real and fetched, or a folder of yours (``root``).
+        Which subjects: simulated, real and fetched, or a folder of yours (``root``).
     profile : {"smoke", "quick", "full"}
         How much work: gives every parameter below that is None; see :data:`PROFILES`.
     seed : int
@@ -84,7 +84,7 @@ class Settings:
         Voxel size in mm, and rate of Adam, above 0.
     ndim : {2, 3}, optional
     people : mapping, optional
-        Number of train, validation and test people of a simulated cohort; a real one has its own
+        Number of train, validation and test subjects of a simulated cohort; a real one has its own
         split.
     epochs, steps_per_epoch : int, optional
     pairs : int, optional

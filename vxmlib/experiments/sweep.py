@@ -8,10 +8,12 @@ import pandas as pd
 
 from vxmlib import files, records
 from vxmlib.experiments.settings import Settings
-from vxmlib.experiments.statistics import paired_difference
+from vxmlib.experiments.statistics import paired_difference, paired_error
 
 #: What tells the groups of a grid apart; λ and the seed vary within a group.
 GROUP = ["cohort", "image_loss", "int_steps"]
+#: What the subjects of a committed grid are called on pages.
+SUBJECTS = {"mni": "simulated", "malf": "real"}
 #: What a record says of a run, by the column of :func:`runs` that holds it.
 MEASURES = ("dice_mean", "folding_percent_brain", "sd_log_jacobian")
 
@@ -159,50 +161,71 @@ def curve(table, measure):
     ).reset_index()
 
 
-def choose(dice_curve):
-    """The λ that a group's validation Dice chooses: the smoothest that is as good as the best.
-
-    "As good" means within one standard error over seeds of the best mean: the rule of one
-    standard error, which prefers the simpler model where the data cannot tell.
+def gaps(pairs):
+    """How far each λ of a group is below its best λ in Dice, and how sure that is.
 
     Parameters
     ----------
-    dice_curve : pandas.DataFrame
-        Rows of :func:`curve` for ``dice_mean``, one group or several.
+    pairs : pandas.DataFrame
+        Rows of :func:`by_pair`, one group or several. Seeds are averaged first.
 
     Returns
     -------
     pandas.DataFrame
-        One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), ``dice``
-        (mean at the chosen one), ``tolerance``.
+        One row a group and λ: ``dice`` (the mean), ``gap`` (the best mean minus this one) and
+        ``error``, the standard error of the gap over subjects, see
+        :func:`vxmlib.experiments.statistics.paired_error`. Both are 0 for the best λ itself.
+    """
+    rows = []
+    for group, part in pairs.groupby(GROUP):
+        dice = part.groupby("lam")["dice"].mean()
+        best = part[part["lam"] == dice.idxmax()]
+        for lam, one in part.groupby("lam"):
+            values = {"lam": lam, "dice": dice[lam], "gap": dice.max() - dice[lam]}
+            values["error"] = paired_error(best, one)
+            rows.append(dict(zip(GROUP, group, strict=True)) | values)
+    return pd.DataFrame(rows)
+
+
+def choose(table, pairs):
+    """The λ that a group's validation Dice chooses: the largest that is about as good as the best.
+
+    "About as good" means that the gap to the best λ is at most its own standard error over
+    subjects (:func:`gaps`). All λ register the same pairs, so what makes a subject easy or hard
+    cancels in the gap. It does not in the standard error of one λ's Dice, which is therefore no
+    measure of how well two λ can be told apart; nor is the spread over seeds, which says nothing
+    about other subjects.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of :func:`runs`, which know of the runs that diverged.
+    pairs : pandas.DataFrame
+        Rows of :func:`by_pair` of the same runs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), and ``dice``,
+        ``gap`` and ``error`` at the chosen one.
 
     Raises
     ------
     GridError
         A group of which every run diverged. No λ can be chosen for it, and the comparison of the
         groups would silently lack it.
-
-    Examples
-    --------
-    >>> rows = [(0.1, 0.70), (1.0, 0.72), (2.0, 0.719), (5.0, 0.68)]
-    >>> table = pd.DataFrame(rows, columns=["lam", "mean"]).assign(sd=0.006, seeds=3)
-    >>> table = table.assign(cohort="mni", image_loss="ncc", int_steps=0)
-    >>> choose(table)[["best", "lam"]].to_numpy().tolist()
-    [[1.0, 2.0]]
     """
+    for group, part in table.groupby(GROUP):
+        if part["diverged"].all():
+            raise GridError(_all_diverged(group, part["lam"].unique()))
     chosen = []
-    for group, part in dice_curve.groupby(GROUP):
-        if part["mean"].isna().all():
-            raise GridError(_all_diverged(group, part["lam"]))
-        best = part.loc[part["mean"].idxmax()]
-        error = best["sd"] / np.sqrt(best["seeds"])
-        tolerance = 0.0 if np.isnan(error) else float(error)
-        enough = part[part["mean"] >= best["mean"] - tolerance]
+    for group, part in gaps(pairs).groupby(GROUP):
+        enough = part[part["gap"] <= part["error"]]
         last = enough.loc[enough["lam"].idxmax()]
         chosen.append(
             dict(zip(GROUP, group, strict=True))
-            | {"best": best["lam"], "lam": last["lam"], "dice": last["mean"]}
-            | {"tolerance": tolerance}
+            | {"best": part.loc[part["gap"].idxmin(), "lam"]}
+            | last[["lam", "dice", "gap", "error"]].to_dict()
         )
     return pd.DataFrame(chosen)
 
@@ -257,6 +280,8 @@ def report(table):
 def differences(pairs, chosen, *, common=0.01):
     """What the chosen λ, the loss and the integration change: paired differences of Dice.
 
+    Each loss, with and without integration, takes part at the λ that was chosen for it.
+
     Parameters
     ----------
     pairs : pandas.DataFrame
@@ -264,7 +289,7 @@ def differences(pairs, chosen, *, common=0.01):
     chosen : pandas.DataFrame
         Of :func:`choose`, the four groups of each cohort.
     common : float
-        The λ that circulates for NCC.
+        The λ that public code often gives NCC.
 
     Returns
     -------
@@ -292,6 +317,33 @@ def differences(pairs, chosen, *, common=0.01):
             for what, both in compared.items()
         ]
     return pd.DataFrame(rows)
+
+
+def readable(table):
+    """A table of groups as a page prints it: names for readers in place of :data:`GROUP`.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        With the columns of :data:`GROUP`, and perhaps ``lam``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The other columns, with ``lam`` called "λ". The index has two levels: "subjects"
+        (:data:`SUBJECTS`, or the cohort itself) and "model", such as "NCC, integrated".
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"cohort": ["malf"], "image_loss": "mse", "int_steps": 7, "lam": 0.1})
+    >>> readable(table).index.tolist(), list(readable(table))
+    ([('real', 'MSE, integrated')], ['λ'])
+    """
+    subjects = table["cohort"].map(lambda name: SUBJECTS.get(name, name))
+    integrated = np.where(table["int_steps"] > 0, ", integrated", "")
+    index = {"subjects": subjects, "model": table["image_loss"].str.upper() + integrated}
+    others = table.drop(columns=GROUP).rename(columns={"lam": "λ"})
+    return others.set_index(pd.MultiIndex.from_frame(pd.DataFrame(index)))
 
 
 def hyper_curves(folder):

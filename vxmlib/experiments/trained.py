@@ -93,7 +93,7 @@ def again(comparison, name: str, *, pairs: int, people) -> pd.DataFrame:
     pairs : int
         How many unordered pairs; both directions of each are measured.
     people : Cohort
-        The people of the plan.
+        The subjects of the plan.
 
     Returns
     -------

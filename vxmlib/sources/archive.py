@@ -52,7 +52,7 @@ def folder(root, signs, *, inside=()):
 
 
 def require(root, files, *, hint=""):
-    """Make sure that every file of every person is there.
+    """Make sure that every file of every subject is there.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def require(root, files, *, hint=""):
     --------
     >>> require("data", {"a": {"a/norm.nii.gz": True}, "b": {"b/norm.nii.gz": False}})
     Traceback (most recent call last):
-    ValueError: data: 1 of 2 files missing, of 1 of 2 people: b/norm.nii.gz. Unpack it again.
+    ValueError: data: 1 of 2 files missing, of 1 of 2 subjects: b/norm.nii.gz. Unpack it again.
     """
     missing = [name for some in files.values() for name, there in some.items() if not there]
     if not missing:
@@ -80,7 +80,7 @@ def require(root, files, *, hint=""):
     people = sum(not all(some.values()) for some in files.values())
     raise ValueError(
         f"{root}: {len(missing)} of {sum(map(len, files.values()))} files missing, of {people} of "
-        f"{len(files)} people: {_listed(missing)}. {hint or 'Unpack it again.'}"
+        f"{len(files)} subjects: {_listed(missing)}. {hint or 'Unpack it again.'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Read LPBA40, 40 people with 56 manually drawn structures, from the unpacked archive.
+"""Read LPBA40, 40 subjects with 56 manually drawn structures, from the unpacked archive.
 
 The archive is "LPBA40 Subjects Delineation Space: MRI and label files in delineation space" of the
 Laboratory of Neuro Imaging (Shattuck et al., NeuroImage 2008), for whoever accepted its terms.
@@ -27,7 +27,7 @@ from vxmlib.sources import archive, own, template
 from vxmlib.sources.labels import read_table
 
 SUBJECTS = tuple(f"S{number:02d}" for number in range(1, 41))
-#: Ours; the publisher names none.  Many programs keep the first ten people for testing, so we do.
+#: Ours; the publisher names none.  Many programs keep the first ten subjects for testing, so we do.
 SPLIT = {"train": SUBJECTS[15:], "validation": SUBJECTS[10:15], "test": SUBJECTS[:10]}
 ALIGNMENTS = ("centre", "affine")
 
@@ -129,7 +129,7 @@ def cohort(*, ndim=2, spacing=None, root, align="centre"):
 
 
 class Scans:
-    """Makes the people of the cohort on a grid: one interpolation from delineation space.
+    """Makes the subjects of the cohort on a grid: one interpolation from delineation space.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class Scans:
     Raises
     ------
     ValueError
-        No such folder, the packed archive, missing files; when a person is read: a file that is
+        No such folder, the packed archive, missing files; when a subject is read: a file that is
         damaged or that is not what its name says.  The message names the file.
     """
 
@@ -181,7 +181,7 @@ class Scans:
         return own.place(image, affine, labels.astype(np.int16), self.shape, self.affine, **how)
 
     def _there(self, subject):
-        """The files that a person needs, each with whether it is there."""
+        """The files that a subject needs, each with whether it is there."""
         files = {}
         for kind in (_IMAGE, _LABELS):
             path = self._path(subject, kind)

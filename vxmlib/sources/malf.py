@@ -1,6 +1,6 @@
 """Read the real scans of the MICCAI 2012 challenge: files, official split, licence and credit.
 
-35 T1 scans of 30 people with manual label maps, from the MICCAI 2012 multi-atlas labelling
+35 T1 scans of 30 subjects with manual label maps, from the MICCAI 2012 multi-atlas labelling
 challenge.  Nothing of them is in this package but 35 affine matrices and a table of numbers.
 """
 
@@ -20,7 +20,7 @@ AFFINES_FILE = Path(__file__).parents[1] / "data" / "malf_affines.json"
 
 TRAIN = tuple("1000 1001 1002 1006 1007 1008 1009 1010 1011 1012 1013 1014 1015 1017 1036".split())
 VALIDATION = tuple("1003 1004 1005 1018 1019".split())
-REPEATS = tuple("1023 1024 1025 1038 1039".split())  # the validation people, scanned again
+REPEATS = tuple("1023 1024 1025 1038 1039".split())  # the validation subjects, scanned again
 TEST = tuple("1101 1104 1107 1110 1113 1116 1119 1122 1125 1128".split())
 SPLIT = {"train": TRAIN, "validation": VALIDATION, "test": TEST, "repeats": REPEATS}
 SCANS = tuple(sorted(TRAIN + VALIDATION + TEST + REPEATS))
@@ -99,7 +99,7 @@ def cohort(*, ndim=2, spacing=None, labels="freesurfer"):
 
 
 class Scans:
-    """Makes the people of the cohort on a grid: one interpolation from the native scan."""
+    """Makes the subjects of the cohort on a grid: one interpolation from the native scan."""
 
     def __init__(self, shape, affine, *, manual):
         self.shape, self.affine, self.manual = shape, affine, manual

@@ -1,10 +1,10 @@
-"""Read neurite-OASIS, 414 aligned people with automatic labels, from the unpacked archive.
+"""Read neurite-OASIS, 414 aligned subjects with automatic labels, from the unpacked archive.
 
 The collection was prepared by Hoopes and Dalca for HyperMorph from OASIS (Marcus et al. 2007), for
 whoever accepts the OASIS data use agreement.  It was not available to us.  What is read, and how,
 is what its README says (``neurite-oasis.md`` in the repository adalca/medical-datasets):
 
-- ``subjects.txt`` lists the people, each a folder such as ``OASIS_OAS1_0001_MR1``;
+- ``subjects.txt`` lists the subjects, each a folder such as ``OASIS_OAS1_0001_MR1``;
 - ``aligned_norm.nii.gz`` is 160 x 192 x 224, skull-stripped, bias-corrected, scaled to [0, 1] and
   resampled in FreeSurfer's Talairach space; ``slice_norm.nii.gz``, 160 x 192, is its coronal slice
   109 (in the file with a third axis of one voxel, as programs that read it show);
@@ -26,7 +26,7 @@ PEOPLE = 414
 SHAPE = (160, 192, 224)  # as stored: axes to the Left, Inferior, Anterior
 SLICE = 109  # along the last
 LABELS = {2: ("seg24", "seg4"), 3: ("seg35", "seg4")}  # the first is the default
-#: Ours.  The last twenty of the published list are the validation people of Learn2Reg 2021.
+#: Ours.  The last twenty of the published list are the validation subjects of Learn2Reg 2021.
 HELD = {"validation": 20, "test": 20}
 
 LICENCE = "OASIS data use agreement (oasis-brains.org)"
@@ -95,7 +95,7 @@ def cohort(*, ndim=2, spacing=1.0, root, labels=None):
 
 
 class Scans:
-    """Reads the people of the cohort.
+    """Reads the subjects of the cohort.
 
     Volumes are turned to Right, Anterior, Superior by their header, slices to Right, Superior;
     at 1 mm nothing is interpolated.
@@ -116,7 +116,7 @@ class Scans:
         In the order of ``subjects.txt``.
     shape : tuple of int
     affine : (4, 4) float64 ndarray
-        Voxel index -> RAS mm, that of the first person's volume.  For slices index ``(i, 0, k)``;
+        Voxel index -> RAS mm, that of the first subject's volume.  For slices index ``(i, 0, k)``;
         their origin, here the middle of the slice, is not known.
     structures : dict
         Number -> name.
@@ -124,8 +124,8 @@ class Scans:
     Raises
     ------
     ValueError
-        No such folder, the packed archive, missing people or files, an option that is not there;
-        when a person is read: a file that is damaged or not as documented.  The message names it.
+        No such folder, the packed archive, missing subjects or files, an option that is not there;
+        when a subject is read: a file that is damaged or not as documented.  The message names it.
     """
 
     def __init__(self, root, *, ndim, spacing, labels=None):
@@ -141,7 +141,7 @@ class Scans:
         self.shape = tuple(-(-n // self.step) for n in shape)
 
     def split(self):
-        """Divide the people by their order in the list: the last to test, those before to validate.
+        """Divide the subjects by their order in the list: the last are the test subjects.
 
         The same for everyone who has the archive; nothing is drawn.
         """
@@ -171,12 +171,12 @@ class Scans:
         return np.ascontiguousarray(image), np.ascontiguousarray(labels, np.int16)
 
     def _listed(self):
-        """The people of the list."""
+        """The subjects of the list."""
         path = self.root / _LIST
         subjects = tuple(path.read_text(encoding="utf-8").split())
         if len(set(subjects)) != PEOPLE or len(subjects) != PEOPLE:
             raise ValueError(
-                f"{path}: lists {len(set(subjects))} people in {len(subjects)} lines, expected "
+                f"{path}: lists {len(set(subjects))} subjects in {len(subjects)} lines, expected "
                 f"{PEOPLE} in as many. Unpack the archive again."
             )
         return subjects
@@ -217,7 +217,7 @@ class Scans:
         return array, affine
 
     def _volume_grid(self):
-        """Affine and shape at 1 mm of the turned volumes, from the first person's."""
+        """Affine and shape at 1 mm of the turned volumes, from the first subject's."""
         path = self.root / self.subjects[0] / self._image
         array, affine = self._read(nifti.read_image, path)
         size = nib.affines.voxel_sizes(affine)
@@ -237,7 +237,7 @@ class Scans:
         return np.diag([self.step, self.step, self.step, 1.0])
 
     def _check_affines(self, affine, other, folder):
-        """A label map lies on its image; an image runs as the first person's does."""
+        """A label map lies on its image; an image runs as the first subject's does."""
         if not np.allclose(affine, other, atol=1e-2):
             raise ValueError(
                 f"{folder / self._labels}: its affine {other.round(2).tolist()} differs from "

@@ -94,7 +94,7 @@ class Folder:
         """Divide the scans at random: a fifth to test, a tenth to validate, the rest to train.
 
         Scans with label maps go to test first.  Fewer than six are too few to divide: then each
-        part holds all of them, and a result says nothing about new people.
+        part holds all of them, and a result says nothing about new subjects.
         """
         names = sorted(self._people)
         if len(names) < 6:

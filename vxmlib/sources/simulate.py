@@ -1,14 +1,14 @@
-"""Simulate people by deforming the MNI template at random, so that the true warp is known.
+"""Simulate subjects by deforming the MNI template at random, so that the true warp is known.
 
-A person is the template, deformed, then scanned by a scanner of its own: tissue contrast, blur,
+A subject is the template, deformed, then scanned by a scanner of its own: tissue contrast, blur,
 bias field, noise.  The deformation is the flow of a stationary velocity field v, smooth on two
-scales plus a small affine part; the person shows the template at ``exp(v)(x)``, and ``exp(-v)``
+scales plus a small affine part; the subject shows the template at ``exp(v)(x)``, and ``exp(-v)``
 leads back.
 
-What such people lack: their anatomy is the template's, bent.  No sulcus is added or missing, no
+What such subjects lack: their anatomy is the template's, bent.  No sulcus is added or missing, no
 lesion, no atrophy that a smooth flow cannot produce, and the cortex is as smooth as the average
 of 152 heads.  In 2D the flow stays in the plane, which no real pair of slices does.  So two of
-them can be matched almost exactly, and real people cannot.
+them can be matched almost exactly, and real subjects cannot.
 """
 
 import functools
@@ -22,7 +22,7 @@ from vxmlib.sources import labels as structure_labels
 from vxmlib.sources import template
 
 # The velocity: Gaussian width of a scale (mm) -> standard deviation of each component (mm).
-# Chosen so that the overlap of two people is that of affinely aligned ones (Dice 0.5 to 0.65).
+# Chosen so that the overlap of two subjects is that of affinely aligned ones (Dice 0.5 to 0.65).
 SCALES = {2: {20.0: 1.1, 7.0: 1.1}, 3: {20.0: 1.3, 7.0: 1.1}}
 SLOPE = 0.015  # of the affine part: 1.5 % stretch or shear, 0.9 degrees
 SHIFT_MM = 0.7
@@ -44,7 +44,7 @@ RIM_MM = 4.0  # skull stripping leaves this much around the labelled brain
 
 @functools.cache
 def anatomy(ndim=3, spacing=1.0):
-    """Return the template as a person before any scanner: brightness and structures.
+    """Return the template as a subject before any scanner: brightness and structures.
 
     Parameters
     ----------
@@ -88,12 +88,12 @@ def _brightness(raw, labels, spacing):
 
 
 def displacement(seed, *, ndim=3, spacing=1.0, inverse=False):
-    """Return the flow that makes a person of the template, or the flow back.
+    """Return the flow that makes a subject of the template, or the flow back.
 
     Parameters
     ----------
     seed : int or sequence of int
-        Names the person: the same numbers, the same person, at every spacing.
+        Names the subject: the same numbers, the same subject, at every spacing.
     ndim : {2, 3}
     spacing : float
         Voxel size in mm.
@@ -112,7 +112,7 @@ def displacement(seed, *, ndim=3, spacing=1.0, inverse=False):
 
 
 def _velocity_mm(seed, ndim):
-    """Draw a person's velocity on the lattice, (*lattice, ndim) in mm per unit time."""
+    """Draw a subject's velocity on the lattice, (*lattice, ndim) in mm per unit time."""
     generator = np.random.default_rng(seed)
     axes = [0, 2] if ndim == 2 else [0, 1, 2]
     lattice = tuple(template.FIELD_OF_VIEW_MM[axis] // LATTICE_MM for axis in axes)
@@ -136,7 +136,7 @@ def _affine_part(generator, lattice):
 
 
 def scan(brightness, seed, *, spacing=1.0):
-    """Take a person's T1 scan: contrast, blur, bias field and noise of one scanner.
+    """Take a subject's T1 scan: contrast, blur, bias field and noise of one scanner.
 
     Parameters
     ----------
@@ -187,13 +187,13 @@ def cohort(*, ndim=2, spacing=None, seed=0, people=None):
 
 
 class People:
-    """Makes the people of `mni`, each from (seed, part of the split, number)."""
+    """Makes the subjects of `mni`, each from (seed, part of the split, number)."""
 
     def __init__(self, ndim, spacing, seed):
         self.ndim, self.spacing, self.seed = ndim, spacing, seed
 
     def flow(self, subject, *, inverse):
-        """Return the flow from the template to a person, or the flow back."""
+        """Return the flow from the template to a subject, or the flow back."""
         person = [*self._seed(subject), 0]
         return displacement(person, ndim=self.ndim, spacing=self.spacing, inverse=inverse)
 
@@ -211,7 +211,7 @@ class People:
 
 
 def _counts(people):
-    """How many people to simulate for each part."""
+    """How many subjects to simulate for each part."""
     if people is None:
         return DEFAULT_PEOPLE
     if isinstance(people, dict):

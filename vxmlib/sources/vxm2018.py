@@ -69,7 +69,7 @@ def cohort(*, ndim=3, spacing=1.0):
 
 
 class Released:
-    """Reads the two people: intensities (already in [0, 1]) and labels as released."""
+    """Reads the two subjects: intensities (already in [0, 1]) and labels as released."""
 
     def person(self, subject):
         """Return image and label map of ``"test"``, ``"subject_1"`` or ``"atlas"``."""
@@ -93,7 +93,7 @@ def available():
 
 
 def with_atlas(cohort):
-    """The cohort `vxm2018` with the authors' atlas as one more person, ``"atlas"``.
+    """The cohort `vxm2018` with the authors' atlas as one more subject, ``"atlas"``.
 
     Raises
     ------

@@ -1,0 +1,30 @@
+"""Show on a page what a call raises, in one line."""
+
+
+def error_of(call):
+    """The type and the first line of what a call raises, or "" when it runs.
+
+    Examples
+    --------
+    >>> error_of(lambda: 1 / 0)
+    'ZeroDivisionError: division by zero'
+    >>> error_of(lambda: 1)
+    ''
+    """
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - whatever is raised is the result
+        first = str(error).strip().split("\n")[0]
+        return f"{type(error).__name__}: {first}"
+    return ""
+
+
+def kind_of_error(call):
+    """The type of what a call raises, or "no error".
+
+    Examples
+    --------
+    >>> kind_of_error(lambda: 1 / 0), kind_of_error(lambda: 1)
+    ('ZeroDivisionError', 'no error')
+    """
+    return error_of(call).partition(":")[0] or "no error"
