@@ -112,6 +112,9 @@ def test_methods_are_drawn_by_their_seconds():
         ("SyN", 50.0, 0.8),
     ]
     assert ax.get_xscale() == "log"
+    renamed = table.rename(index={"identity": "affine only"})
+    line, *points = figures.dice_by_seconds(renamed, before="affine only").axes[0].get_lines()
+    assert set(line.get_ydata()) == {0.6} and len(points) == 2
 
 
 def test_more_curves_than_styles_are_all_drawn():

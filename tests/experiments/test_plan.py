@@ -4,7 +4,14 @@ import pytest
 
 from vxmlib import augment, files, models, networks
 from vxmlib.experiments import settings
-from vxmlib.experiments.plan import PlanError, load_plan, method, training, training_parameters
+from vxmlib.experiments.plan import (
+    PlanError,
+    all_methods,
+    load_plan,
+    method,
+    training,
+    training_parameters,
+)
 from vxmlib.methods import baselines
 
 COMMON = """
@@ -66,6 +73,20 @@ def test_trainings_that_are_compared_differ_in_one_thing(plan):
         assert not run["both_ways"] or run["batch_size"] % 2 == 0
 
 
+def test_everything_that_readers_see_has_a_title_of_its_own(plan):
+    runs = plan["ablation"]["runs"]
+    assert set(plan["titles"]) == {*all_methods(plan), *plan["trainings"], *runs}
+    for name, entry in all_methods(plan).items():
+        assert ("two passes" in plan["titles"][name]) == (entry.get("passes", 1) == 2), name
+        assert ("instance" in plan["titles"][name]) == ("instance" in entry), name
+
+
+def test_a_title_is_no_setting(load):
+    bare, titled = load(""), load("titles: {a: the first}")
+    assert (bare["titles"], titled.pop("titles")) == ({}, {"a": "the first"})
+    assert titled == {key: bare[key] for key in titled}
+
+
 def test_a_name_that_the_file_lacks_is_refused(plan):
     with pytest.raises(PlanError, match="trainings: found 'nc', expected one of: ncc, mse"):
         training(plan, "nc")
@@ -113,6 +134,12 @@ def test_a_name_that_the_file_lacks_is_refused(plan):
         (
             "ablation: {seeds: [0]}",
             "ablation: found no key people, training, runs, expected all of",
+        ),
+        ("titles: {b: the first}", "titles: found 'b', expected one of: a"),
+        ("titles: {a: 1}", r"titles\.a: found 1, expected a title"),
+        (
+            "methods: {m: }\ntitles: {a: one, m: one}",
+            "titles: found 'one' for a and for m, expected another title for each",
         ),
         ("training2: {}", "the file: found the key training2, expected none but people"),
     ],

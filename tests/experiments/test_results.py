@@ -135,6 +135,15 @@ def test_the_summary_has_a_row_for_each_method_of_the_plan(comparison):
     assert comparison.missing == ["syn"] and table.loc["syn"].isna().all()
 
 
+def test_a_title_stands_in_place_of_a_name(folder):
+    with (folder / "real.yaml").open("a") as plan:
+        plan.write("titles: {ncc: base network}\n")
+    comparison = Comparison(folder, folder / "real.yaml")
+    assert (comparison.title("ncc"), comparison.title("syn")) == ("base network", "syn")
+    renamed = comparison.summary().rename(index=comparison.titles)
+    assert renamed.index.tolist() == ["identity", "syn", "base network"]
+
+
 def test_seconds_are_those_of_the_run_by_turns(folder):
     times = [{"method": "ncc", "seconds": seconds} for seconds in (3.0, 1.0, 2.0)]
     records.write(folder / "times.json", record({"rows": times}))

@@ -102,8 +102,14 @@ def test_a_result_in_words_has_signs_and_three_decimals():
 
 @pytest.mark.parametrize(
     ("low", "high", "word"),
-    [(0.01, 0.03, "higher"), (-0.03, -0.01, "lower"), (-0.01, 0.03, "undecided")]
-    + [(0.0, 0.03, "undecided"), (-0.03, 0.0, "undecided")],
+    [
+        (0.001, 0.1, "higher"),
+        (-0.1, -0.001, "lower"),
+        (-0.1, 0.1, "undecided"),
+        (0.0, 0.1, "undecided"),
+        (-0.1, 0.0, "undecided"),
+        (np.nan, np.nan, "not measured"),
+    ],
 )
-def test_a_verdict_is_undecided_when_0_is_in_the_interval(low, high, word):
-    assert statistics.verdict({"difference": (low + high) / 2, "low": low, "high": high}) == word
+def test_a_verdict_is_read_from_the_interval(low, high, word):
+    assert statistics.verdict({"low": low, "high": high}) == word

@@ -338,7 +338,8 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
     points : dict of str to pandas.Series, optional
         Name to a single result: a value for each column, and its place on the axis as its name.
     """
-    shape = {"figsize": (7.2, 2.9), "layout": "constrained", "squeeze": False}
+    legend_rows = -(-(len(curves) + len(points or ())) // 2)
+    shape = {"figsize": (6.4, 2.8 + 0.22 * legend_rows), "layout": "constrained", "squeeze": False}
     fig, (axes,) = plt.subplots(1, len(columns), **shape)
     for ax, column, ylabel in zip(axes, columns, ylabels, strict=True):
         for (name, table), style in zip(curves.items(), cycle(_WITH_MARKERS), strict=False):
@@ -349,7 +350,8 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
         if all(table.index.dtype.kind in "iu" for table in curves.values()):
             ax.xaxis.get_major_locator().set_params(integer=True)
         ax.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, frameon=False, loc="outside lower center", ncols=2)
     return fig
 
 
@@ -388,7 +390,7 @@ def dots_of_runs(table, columns, labels, *, reference) -> Figure:
     Parameters
     ----------
     table : pandas.DataFrame
-        By run, the first on top: each of ``columns``.
+        By run, as readers see it, the first on top: each of ``columns``.
     columns : dict of str to str
         Column of the means -> column of the SD.
     labels : list of str
@@ -396,7 +398,7 @@ def dots_of_runs(table, columns, labels, *, reference) -> Figure:
     reference : str
         The run that the others are compared with.
     """
-    size = (7.2, 0.9 + 0.24 * len(table))
+    size = (6.2, 0.9 + 0.24 * len(table))
     fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained")
     for ax, (mean, sd), label in zip(np.atleast_1d(axes), columns.items(), labels, strict=True):
         ax.axvline(table.loc[reference, mean], ls="--", color="0.5")
@@ -407,25 +409,28 @@ def dots_of_runs(table, columns, labels, *, reference) -> Figure:
     return fig
 
 
-def dice_by_seconds(table) -> Figure:
-    """Dice against seconds for a pair, one labelled marker a method; the identity as a line.
+def dice_by_seconds(table, *, before="identity") -> Figure:
+    """Dice against seconds for a pair, one labelled marker a method; before registration, a line.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        By method: ``dice`` and ``seconds``; a method without either is left out.
+        By method, as readers see it: ``dice`` and ``seconds``; a method without either is left
+        out.
+    before : str
+        The method that is drawn as a line, if the table has it.
     """
-    fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    if "identity" in table.index:
-        before = table.loc["identity", "dice"]
-        ax.axhline(before, ls="--", color="0.5")
-        ax.annotate("identity", (0.01, before), xycoords=("axes fraction", "data"), va="bottom")
-    measured = table.drop(index="identity", errors="ignore").dropna(subset=["dice", "seconds"])
+    fig, ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
+    if before in table.index:
+        ax.axhline(table.loc[before, "dice"], ls="--", color="0.5")
+        place = (0.01, table.loc[before, "dice"])
+        ax.annotate(before, place, xycoords=("axes fraction", "data"), va="bottom")
+    measured = table.drop(index=before, errors="ignore").dropna(subset=["dice", "seconds"])
     for (name, row), marker in zip(measured.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
-        ax.plot(row["seconds"], row["dice"], marker, ms=7, label=name)
+        ax.plot(row["seconds"], row["dice"], marker, ms=8, label=name)
     ax.set(xscale="log", xlabel="seconds for a pair", ylabel="Dice")
     ax.grid(alpha=0.3)
-    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    fig.legend(frameon=False, loc="outside lower left", ncols=1 if len(measured) < 4 else 2)
     return fig
 
 

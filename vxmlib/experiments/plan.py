@@ -28,13 +28,16 @@ def load_plan(path) -> dict:
     -------
     dict
         The entries of the file, an empty one where the file has none. ``trainings``, and the
-        ``runs`` of ``ablation``, map names to Settings.
+        ``runs`` of ``ablation``, map names to Settings. ``titles`` maps names of methods,
+        trainings and runs to the names for readers; the settings do not hold them, so a title
+        can change without making a record out of date.
 
     Raises
     ------
     PlanError
         An entry that the schema does not allow, that stands there twice, or that names a training
-        or method that there is not; the file and the entry are named.
+        or method that there is not, or one title of two methods; the file and the entry are
+        named.
     """
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
@@ -47,6 +50,7 @@ def load_plan(path) -> dict:
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
     plan["repeat"]["trainings"] = plan["repeat"]["trainings"] or []
     plan["retest"] = plan.get("retest") or []
+    plan["titles"] = plan.get("titles", {})
     _check_names(plan, path)
     return plan
 
@@ -75,6 +79,21 @@ def _check_names(plan, path):
         _known(f"{path}, {place}", name, plan["trainings"])
     for number, name in enumerate(plan["retest"]):
         _known(f"{path}, retest[{number}]", name, plan["methods"])
+    _check_titles(plan, path)
+
+
+def _check_titles(plan, path):
+    """Refuse a title of nothing, and one title of two names."""
+    runs = plan.get("ablation", {}).get("runs", {})
+    named, first = all_methods(plan) | plan["trainings"] | runs, {}
+    for name, title in plan["titles"].items():
+        _known(f"{path}, titles", name, named)
+        if title in first:
+            raise PlanError(
+                f"{path}, titles: found {title!r} for {first[title]} and for {name}, expected "
+                "another title for each"
+            )
+        first[title] = name
 
 
 def _known(where, name, known):

@@ -62,6 +62,9 @@ class Comparison:
         Records by name.
     missing : list of str
         Methods of the plan that were not measured on the test people.
+    titles : dict of str to str
+        Names of methods, trainings and runs -> what readers see in their place, as in
+        ``table.rename(index=comparison.titles)``.
 
     Raises
     ------
@@ -77,6 +80,11 @@ class Comparison:
         self.training = self._read("training", self.plan["trainings"])
         self.test = self._read("test", self.plan["methods"])
         self.missing = [name for name in self.plan["methods"] if name not in self.test]
+        self.titles = self.plan["titles"]
+
+    def title(self, name):
+        """Return what readers see in place of a name; the name itself where it has no title."""
+        return self.titles.get(name, name)
 
     def trainings(self, prefix=""):
         """One row a training whose name begins so: what set it apart, and how it ended.

@@ -20,20 +20,25 @@ def interval_text(result):
 
 
 def verdict(result):
-    """Whether a difference is "higher" or "lower" than 0; "undecided" if its interval holds 0.
+    """Return whether the interval of a difference lies above 0, below it, or on both sides.
 
     Parameters
     ----------
     result : mapping
-        As for :func:`interval_text`.
+        Of :func:`paired_difference`, or a row with ``low`` and ``high``.
+
+    Returns
+    -------
+    str
+        "higher", "lower" or "undecided"; "not measured" without an interval.
 
     Examples
     --------
-    >>> verdict({"difference": 0.02, "low": 0.001, "high": 0.041})
-    'higher'
-    >>> verdict({"difference": 0.02, "low": -0.001, "high": 0.041})
-    'undecided'
+    >>> verdict({"low": 0.01, "high": 0.03}), verdict({"low": -0.01, "high": 0.03})
+    ('higher', 'undecided')
     """
+    if np.isnan(result["low"]):
+        return "not measured"
     if result["low"] > 0:
         return "higher"
     return "lower" if result["high"] < 0 else "undecided"
