@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | choose λ from a grid of runs by a rule stated beforehand, and report the result on test subjects |
-# | **You will learn** | how to tell two λ apart, what the choice of λ, loss and integration changes, and when a comparison is undecided |
+# | **You will learn** | how to decide whether two λ differ, what λ, loss and integration change, and when a comparison is undecided |
 # | **You need** | [Weigh smoothness with λ](06_lambda.ipynb) |
 # | **In → out** | one record per run → curves, a chosen λ, differences with intervals |
 # | **Not here** | training: the grid took hours, and this page reads its records |
@@ -25,7 +25,8 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the runs that this build trained itself. The grid is read from its records.
+# The complete grid is read from its records. A few of its runs are trained again whenever this book
+# is built, and the parameters describe these runs. We compare them with the records at the end.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -45,18 +46,18 @@ settings = read_parameters(globals())
 # A rule written after seeing the curves can justify any choice, so we state ours first.
 #
 # 1. λ is chosen on pairs of validation subjects, by the mean Dice over seeds and pairs.
-# 2. The *gap* of a λ is its Dice below that of the best λ, on the same pairs. We accept every λ
-#    whose gap is at most one standard error of the gap, and take the largest accepted λ. Where
-#    the data cannot tell two λ apart, the smoother displacement wins.
+# 2. The *gap* of a λ is the Dice of the best λ minus the Dice of this λ, on the same pairs. We
+#    accept every λ whose gap is at most one standard error of the gap, and choose the largest
+#    accepted λ. If the data cannot distinguish two λ, we thus prefer the smoother displacement.
 # 3. The chosen λ is reported once, on the test subjects.
 #
-# The standard error is taken over *subjects*, with seeds averaged first: each validation subject
-# is left out in turn with all its pairs (a jackknife). We need it for the gap and not for Dice
-# itself, because a subject that is hard to register is hard at every λ, and this difference
-# cancels in the gap.
+# The standard error is taken over *subjects*, after the seeds are averaged. A jackknife leaves out
+# each validation subject in turn, with all its pairs. We use the standard error of the gap and not
+# that of Dice itself. The reason is that a subject that is hard to register is hard at every λ, so
+# this difference between subjects cancels in the gap.
 #
-# Each image loss, with and without integration, chooses its own λ. A comparison of two losses at
-# one λ would compare how well that λ suits each of them.
+# We choose a separate λ for each image loss, with and without integration. A comparison of two
+# losses at one λ would mainly show which loss this λ suits.
 #
 # > **Warning: This rule was corrected after a first look at the test subjects**
 # >
@@ -70,9 +71,10 @@ settings = read_parameters(globals())
 # ## Read the records
 #
 # The repository holds one JSON record per run, for simulated subjects (`mni`) and real subjects
-# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm, of 40
-# simulated or 15 real training subjects. Both cohorts have five validation subjects and ten test
-# subjects. The table counts the runs: six or seven λ with three seeds each.
+# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices of 40 simulated or 15 real
+# training subjects, with voxels of 2 mm. Both cohorts have five validation subjects and ten test
+# subjects. The next cells read the records and count the runs. Each entry of the table stands for
+# six or seven λ with three seeds each.
 
 # %%
 import pandas as pd
@@ -92,8 +94,12 @@ from IPython.display import Markdown
 from vxmlib.sources import malf, template
 
 Markdown(f"""
-Of these {len(all_runs)} runs, {all_runs["diverged"].sum()} diverged. A run took
-{all_runs["seconds"].median():.0f} s on a CPU (median). *Simulated subjects:* {template.CREDIT}
+The grid has {len(all_runs)} runs, and {all_runs["diverged"].sum()} of them diverged. The median
+time of a run was {all_runs["seconds"].median():.0f} s on a CPU. This time depends on the processor
+and its load, so it can differ from the time that you measure.
+
+*Simulated subjects:* {template.CREDIT}
+
 *Real subjects:* {malf.CREDIT} Licence: {malf.LICENCE}.
 """)
 
@@ -110,7 +116,8 @@ dice = sweep.curve(all_runs, "dice_mean")
 folding = sweep.curve(all_runs, "folding_percent_brain")
 
 # %% [markdown]
-# `curves_of` draws the curves of one cohort. It adds the runs that this build has trained itself.
+# `curves_of` draws the curves of one cohort. For the cohort of the parameters, it adds the runs
+# that were trained again for this build of the book.
 
 # %%
 live = runs.grid_folder("book", settings)
@@ -125,12 +132,12 @@ def curves_of(name):
     return figures.lambda_curves(*curves, identity=before, points=points)
 
 
-# %% mystnb={"image": {"alt": "Four panels for real subjects: Dice above, folding below, NCC left, MSE right, against lambda. Dice rises to a broad top and falls on both sides; folding falls steeply as lambda grows, and stays near zero for integrated models at every lambda."}, "figure": {"caption": "Real subjects, validation pairs. Markers are means over three seeds, and bars reach from the lowest to the highest seed. The axis of folding is linear near 0.", "name": "fig-choose-real"}}
+# %% mystnb={"image": {"alt": "Four panels for real subjects: Dice above, folding below, NCC left, MSE right, against lambda. Dice rises to a broad top and falls on both sides; folding falls steeply as lambda grows, and stays near zero for integrated models at every lambda."}, "figure": {"caption": "Real subjects, validation pairs. Markers are means over three seeds, and bars reach from the lowest to the highest seed. The axis of folding is logarithmic, but linear near 0.", "name": "fig-choose-real"}}
 curves_of("malf");
 
 # %% [markdown]
-# Simulated subjects fold less, and their curves are flatter. Crosses are the runs that this build
-# has trained again.
+# On simulated subjects, folding is lower and Dice varies less with λ. Crosses mark the runs that
+# were trained again for this build.
 
 # %% mystnb={"image": {"alt": "The same four panels for simulated subjects: Dice varies less with lambda, folding is far lower at each lambda and reaches zero early, and with MSE Dice is highest among the largest lambdas."}, "figure": {"caption": "The same curves for simulated subjects.", "name": "fig-choose-simulated"}}
 curves_of("mni");
@@ -156,9 +163,9 @@ one[["accepted", "gap", "standard error", "dice"]].rename(columns={"dice": "Dice
 accepted = one.index[one["accepted"] == "yes"]
 folds = sweep.select(folding, **group).set_index("lam")["mean"]
 Markdown(f"""
-The rule accepts λ from {accepted.min():g} to {accepted.max():g} and takes {accepted.max():g}. From
-one end of this range to the other, folding falls from {folds[accepted.min()]:.2f} % to
-{folds[accepted.max()]:.2f} % of the brain, although Dice does not tell the two ends apart.
+The smallest accepted λ is {accepted.min():g} and the largest is {accepted.max():g}, so the rule
+chooses {accepted.max():g}. Dice cannot distinguish these two λ. However, folding falls from
+{folds[accepted.min()]:.2f} % to {folds[accepted.max()]:.2f} % of the brain between them.
 """)
 
 # %% [markdown]
@@ -172,24 +179,27 @@ sweep.readable(chosen)[list(columns)].rename(columns=columns).round(4)
 # %% tags=["remove-input"]
 largest = dice.groupby(sweep.GROUP)["lam"].max()
 at_edge = chosen["lam"].to_numpy() == largest.loc[chosen.set_index(sweep.GROUP).index].to_numpy()
+mse_lams = sweep.select(gaps, image_loss="mse", accepted="yes").groupby(sweep.GROUP)["lam"]
+wide = mse_lams.max() / mse_lams.min()
 Markdown(f"""
 In {at_edge.sum()} of {len(chosen)} rows, all of them with MSE, the chosen λ is the largest of the
-grid. Such a choice only shows that the grid is too short on this side. With MSE, the rule accepts a
-wide range of λ, so the choice is not sharp.
+grid. The rule might accept an even larger λ, so the grid is too short on this side. With MSE, the
+largest accepted λ is {wide.min():.0f} to {wide.max():.0f} times the smallest, so the choice of λ is
+uncertain.
 """)
 
 # %% [markdown]
 # > **Tip: Extend a grid that is too short**
 # >
-# > Add larger λ to `config/lambda.yaml` and run `make lambda` again; only the new runs are
-# > trained. We keep our grid, because it was fixed before the runs.
+# > Add larger λ to `config/lambda.yaml` and run `make lambda` again, which trains only the new
+# > runs. We keep our grid, because it was fixed before the runs.
 
 # %% [markdown]
 # ## Report on the test subjects
 #
 # The runs at the chosen λ were measured on all ordered pairs of the test subjects. NCC at
 # λ = 0.01 was measured as well, because much public code uses it, and so were the λ of the first
-# version of the rule. Nothing is chosen from here on.
+# version of the rule. From here on, no λ is chosen.
 
 # %%
 tests = pd.concat([sweep.runs(folder / name / "test") for name in grids])
@@ -202,7 +212,9 @@ common = (report["image_loss"] == "ncc") & (report["int_steps"] == 0) & (report[
 report.loc[common, "why"] = "common"
 
 # %% [markdown]
-# The first table holds the real subjects, and the second the simulated ones.
+# The first table holds the real subjects, and the second the simulated ones. The column "why" says
+# why a λ was measured. "Chosen" is the λ of the corrected rule, "first rule" the λ of its first
+# version, and "common" the λ of much public code.
 
 # %%
 columns = {"λ": "λ", "why": "why", "dice_mean": "Dice"}
@@ -220,16 +232,17 @@ spread = report.loc[report["why"] == "chosen", "dice_sd_seeds"].max()
 Markdown(f"""
 Before registration, Dice is {before["malf"]:.3f} for the real and {before["mni"]:.3f} for the
 simulated subjects. The correction of the rule changed λ in {changed} of {len(chosen)} cases, all of
-them with MSE. Between seeds, Dice at a chosen λ has an SD of at most {spread:.3f}.
+them with MSE. At a chosen λ, the SD of Dice over the three seeds is at most {spread:.3f}.
 """)
 
 # %% [markdown]
 # ## Compare with intervals
 #
-# We call two models different only if the interval of their difference leaves out 0.
-# `sweep.differences` subtracts pair by pair. For the interval it draws subjects with replacement
-# (`confidence=0.95`), because pairs share subjects. Every model is compared at the λ that was
-# chosen for it, and this includes the integrated models.
+# We call two models different only if the interval of their difference excludes 0.
+# `sweep.differences` subtracts Dice pair by pair. A bootstrap that draws subjects with replacement
+# gives the interval (`confidence=0.95`). It draws subjects and not pairs, because the same subject
+# occurs in many pairs. Every model, plain or integrated, is compared at the λ that was chosen for
+# it.
 
 # %%
 from vxmlib.experiments import statistics
@@ -244,8 +257,8 @@ differences["subjects"] = differences["cohort"].map(sweep.SUBJECTS)
 differences.set_index(["comparison", "subjects"])[["Dice is", "difference"]].sort_index()
 
 # %% [markdown]
-# The column "Dice is" answers whether Dice is higher or lower with the first of the two models.
-# "Undecided" means that these subjects cannot show a difference, not that there is none.
+# The column "Dice is" says whether the first of the two models has the higher or the lower Dice.
+# "Undecided" means that these subjects do not show a difference, although there may be one.
 
 # %% tags=["remove-input"]
 words = differences.set_index(["comparison", "subjects"])["Dice is"]["NCC minus MSE"]
@@ -254,11 +267,11 @@ ncc_real = sweep.select(test_pairs, cohort="malf", image_loss="ncc", int_steps=0
 mse_real = sweep.select(test_pairs, **earlier[[*sweep.GROUP, "lam"]])
 under_first = statistics.paired_difference(ncc_real, mse_real)
 Markdown(f"""
-Compared with MSE, the Dice of NCC is **{words["simulated"]}** on simulated subjects and
-**{words["real"]}** on real ones, so neither loss is better in general. At the λ of the first rule
-(MSE, λ = {earlier["lam"]:g}), the difference on real subjects was
-{statistics.interval_text(under_first)}, hence {statistics.verdict(under_first)}. This verdict
-depends on the rule, so we do not rely on it.
+The verdict on "NCC minus MSE" is **{words["simulated"]}** on simulated and **{words["real"]}** on
+real subjects. We therefore cannot say that one loss is better in general. At the
+λ of the first rule (MSE, λ = {earlier["lam"]:g}), the difference on real subjects is
+{statistics.interval_text(under_first)}, which would be "{statistics.verdict(under_first)}". The
+verdict on real subjects thus depends on the rule, so we do not rely on it.
 """)
 
 # %% tags=["remove-input"]
@@ -281,8 +294,8 @@ Dice alone understates what the choice of λ changes. On real subjects, NCC at �
 # Figure 7 of [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice
 # against λ on the paper's own validation subjects.
 # [Ho](https://github.com/HoChengYun/TRY_voxelmorph) has digitised this figure. The values of Dice
-# cannot be compared, because subjects, structures and dimension differ, but the shapes can. The
-# next cell draws each curve relative to its own best value.
+# cannot be compared, because subjects, structures and dimension differ. The shapes of the curves
+# can be compared, so the next cell draws each curve relative to its own best value.
 
 # %% mystnb={"image": {"alt": "Two panels, NCC and MSE: Dice relative to each curve's best against lambda for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda; towards lambda 0 the paper's curves fall most."}, "figure": {"caption": "Dice relative to the best value of each curve: our runs without integration, and Figure 7 of the paper.", "name": "fig-choose-paper"}}
 from importlib import resources
@@ -299,19 +312,23 @@ paper_best = tops.agg(lambda lams: " and ".join(f"{lam:g}" for lam in lams))
 our_best = chosen[chosen["int_steps"] == 0].set_index(["image_loss", "cohort"])["best"]
 ncc, mse = our_best["ncc"], our_best["mse"]
 Markdown(f"""
-With NCC, the paper's Dice is highest at λ = {paper_best["ncc"]}, and ours at {ncc["malf"]:g} (real)
-and {ncc["mni"]:g} (simulated). With MSE, it is highest at λ = {paper_best["mse"]}, and ours at
-{mse["malf"]:g} and {mse["mni"]:g}. Each curve is flat near its best value, so these positions are
-uncertain. Towards λ = 0, the paper's Dice falls more than ours. A possible reason is that our
-training is short, and a network changes from smooth to rough displacements only gradually.
+With NCC, the paper's Dice is highest at λ = {paper_best["ncc"]}. Ours is highest at
+λ = {ncc["malf"]:g} on real and λ = {ncc["mni"]:g} on simulated subjects. With MSE, the paper's Dice
+is highest at λ = {paper_best["mse"]}. Ours is highest at λ = {mse["malf"]:g} on real and
+λ = {mse["mni"]:g} on simulated subjects. Each curve is flat near its best value, so these positions
+are uncertain.
+
+Towards λ = 0, the paper's Dice falls more than ours. A possible reason is that our training is
+short, because a network changes from smooth to rough displacements only gradually.
 """)
 
 # %% [markdown]
 # ## Check the runs of this build
 #
-# This build has trained a few points of the grid again, with seed 0. The table compares their Dice
-# with the range of the recorded seeds. Values slightly outside this range are expected, because
-# three seeds do not cover all chance and another processor rounds differently.
+# A few runs of the grid were trained again for this build of the book, with seed 0. The table
+# compares their Dice on the validation pairs with the range of the three recorded seeds. Values
+# slightly outside this range are expected, because three seeds do not cover all random variation
+# and another processor rounds differently.
 
 # %%
 point = [*sweep.GROUP, "lam"]
@@ -323,18 +340,20 @@ sweep.readable(both)[list(columns)].rename(columns=columns).round(3).droplevel("
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Choose λ by the lowest folding instead of Dice. Which λ wins, and why is this not
-# a useful rule?
+# **Exercise 1.** Choose λ by the lowest folding instead of the highest Dice. Which λ is chosen, and
+# why is this not a useful rule?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 smoothest = folding.loc[folding.groupby(sweep.GROUP)["mean"].idxmin()]
-sweep.readable(smoothest)[["λ", "mean"]].round(4)
+columns = {"mean": "folded, % of brain"}
+sweep.readable(smoothest)[["λ", "mean"]].rename(columns=columns).round(4)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The winner is the first λ of the grid at which folding is lowest, often 0. The identity never
-# folds, so a measure that the trivial answer wins can limit a choice, but it cannot make it.
+# In most rows folding reaches 0, and the table shows the smallest λ at which this happens. The rule
+# ignores how well the images match. A displacement of 0 everywhere never folds, so it would be
+# chosen, too. Folding can therefore exclude a λ, but it cannot choose one.
 #
 # </details>
 #
@@ -350,8 +369,8 @@ print(f"standard error {error:.4f}, λ = {one.index[one['gap'] <= error].max():g
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# This standard error is several times as large, because it contains how much the subjects differ
-# from each other. It accepts a λ whose Dice is clearly lower on the same pairs.
+# This standard error is several times as large, because it includes the differences between
+# subjects. The rule would therefore accept a λ whose Dice is clearly lower on the same pairs.
 #
 # </details>
 #
@@ -364,13 +383,23 @@ print(f"over seeds {(at_best['sd'] / at_best['seeds'] ** 0.5).item():.4f}")
 print(f"over subjects {one.loc[one['gap'] > 0, 'standard error'].median():.4f} (median)")
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The standard error over seeds is much smaller. A rule based on it would treat a difference as
+# certain, although the difference may vanish with other subjects.
+#
+# </details>
+
+# %% [markdown]
 # ## Summary
 #
 # - State the rule first, choose λ on validation subjects, and report on test subjects.
-# - Use standard errors over subjects and of differences: seeds do not show how subjects differ.
-# - Choose λ for each loss and for integrated models separately, and compare them at their own λ.
-# - Give every difference an interval, and call it undecided if the interval holds 0.
+# - Take the standard error of the difference over subjects, because seeds do not show how subjects
+#   differ.
+# - Choose a separate λ for each loss and for integrated models, and compare each model at its own
+#   λ.
+# - Give every difference an interval, and call it undecided if the interval contains 0.
 # - If a rule has to be corrected later, say so beside the results.
 #
-# **Read on:** [Train one network for every λ](14_hypermorph.ipynb) obtains the whole curve from one
-# training run.
+# **Read on:** [Train one network for every λ](14_hypermorph.ipynb) shows how to obtain the whole
+# curve from one training run.

@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | train a model at one λ, compare it with other choices, and run such experiments from the shell |
-# | **You will learn** | what λ changes, why each loss needs its own λ, and how to run one or a hundred experiments |
+# | **You will learn** | what the smoothness weight λ changes, why each image loss needs its own λ, and how to run one or a hundred experiments |
 # | **You need** | [Compile and fit](03_fit.ipynb), [Dice](04_dice.ipynb) and [Jacobian](05_jacobian.ipynb) |
 # | **In → out** | λ, an image loss and a seed → one trained model and one record |
 # | **Not here** | choosing λ, which takes many runs and several seeds: [Choose λ](06_choose.ipynb) |
@@ -25,8 +25,11 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The first parameters describe one experiment. `evaluate` names the subjects that are measured,
-# and `beside` lists other runs to compare with; each entry changes only what it names.
+# The first parameters describe one experiment on simulated subjects (`mni`). `evaluate` names the
+# subjects that are measured. `beside` lists other runs for comparison, and each entry changes only
+# the parameters that it names. A model with `int_steps = 7` is called *integrated*: it predicts a
+# velocity, whose integration prevents almost all folds
+# ([Integrate a velocity](11_diffeomorphic.ipynb)).
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -60,9 +63,10 @@ pairs = runs.pairs_of(people, evaluate)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
 # %% [markdown]
-# Two parameters differ from the earlier lessons, because this experiment will be repeated many
-# times. Slices with voxels of 2 mm have a quarter of the voxels at 1 mm. The cosine learning-rate
-# schedule lowers the rate to zero by the last step, so that runs differ less by chance.
+# `spacing` and `schedule` differ from the earlier lessons, because this experiment will be repeated
+# many times. Voxels of 2 mm leave a quarter of the voxels of a slice at 1 mm, so a run is shorter.
+# The cosine learning-rate schedule lowers the rate to zero by the last step, so that runs differ
+# less by chance.
 
 # %% [markdown]
 # ## Train one run
@@ -74,13 +78,14 @@ print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 # ```
 #
 # `runs.run` builds this model, a `VxmDense`, and trains it with `fit()` as in
-# [Compile and fit](03_fit.ipynb). In addition, it finds a run that was trained before.
+# [Compile and fit](03_fit.ipynb). If a run with the same parameters was trained before, `runs.run`
+# loads it instead.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
 
 # %% [markdown]
-# The other choices are trained, or found, in the same way.
+# The next cell trains the runs of `beside` in the same way, or loads them.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -118,10 +123,10 @@ of the brain and reaches a Dice of {scores[worst]:.3f}.
 """)
 
 # %% [markdown]
-# Each row is one seed, on slices of the cohort named in the parameters. The table shows the
-# direction of the effect, but it cannot rank two λ of similar Dice. Simulated subjects fold
-# little, because they differ smoothly from each other. [Choose λ](06_choose.ipynb) repeats each
-# run with several seeds and on real subjects, where a small λ folds far more of the brain.
+# Each row is one training run with one seed. The table therefore shows the direction of the
+# effect, but it cannot rank two λ of similar Dice. Simulated subjects differ smoothly from each
+# other, so little of the brain folds. [Choose λ](06_choose.ipynb) repeats each run with several
+# seeds and on real subjects, where far more of the brain folds at a small λ.
 
 # %% tags=["remove-cell"]
 about = {"diverged": False, "split": evaluate, "identity_dice": identity["dice_mean"]}
@@ -130,8 +135,8 @@ recording.write_record("06_lambda", run, people, file=settings.name, **about, **
 # %% [markdown]
 # ## Look at one pair
 #
-# A deformed grid shows where a displacement stretches, squeezes or folds the tissue, which one
-# number cannot do. The next cell registers one pair with each of the runs.
+# A deformed grid shows where a displacement stretches, squeezes or folds the tissue. A single
+# number cannot show this. The next cell registers one pair with each of the runs.
 
 # %%
 from vxmlib import warp
@@ -142,7 +147,7 @@ displacements = [one.register(moving, fixed) for one in trained]
 warped = [warp.warp_image(moving, displacement) for displacement in displacements]
 
 # %% [markdown]
-# Step through the runs below. Compare the smallest λ with the largest.
+# Step through the runs below, and compare the smallest λ with the largest.
 
 # %% mystnb={"figure": {"caption": "One pair, registered by each of the runs: the warped image with the edge of the fixed brain, the remaining difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
 from vxmlib.book import steppable
@@ -161,7 +166,7 @@ steppable.steps(steps, name="choices", label="run", start=run.title)
 # ## Understand λ as an exchange rate
 #
 # The loss is similarity + λ · smoothness. The training history holds both terms without their
-# weights.
+# weights. With NCC, the similarity term is the negative correlation, so lower values are better.
 
 # %%
 first, last = run.history.iloc[0], run.history.iloc[-1]
@@ -173,20 +178,20 @@ print(f"λ · smoothness at the end {weighted:.5f}")
 # %% tags=["remove-input"]
 gained = first["image_loss"] - last["image_loss"]
 Markdown(f"""
-From the first epoch to the last, the similarity term fell by {gained:.4f}. The smoothness term
-costs {weighted:.4f} at the end, with its weight λ = {settings.lam:g}.
+From the first epoch to the last, the similarity term fell by {gained:.4f}. In the last epoch, the
+smoothness term times λ = {settings.lam:g} adds {weighted:.4f} to the loss.
 """)
 
 # %% [markdown]
 # A change of the displacement lowers the loss only if it gains more similarity than λ times the
-# roughness it adds. λ is therefore an exchange rate between two quantities, and its value depends
-# on the scale of both.
+# roughness that it adds. λ is therefore an exchange rate between two quantities, and a suitable
+# value depends on the scale of both.
 
 # %% [markdown]
 # ## Compare the scales of NCC and MSE
 #
-# To see the scale of the similarity, we take the displacement of the pair above and compute how
-# much it improves each loss.
+# The next cell compares the scale of the two image losses. It takes the displacement that the first
+# run found for the pair above, and computes how much this displacement improves NCC and MSE.
 
 # %%
 from vxmlib import metrics
@@ -203,11 +208,11 @@ suits MSE is therefore far too small for NCC.
 
 # %% [markdown]
 # The [authors' README](https://github.com/voxelmorph/voxelmorph) and their training script
-# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. The paper's own curve, in Figure 7 of
-# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), is best between λ = 1 and
-# 1.5 with NCC and at λ = 0.02 with MSE; these values were
+# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. Figure 7 of
+# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice against λ. Its
+# highest Dice lies between λ = 1 and λ = 1.5 with NCC, and at λ = 0.02 with MSE, as
 # [digitised by Ho](https://github.com/HoChengYun/TRY_voxelmorph). Much public code combines NCC
-# with λ = 0.01, which is the value for the other loss.
+# with λ = 0.01, which is the value recommended for MSE.
 
 # %% [markdown]
 # ## Know the scale of the smoothness term
@@ -216,10 +221,10 @@ suits MSE is therefore far too small for NCC.
 #
 # $$\text{Grad}(u) = \frac{1}{n_d^2}\;\frac{1}{|\Omega|}\sum_{x\in\Omega}\|\nabla u(x)\|^2$$
 #
-# Here $n_d$ is the number of axes. The paper writes the sum $\|\nabla u\|^2$ at each voxel
-# instead. The same displacement therefore costs a quarter of the paper's expression in 2D and a
-# ninth in 3D. Check this factor before you copy a λ from other code. The next cell tests the
-# formula on a displacement with a known gradient.
+# Here $n_d$ is the number of axes. The paper's formula has $\|\nabla u\|^2$ at each voxel, which
+# is the sum over components and axes and not their mean. At each voxel, `Grad` is therefore a
+# quarter of the paper's expression in 2D and a ninth in 3D. Check this factor before you copy a λ
+# from other code. The next two cells test the formula on a displacement with a known gradient.
 
 # %%
 import numpy as np
@@ -236,23 +241,25 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # > **Note: λ of an integrated model**
 # >
 # > With `int_steps = 7` the smoothness term is computed on the
-# > [velocity](../book/glossary.md#velocity), which lies on a grid of half the size. voxelmorph's
-# > script multiplies `Grad` by 2 in this case, and this book does the same. The λ of an
-# > integrated model and that of a plain one are therefore different quantities.
+# > [velocity](../book/glossary.md#velocity). Its grid has half as many voxels along each axis.
+# > voxelmorph's script multiplies `Grad` by 2 in this case, and this book does the same. The λ of
+# > an integrated model therefore cannot be compared with the λ of a model without integration.
 
 # %% [markdown]
 # ## Run one experiment
 #
 # This page is itself one experiment. papermill executes it with other parameters, each given by
-# `-p`, and saves the executed page as `out.ipynb`:
+# `-p`, and saves the executed page as `out.ipynb`. The second command below uses the real subjects
+# (`malf`).
 #
 # ```sh
 # papermill notebooks/06_lambda.ipynb out.ipynb -p lam 0.5 -p seed 1
 # papermill notebooks/06_lambda.ipynb out.ipynb -p image_loss mse -p lam 0.02 -p cohort malf
 # ```
 #
-# Each experiment writes one JSON record, whose name lists its parameters. The record holds the
-# results of every pair, the parameters, the versions of the software and the commit of the code.
+# Each experiment writes one JSON record. It holds the results of every pair, the parameters, the
+# versions of the software and the commit of the code. The next cell prints the name of the record,
+# which lists the parameters.
 
 # %%
 print(f"{settings.name}.json")
@@ -260,7 +267,8 @@ print(f"{settings.name}.json")
 # %% [markdown]
 # ## Run a hundred experiments
 #
-# A grid of experiments is a list of parameters in `config/lambda.yaml`:
+# The file `config/lambda.yaml` describes grids of experiments. The grid `wide` combines all listed
+# values:
 #
 # ```yaml
 # wide:
@@ -270,7 +278,8 @@ print(f"{settings.name}.json")
 #     - {image_loss: mse, lam: [0, 0.001, 0.01, 0.02, 0.05, 0.1], int_steps: [0, 7]}
 # ```
 #
-# One command runs all combinations that have no record yet, as many at a time as there are cores:
+# One command runs all combinations that have no record yet. It runs as many at the same time as
+# `CORES` says:
 #
 # ```sh
 # make lambda GRID=wide COHORT=mni CORES=2
@@ -279,21 +288,22 @@ print(f"{settings.name}.json")
 # %% tags=["remove-input"]
 each = run.history["seconds"].sum()
 Markdown(f"""
-This grid has 78 runs. The run of this page was trained for {each:.0f} s, so one core needs about
-{78 * each / 3600:.1f} h for the grid.
+This grid has 78 runs. The first run of this page was trained for {each:.0f} s, so 78 such runs in
+sequence take about {78 * each / 3600:.1f} h. The time depends strongly on the processor and its
+load.
 """)
 
 # %% [markdown]
 # The records are collected in `_build/lambda/wide-mni-quick/`. You can stop the command and start
-# it again, because finished runs are kept. A λ that you add to the file causes only its own runs.
-# A run whose loss becomes NaN does not stop the others; its record says that it diverged. A SLURM
-# cluster takes the same grid, with one job per run:
+# it again, because finished runs are kept. If you add a λ to the file, only its runs are trained.
+# A run whose loss becomes NaN does not stop the others, and its record says that it diverged. The
+# next command runs the same grid on a SLURM cluster, with one job per run:
 #
 # ```sh
 # snakemake --directory _build --profile config/slurm --config grid=wide cohort=mni -- lambda
 # ```
 #
-# [The same grid on a cluster](../book/cluster.md) describes how to prepare it.
+# [The same grid on a cluster](../book/cluster.md) describes how to prepare the cluster.
 
 # %% [markdown]
 # ## Exercises
@@ -310,8 +320,8 @@ print(list(free.get_compile_config()["loss_weights"]), free.output_names)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The loss is the similarity alone. `fit()` still logs `smoothness_loss`, with weight 0, so a loss
-# of weight 0 is a way to watch a quantity during training.
+# The loss is the similarity alone. The model still has the output `smoothness`, so `fit()` logs
+# `smoothness_loss`. You can use a loss of weight 0 to monitor a quantity during training.
 #
 # </details>
 #
@@ -332,8 +342,8 @@ print(f"MSE ratio {((dark - dark_fixed) ** 2).mean() / ((moving - fixed) ** 2).m
 #
 # </details>
 #
-# **Exercise 3.** Compare λ · smoothness at the end with the similarity that was gained since the
-# first epoch. What share is it?
+# **Exercise 3.** Divide λ · smoothness in the last epoch by the similarity that was gained since
+# the first epoch. How large is this share?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 gain = run.history["image_loss"].iloc[0] - run.history["image_loss"]
@@ -343,11 +353,12 @@ print(f"{(cost / gain).iloc[-1]:.2f} of the similarity gained")
 # %% [markdown]
 # ## Summary
 #
-# - λ is the weight of the smoothness term: the smaller it is, the rougher and the more folded the
-#   displacement.
+# - λ is the weight of the smoothness term. With a smaller λ, the displacement becomes rougher and
+#   may fold.
 # - λ depends on the scale of both terms, so each image loss needs its own λ.
-# - State how the smoothness term is normalised; otherwise your λ cannot be reused.
-# - Look at the grid and the Jacobian for each λ, not only at Dice.
-# - One command of papermill runs one experiment, and `make lambda` runs a grid.
+# - State how the smoothness term is normalised, because others cannot reuse your λ otherwise.
+# - Look at the deformed grid and the Jacobian for each λ, not only at Dice.
+# - One `papermill` command runs one experiment, and `make lambda` runs a grid of experiments.
 #
-# **Read on:** [Choose λ](06_choose.ipynb) chooses λ from such a grid, on validation subjects.
+# **Read on:** [Choose λ](06_choose.ipynb) shows how to choose λ from such a grid, on validation
+# subjects.
