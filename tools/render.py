@@ -38,8 +38,22 @@ def render_book(site: Path, html: Path) -> None:
         # The download button leads to the sources of the pages, which only the book can show.
         for notebook in (site / DOWNLOADS).glob("*.ipynb"):
             shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
+        for page in made.rglob("*.html"):
+            page.write_text(lighten(page.read_text(encoding="utf8")), encoding="utf8")
         shutil.rmtree(html, ignore_errors=True)
         shutil.move(made, html)
+
+
+def lighten(page: str) -> str:
+    """Take out of a page the scripts that it does not need.
+
+    The theme loads all drawings of Font Awesome beside the font with the same signs, Jupyter Book
+    loads MathJax and thebe everywhere.
+    """
+    unused = ["scripts/fontawesome.js", "sphinx-thebe.js"]
+    unused += [] if 'class="math' in page else ["mathjax/"]
+    names = "|".join(map(re.escape, unused))
+    return re.sub(rf'<script\b[^>]*src="[^"]*(?:{names})[^"]*"[^>]*></script>\n?', "", page)
 
 
 def explain(log: str, site: Path) -> str:
