@@ -18,10 +18,13 @@ OWN :=
 GRID := wide
 BUILD := _build
 
+# The folder of the pages, as tools/book.py names it.
+HTML = $(if $(filter mni-quick,$(COHORT)-$(PROFILE)),html,html-$(COHORT)-$(PROFILE))
+
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help book lambda results full test lint notebooks env cluster lock clean
+.PHONY: help book pdf lambda results full test lint notebooks env cluster lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,6 +38,9 @@ help: ## this list
 book: $(STAMP) ## run the lessons and render the book; prints where its front page is
 	@$(PY) -m tools.book build --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \
 	  --seed "$(SEED)" --own "$(OWN)" --lessons "$(LESSONS)" --cores "$(CORES)"
+
+pdf: book ## the whole book as one PDF (needs Chromium)
+	@$(PY) -m tools.pdf "$(BUILD)/$(HTML)" "$(BUILD)/$(HTML).pdf"
 
 lambda: $(STAMP) ## run what is missing of a grid of λ runs (config/lambda.yaml)
 	@$(PY) -m tools.book grid --build "$(BUILD)" --cohort "$(COHORT)" --profile "$(PROFILE)" \

@@ -281,7 +281,11 @@ class BookEngine(NBClientEngine):
 
         nb_man.cell_start = cell_start
         kwargs["config"] = Config({"KernelManager": {"transport": "ipc", "ip": str(sockets)}})
-        kwargs["extra_arguments"] = ["--IPKernelApp.log_level=CRITICAL"]
+        # Figures with two pixels a CSS pixel: sharp on a telephone, and when they are enlarged.
+        kwargs["extra_arguments"] = [
+            "--IPKernelApp.log_level=CRITICAL",
+            "--InlineBackend.figure_formats={'retina'}",
+        ]
         with progress:
             super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 

@@ -38,8 +38,40 @@ def render_book(site: Path, html: Path) -> None:
         # The download button leads to the sources of the pages, which only the book can show.
         for notebook in (site / DOWNLOADS).glob("*.ipynb"):
             shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
+        for page in made.rglob("*.html"):
+            page.write_text(finish(page.read_text(encoding="utf8")), encoding="utf8")
         shutil.rmtree(html, ignore_errors=True)
         shutil.move(made, html)
+
+
+#: Scripts that no page needs: the theme has its signs as a font, too, and nothing runs in the page.
+UNUSED = ("scripts/fontawesome.js", "sphinx-thebe.js")
+#: What the generators write against the rules of accessible HTML, and what stands for it.
+MENDED = {
+    # A button's name has to have the words that it shows.
+    r'(<button class="btn search-button-field[^>]*?) aria-label="Search"': r"\1",
+    # The book's name lies outside all landmarks.
+    r'<div class="sidebar-primary-items__start': r'<div role="region" aria-label="Book"\g<0>',
+    # A role that may not stand in a list, and the list that then has no items.
+    r' role="(?:doc-biblioentry|doc-backlink)"|(?<=<div) role="list"(?= class="citation-list")': "",
+    # The corner of a table heads nothing.
+    r"<th></th>": "<td></td>",
+}
+
+
+def finish(page: str) -> str:
+    """Take the scripts out of a page that it does not need, and mend what readers trip over.
+
+    MathJax stays where a page has maths: with 2 MB it is heavier than all the rest.
+    """
+    unused = UNUSED if 'class="math' in page else (*UNUSED, "mathjax/")
+    names = "|".join(map(re.escape, unused))
+    page = re.sub(rf'<script\b[^>]*src="[^"]*(?:{names})[^"]*"[^>]*></script>\n?', "", page)
+    page = re.sub(r"<script[^>]*>(?:(?!</script>).)*?[Tt]hebe.*?</script>\n?", "", page, flags=re.DOTALL)
+    page = re.sub(r'<link[^>]*sphinx-thebe\.css[^>]*>\n?', "", page)
+    for pattern, better in MENDED.items():
+        page = re.sub(pattern, better, page)
+    return page
 
 
 def explain(log: str, site: Path) -> str:

@@ -23,11 +23,14 @@ import yaml
 from PIL import Image
 
 import vxmlib
-from tools import package, plain, record_table
+from tools import package, pages, plain, record_table
 from vxmlib import records
-from vxmlib.sources import malf, template
 
 LARGE_IMAGE = 120_000  # bytes
+#: No figure of a page weighs more.
+HEAVY_IMAGE = 150_000
+#: The picture that other sites show beside a link to the book.
+PREVIEW = "_images/05_jacobian-front.png"
 #: Folder of the staged book with the notebooks that a reader downloads.
 DOWNLOADS = "downloads"
 
@@ -62,11 +65,17 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
     site = build / "site" / run.name
     site.parent.mkdir(parents=True, exist_ok=True)
     check_toc(root / "_toc.yml", lessons)
+    page_plans = pages.plans(root)
+    check_shows(root / "_toc.yml", page_plans)
+    home = repository(os.environ, root / "_config.yml")
     values = {"build": build_facts(root, run)}
     values["records"] = read_records(build / "products" / run.name)
     values["package_map"] = vxmlib.__doc__.partition("\n\n")[2]
     if (root / "results").is_dir():
         values["table_of_record"] = record_table.markdown(root)
+    if (root / "CITATION.cff").exists():
+        year = yaml.safe_load((root / "_config.yml").read_text(encoding="utf8"))["copyright"]
+        values["citation"] = pages.citation(root / "CITATION.cff", year, home)
     check_pages(root / "book", values)
     secrets = private_paths(root, os.environ)
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".stage-") as scratch:
@@ -78,14 +87,18 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
             if not source.exists():
                 raise StageError(f"{lesson}: not executed yet, no {source}; run `make book`")
             notebook = publishable(nbformat.read(source, as_version=4), secrets)
-            downloadable(notebook, root, fresh / DOWNLOADS / f"{lesson}.ipynb")
-            for cell in notebook.cells:
-                cell.source = plain.dress(cell.source) if cell.cell_type == "markdown" else cell.source
+            downloadable(notebook, home, fresh / DOWNLOADS / f"{lesson}.ipynb")
+            dress(notebook, page_plans.get(f"notebooks/{lesson}", {}).get("search", []))
             nbformat.write(notebook, fresh / "notebooks" / f"{lesson}.ipynb")
         copy_pages(root, fresh)
+        described = describe(root, build, run, lessons, home)
+        for page in (fresh / "book").glob("*.md"):
+            words = page_plans.get(f"book/{page.stem}", {}).get("search", [])
+            page.write_text(pages.with_index(page.read_text(encoding="utf8"), words), "utf8")
         copy_pictures(build / "products" / run.name, fresh / "book" / "pictures")
         package.draw(fresh / "book" / "pictures" / "package.svg")
-        config = settings(root / "_config.yml", values, repository(os.environ))
+        config = settings(root / "_config.yml", values, home)
+        config["sphinx"]["config"].setdefault("html_context", {})["vxm_pages"] = described
         (fresh / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False))
         shutil.rmtree(site, ignore_errors=True)
         shutil.copytree(fresh, site)
@@ -99,21 +112,79 @@ def check_toc(path: Path, lessons: Mapping[str, dict]) -> None:
         raise StageError(f"{path}: lists lessons {listed}, config/book.yaml has {list(lessons)}")
 
 
-def downloadable(notebook, root: Path, path: Path) -> None:
+def check_shows(toc: Path, page_plans: Mapping[str, dict]) -> None:
+    """Refuse a page that does not say where its numbers come from."""
+    if missing := [page for page in pages.listed(toc) if page not in page_plans]:
+        raise StageError(f"config/book.yaml, pages: no entry for {', '.join(missing)}")
+
+
+def downloadable(notebook, home: Mapping | None, path: Path) -> None:
     """Write the plain notebook that the download button gives: with outputs, fit for any Jupyter."""
-    address = (repository(os.environ) or {"url": plain.repository(root / "_config.yml")})["url"]
     plain_notebook = copy.deepcopy(notebook)
-    plain_notebook.cells.insert(0, plain.install_cell(address))
+    plain_notebook.cells.insert(0, plain.install_cell(home["url"] if home else ""))
     nbformat.write(plain_notebook, path)
+
+
+def dress(notebook, words: list[str]) -> None:
+    """Make of a plain notebook what only the book shows: admonitions, terms, index, sizes."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = plain.dress(cell.source)
+        elif width := figure_width(cell):
+            cell.metadata.setdefault("mystnb", {}).setdefault("image", {})["width"] = f"{width}px"
+    first = next((cell for cell in notebook.cells if cell.source.startswith("# ")), None)
+    if first is not None and first.cell_type == "markdown":
+        first.source = pages.with_index(first.source, words)
+
+
+def figure_width(cell) -> int | None:
+    """The width of a cell's figure on the page, in CSS pixels; the picture may have twice as many."""
+    for output in cell.get("outputs", ()):
+        if "image/png" in output.get("data", {}):
+            given = output.get("metadata", {}).get("image/png", {}).get("width")
+            png = base64.b64decode(output["data"]["image/png"])
+            return int(given or Image.open(io.BytesIO(png)).width)
+    return None
+
+
+def describe(root: Path, build: Path, run: Run, lessons: Mapping, home) -> dict[str, dict]:
+    """Footer and description of each page, as the templates of ``book/_templates`` read them."""
+    facts = build_facts(root, run)
+    described = {}
+    for page, plan in pages.plans(root).items():
+        folder, name = page.split("/")
+        lesson = lessons.get(name, {}) if folder == "notebooks" else {}
+        stored = [f"results/{part}" for part in lesson.get("results", [])]
+        shows = plan["shows"]
+        if "record" in shows and repeats_record(root, build / "products" / run.name / name, stored):
+            shows = [word for word in shows if word != "live"]
+        suffix = "py" if folder == "notebooks" else "md"
+        text = (root / f"{page}.{suffix}").read_text(encoding="utf8")
+        text = re.sub(r"^# ?", "", text, flags=re.MULTILINE) if suffix == "py" else text
+        described[page] = {
+            "footer": pages.footer(shows, facts, stored, pages.source_line(page, home)),
+            "description": pages.description(text),
+        }
+    return described
+
+
+def repeats_record(root: Path, product: Path, folders: list[str]) -> bool:
+    """Whether a lesson's record is a committed one: it had no scans and measured nothing itself."""
+    record = product / "record.json"
+    committed = [path for folder in folders for path in (root / folder).rglob("*.json")]
+    return record.exists() and record.read_bytes() in [path.read_bytes() for path in committed]
 
 
 def copy_pages(root: Path, site: Path) -> None:
     """Copy what is not a lesson; scripts of ``_mathjax`` go where no page loads them twice."""
     shutil.copytree(
-        root / "book", site / "book", ignore=shutil.ignore_patterns("_static", "_mathjax")
+        root / "book",
+        site / "book",
+        ignore=shutil.ignore_patterns("_static", "_mathjax", "_templates"),
     )
     shutil.copy(root / "_toc.yml", site / "_toc.yml")
-    for folder, target in (("_static", "_static"), ("_mathjax", "extra/mathjax")):
+    targets = {"_static": "_static", "_templates": "_templates", "_mathjax": "extra/mathjax"}
+    for folder, target in targets.items():
         if (root / "book" / folder).exists():
             shutil.copytree(root / "book" / folder, site / target)
 
@@ -170,12 +241,13 @@ def check_pages(folder: Path, values: Mapping) -> None:
 # -- settings ------------------------------------------------------------------------------------
 
 
-def repository(environment: Mapping[str, str]) -> dict | None:
+def repository(environment: Mapping[str, str], config: Path) -> dict | None:
     """Where the book's source is published, when that is known; else None.
 
-    ``BOOK_REPOSITORY_URL`` (and ``BOOK_REPOSITORY_BRANCH``) say it, or GitHub Actions does.
+    The setting ``repository: url`` of ``_config.yml`` says it. ``BOOK_REPOSITORY_URL`` (and
+    ``BOOK_REPOSITORY_BRANCH``) take its place, and where both are empty, GitHub Actions says it.
     """
-    url = environment.get("BOOK_REPOSITORY_URL", "")
+    url = environment.get("BOOK_REPOSITORY_URL", "") or plain.repository(config)
     server, name = environment.get("GITHUB_SERVER_URL"), environment.get("GITHUB_REPOSITORY")
     if not url and server and name:
         url = f"{server}/{name}"
@@ -191,18 +263,15 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
     facts = values["build"]
     config.setdefault("parse", {})["myst_substitutions"] = dict(values)
     html = config.setdefault("html", {})
-    label = f"cohort {facts['cohort']}, profile {facts['profile']}, seed {facts['seed']}"
-    html["extra_footer"] = (
-        f"<p>Every number on these pages was computed by this build: {label}; "
-        f"vxmlib {facts['version']} ({facts['commit']}), Python {facts['python']}, "
-        f"{facts['date']}.</p><p>{whose_brains(facts['cohort'])}</p>"
-    )
+    context = config.setdefault("sphinx", {}).setdefault("config", {}).setdefault("html_context", {})
+    context["vxm_footer"] = f"<p>{pages.run_label(facts).capitalize()}.</p>"
+    if html.get("baseurl"):
+        context["vxm_picture"] = f"{html['baseurl'].rstrip('/')}/{PREVIEW}"
     if facts["profile"] == "smoke":
         html["announcement"] = (
             "A smoke build: it shows that the pages run; its numbers mean nothing."
         )
-    if home:
-        html["extra_footer"] += f'<p>Source: <a href="{home["url"]}">{home["url"]}</a></p>'
+    config["repository"] = {"url": ""}
     # Colab and Binder open notebooks of GitHub; the theme refuses hosts it does not know.
     if home and home["url"].startswith("https://github.com/"):
         config["repository"] = home
@@ -210,15 +279,6 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
         config["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
         config["launch_buttons"]["binderhub_url"] = "https://mybinder.org"
     return config
-
-
-def whose_brains(cohort: str) -> str:
-    """Say below every page whether its people are simulated or real, and whom to credit."""
-    if cohort == "mni":
-        return f"Simulated people, made from one template. {template.CREDIT}"
-    if cohort == "malf":
-        return f"Real people. {malf.CREDIT} {malf.LICENCE}."
-    return "Your own scans."
 
 
 # -- what may be published -----------------------------------------------------------------------
@@ -264,15 +324,24 @@ def publishable(notebook, paths: Mapping[str, str]):
 
 
 def slim(png: bytes) -> bytes:
-    """Return a large figure (PNG) in 256 colours, at about a third of its size."""
+    """Return a large figure (PNG) in as many colours, at most 256, as keep it light.
+
+    A figure that stays heavy in 32 colours is made smaller.
+    """
     if len(png) <= LARGE_IMAGE:
         return png
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    written = io.BytesIO()
-    # Without the refinement (kmeans) the greys of a scan take all colours, and none is left for a
-    # colour bar.
-    reduced = image.quantize(256, kmeans=3, dither=Image.Dither.NONE)
-    reduced.save(written, "PNG", optimize=True)
+    for scale in (1.0, 0.8, 0.65, 0.5):
+        size = [round(scale * side) for side in image.size]
+        scaled = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
+        for colours in (256, 128, 64, 32):
+            # Without the refinement (kmeans) the greys of a scan take all colours, and none is
+            # left for a colour bar.
+            reduced = scaled.quantize(colours, kmeans=3, dither=Image.Dither.NONE)
+            written = io.BytesIO()
+            reduced.save(written, "PNG", optimize=True)
+            if len(written.getvalue()) <= HEAVY_IMAGE:
+                return written.getvalue()
     return written.getvalue()
 
 
