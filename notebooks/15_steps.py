@@ -51,15 +51,21 @@ people = runs.load_cohort(settings)
 print(people.shape, "voxels,", len(people.split["train"]), "training subjects")
 
 # %% [markdown]
-# Every training run of this page starts from the same weights. `fresh` therefore sets the seed
-# before it builds voxelmorph's stock network and compiles it with its two losses.
+# The two losses are those of the recipe.
 
 # %%
-from vxmlib import backend, losses
+from vxmlib import losses
 from vxmlib.backend import tf, vxm
 
 image_loss = losses.LocalNCC().loss
 smoothness = vxm.losses.Grad("l2").loss
+
+# %% [markdown]
+# Every training run of this page starts from the same weights. `fresh` therefore sets the seed
+# before it builds and compiles voxelmorph's stock network.
+
+# %%
+from vxmlib import backend
 
 
 def fresh(network=vxm.networks.VxmDense):
@@ -131,11 +137,12 @@ falling = tf.keras.callbacks.LearningRateScheduler(
 from vxmlib import metrics, models
 
 moving, fixed = runs.validation_pairs(people)[0]
+images = people.image(moving), people.image(fixed)
 
 
+# %%
 class WatchFolding(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs):
-        images = people.image(moving), people.image(fixed)
         displacement = models.register(self.model, *images)
         folding = metrics.folding(displacement, people.brain(fixed))
         logs["folded, % of the brain"] = folding.percent_in_mask
@@ -162,6 +169,11 @@ longest = max(np.linalg.norm(change) for change in moved)
 
 # %%
 history = model.fit(data(), initial_epoch=1, epochs=4, steps_per_epoch=5, **callbacks)
+
+# %% [markdown]
+# Did the encoder keep its weights, and did the clipping hold?
+
+# %%
 encoder = [
     (w.numpy() == old).all()
     for w, old in zip(model.weights, start, strict=True)
@@ -208,6 +220,7 @@ def milliseconds(clock):
     return 1000 * np.percentile(np.diff(clock.times), 10)
 
 
+# %%
 clock = loops.Clock()
 model.fit(data(), steps_per_epoch=steps, callbacks=[clock], verbose=0)
 times = {"fit()": milliseconds(clock)}
@@ -240,6 +253,7 @@ model = fresh(OwnStep)
 history = model.fit(data(), epochs=steps, steps_per_epoch=1, verbose=0)
 by_step["own train_step"] = np.array(history.history["loss"])
 
+# %%
 clock = loops.Clock()
 model.fit(data(), steps_per_epoch=steps, callbacks=[clock], verbose=0)
 times["own train_step"] = milliseconds(clock)
@@ -256,6 +270,7 @@ optimizer, weights = model.optimizer, model.trainable_variables
 optimizer.build(weights)
 
 
+# %%
 @tf.function
 def one_step(inputs, targets):
     with tf.GradientTape() as tape:
@@ -294,6 +309,8 @@ terms = loops.compiled_terms(model)
 table = loops.train(model, data(), terms, steps=steps, after=clock.after)
 by_step["guarded loop"] = table["loss"].to_numpy()
 times["guarded loop"] = milliseconds(clock)
+
+# %%
 table.set_index("step").set_axis(["loss", "image loss", "smoothness"], axis=1).tail(2).round(4)
 
 # %% [markdown]
@@ -306,32 +323,27 @@ table.set_index("step").set_axis(["loss", "image loss", "smoothness"], axis=1).t
 
 # %%
 reference = by_step["fit()"]
-bridge = pd.DataFrame(
-    {
-        "largest difference": {k: abs(v / reference - 1).max() for k, v in by_step.items()},
-        "ms a step": times,
-        "last loss": {k: v[-1] for k, v in by_step.items()},
-    }
-)
+apart = {name: abs(values / reference - 1).max() for name, values in by_step.items()}
+last = {name: values[-1] for name, values in by_step.items()}
+bridge = pd.DataFrame({"largest difference": apart, "ms a step": times, "last loss": last})
+
+# %%
 shown = {"largest difference": "{:.1g}", "ms a step": "{:.0f}", "last loss": "{:.5f}"}
 bridge.style.format(shown)
 
 # %% tags=["remove-input"]
-apart = bridge["largest difference"].max()
-assert apart < 1e-4
-equal = f"equal to within a relative difference of {apart:.0e}" if apart else "equal to the last digit"
+most = max(apart.values())
+assert most < 1e-4
+equal = f"equal to within a relative difference of {most:.0e}" if most else "equal to the last digit"
 Markdown(f"""
 Over {steps} steps the losses of all ways are {equal}. On another machine a difference of up to
 about `1e-5` is no error. The order in which numbers are added may differ between the ways, and
 single precision rounds every sum.
 """)
 
-# %% tags=["remove-input"]
-Markdown(f"""
-A step takes from {min(times.values()):.0f} to {max(times.values()):.0f} ms, depending on the way.
-The differences also depend on the machine and may change with the next build, so speed is no
-reason to leave `fit()`.
-""")
+# %% [markdown]
+# The times depend on the machine and may change with the next build, so speed is no reason to
+# leave `fit()`.
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
@@ -341,25 +353,23 @@ takes {times["fit()"]:.0f} ms in `fit()` and {times["bare loop"]:.0f} ms in the 
 """))
 
 # %% tags=["remove-cell"]
-from vxmlib.experiments import recording
-
 names = {"fit()": "fit"}
 columns = {"largest difference": "largest difference from fit"}
 rows = bridge.rename(index=names, columns=columns).to_dict("index")
+
+# %% tags=["remove-cell"]
 inside_fit = {
     "clipping": bool(longest <= 1.001 * limit),
     "freezing": bool(all(encoder)),
     "monitoring": "folded, % of the brain" in log.columns,
 }
-record = recording.make_record(
-    "15_steps",
-    settings,
-    people,
-    seconds=steps * times["fit()"] / 1000,
-    steps=steps,
-    bridge=rows,
-    inside_fit=inside_fit,
-)
+
+# %% tags=["remove-cell"]
+from vxmlib.experiments import recording
+
+kept = {"steps": steps, "bridge": rows, "inside_fit": inside_fit}
+seconds = steps * times["fit()"] / 1000
+record = recording.make_record("15_steps", settings, people, seconds=seconds, **kept)
 recording.keep_record("15_steps", record)
 
 # %% [markdown]
