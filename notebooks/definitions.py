@@ -11,22 +11,31 @@
 # ---
 
 # %% [markdown]
-# # Compare definitions: one field, many numbers
+# # Compare the definitions of each measure
 #
 # | | |
 # |---|---|
-# | **You will** | measure one and the same registration by every definition in use |
-# | **You will learn** | how far Dice, folding, SD of log det J, surface distance and NCC move by definition alone |
-# | **You need** | [lesson 5](04_dice.ipynb) and [lesson 6](05_jacobian.ipynb) |
-# | **In → out** | one displacement → pairs of numbers that bear one name |
-# | **Not here** | which method is better: nothing is compared but definitions |
-# | **Time** | 15 minutes |
+# | **You will** | measure one registration by several definitions of the same measure |
+# | **You will learn** | what to state beside a number, and which definition this book uses |
+# | **You need** | [Dice](04_dice.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
+# | **In → out** | one displacement → a range of values for each measure |
+# | **Not here** | which method is better, because only definitions are compared |
+# | **Time** | 20 minutes, or look up one section |
 
 # %% [markdown]
-# Two papers that print "Dice" or "SDlogJ" need not print the same quantity. Here nothing changes
-# but the definition: each section takes the same pair and the same field, and shows the number
-# that moves. The field is that of [lesson 6](05_jacobian.ipynb) at λ = 0.01, because a field
-# without folds cannot show how folds are counted.
+# Two papers that print "Dice" or "SDlogJ" need not print the same quantity. On this page the
+# registration stays the same and only the definition changes.
+
+# %% tags=["remove-input"]
+from IPython.display import Markdown, display
+
+result = display(Markdown("The result will stand here when the page has run."), display_id=True)
+
+# %% [markdown]
+# ## Set the parameters
+#
+# The training run is that of the Jacobian lesson with λ = 0.01, because a displacement without
+# folds cannot show how folds are counted.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -38,263 +47,357 @@ lam = 0.01
 int_steps = 0
 
 # %%
-from vxmlib import cohorts, metrics, warp
 from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
 people = runs.load_cohort(settings)
 run = runs.run(settings)
+print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 
 # %% [markdown]
-# One pair, its field, and the labels that it carries over:
+# One test pair is registered, and its labels are warped with nearest-neighbour interpolation.
 
 # %%
+from vxmlib import cohorts, warp
+
 moving, fixed = cohorts.ordered_pairs(people.split["test"], limit=1)[0]
-field = run.register(people.image(moving), people.image(fixed))
+images = people.image(moving), people.image(fixed)
 brain = people.brain(fixed)
-warped = warp.warp_labels(people.labels(moving), field)
+displacement = run.register(*images)
+
+# %%
+warped = warp.warp_labels(people.labels(moving), displacement)
 target = people.labels(fixed)
 
 # %% [markdown]
-# ## Dice: a structure that nobody has
+# ## NCC
 #
-# Label lists are made for a data set, and a person may lack a structure; in 2D a slice misses
-# many. What is the overlap of nothing with nothing? Four conventions are in use: leave it out
-# (ours), count 0 (voxelmorph), count 1 (some recipes), or NaN, which the mean then has to drop
-# (MONAI). To see them move, ask for two labels more than there are:
+# **Definition.** The correlation of the two images in a window around each voxel, squared, and
+# averaged over voxels. A value of 1 is a perfect match.
+#
+# | Choice | voxelmorph | Elsewhere |
+# |---|---|---|
+# | window | 9 voxels | 3 in MONAI by default; the whole image in "global" NCC |
+# | negative correlation | counts as 0 | squared, so it counts as a match (MONAI) |
+# | region | whole image | brain only |
+# | sign | loss between −1 and 0 | similarity between 0 and 1 |
+#
+# **Run.** The next cells score the pair *before* registration. voxelmorph's loss comes first.
+
+# %%
+from vxmlib.backend import tf, vxm
+
+batch = [tf.constant(image[None, ..., None]) for image in images]
+loss = vxm.losses.NCC().loss(batch[1], batch[0])
+print(f"loss {float(loss):.3f}")
+
+# %% [markdown]
+# `metrics.local_ncc` computes the same value with a positive sign, and takes a mask.
 
 # %%
 import numpy as np
 import pandas as pd
 
-present = [k for k in people.structures if (target == k).any()]
-asked = [*present, 998, 999]
-absent = {
-    rule: np.nanmean(list(metrics.dice(warped, target, asked, absent=rule).values()))
-    for rule in ("skip", "zero", "one", "nan")
+from vxmlib import metrics
+
+ncc = {
+    "window 9, whole image": metrics.local_ncc(*images),
+    "window 9, brain": metrics.local_ncc(*images, mask=brain),
+    "window 3, brain": metrics.local_ncc(*images, window=3, mask=brain),
+    "global, brain": np.corrcoef(images[0][brain], images[1][brain])[0, 1] ** 2,
 }
-pd.Series(absent, name="mean Dice").round(4)
+pd.Series(ncc, name="NCC").round(3).to_frame()
+
+# %% tags=["remove-input"]
+Markdown(f"""
+An unregistered pair scores {ncc["window 9, whole image"]:.2f} on the whole image and
+{ncc["window 9, brain"]:.2f} in the brain, because flat background matches flat background.
+""")
 
 # %% [markdown]
-# voxelmorph's own function confirms which of them it follows:
+# The next cell compares a brain with its own negative. A squared correlation without voxelmorph's
+# rule would score 1.
 
 # %%
-from vxmlib.backend import vxm
+negative = metrics.local_ncc(images[0], 1 - images[0], mask=people.brain(moving))
+print(f"an image and its negative: {negative:.3f}")
 
+# %% [markdown]
+# **This book** trains with voxelmorph's definition and reports the value in the brain.
+#
+# ## Dice
+#
+# **Definition.** Twice the common volume of a structure, divided by the sum of both volumes
+# ([Dice 1945](https://doi.org/10.2307/1932409)).
+#
+# | Choice | This book | Elsewhere |
+# |---|---|---|
+# | structure absent in both maps | left out | 0 in voxelmorph, NaN in MONAI, 1 in some scripts |
+# | warped labels | integers, nearest neighbour | one-hot maps, linear, then the largest |
+# | mean | over structures, then pairs | over groups of structures, or over voxels |
+# | "±" | SD over pairs, and over pairs and structures | one of them, often without a name |
+#
+# **Run: absent structures.** A list of labels often holds structures that a slice or a subject
+# lacks. The next cell asks for two labels that neither map has.
+
+# %%
+present = [k for k in people.structures if (target == k).any()]
+asked = [*present, 998, 999]
 theirs = vxm.py.utils.dice(warped, target, labels=asked).mean()
 print(f"voxelmorph: {theirs:.4f}")
 
-# %% tags=["remove-cell"]
-from vxmlib.book import glue
+# %%
+absent = {}
+for rule in ("skip", "nan", "zero", "one"):
+    scores = metrics.dice(warped, target, asked, absent=rule)
+    absent[rule] = np.nanmean(list(scores.values()))
+meaning = ["left out", "NaN, dropped by the mean", "counts 0", "counts 1"]
+pd.DataFrame({"Dice": absent.values()}, index=meaning).round(4)
 
-glue.glue(
-    n_present=len(present),
-    absent_low=min(absent.values()),
-    absent_high=max(absent.values()),
-    theirs=theirs,
-)
+# %% tags=["remove-input"]
+Markdown(f"""
+The same registration scores from {min(absent.values()):.3f} to {max(absent.values()):.3f} with
+{len(present)} structures and two empty labels.
+""")
 
 # %% [markdown]
-# With {glue:text}`n_present` structures and two empty labels the same registration scores from
-# {glue:text}`absent_low:.3f` to {glue:text}`absent_high:.3f`.
-
-# %% [markdown]
-# ## Dice: nearest labels, or linear one-hot maps
-#
-# Both are legitimate. One warps the label map by nearest neighbour; the other warps one smooth
-# map a structure and takes the largest.
+# **Run: interpolation.** Labels can also be warped as one smooth map for each structure. The
+# largest map then wins the voxel.
 
 # %%
-maps = [
-    warp.warp_image((people.labels(moving) == k).astype("float32"), field)
-    for k in [0, *present]
-]
-linear = np.array([0, *present])[np.argmax(maps, axis=0)]
+kept = np.array([0, *present])
+maps = [(people.labels(moving) == k).astype("float32") for k in kept]
+smooth = [warp.warp_image(each, displacement) for each in maps]
+linear = kept[np.argmax(smooth, axis=0)]
+
+# %%
 nearest_dice = metrics.mean_dice(warped, target, present)
 linear_dice = metrics.mean_dice(linear, target, present)
 print(f"nearest {nearest_dice:.4f}, one-hot linear {linear_dice:.4f}")
 
-# %% tags=["remove-cell"]
-glue.glue(one_hot=linear_dice - nearest_dice)
-
 # %% [markdown]
-# A difference of {glue:text}`one_hot:+.4f`, from the interpolation alone.
-
-# %% [markdown]
-# ## Dice: the mean over what?
-#
-# A mean over structures weighs a choroid plexus as much as the white matter. A mean over groups
-# (left and right counted together) or over all labelled voxels weighs otherwise. And the spread
-# depends on what is spread: pairs, or pairs and structures.
+# **Run: mean and spread.** The mean can be taken over structures, or first within groups such as
+# left and right, as TransMorph's evaluation does
+# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The "±" can be over pairs, or
+# over pairs and structures.
 
 # %%
 pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs)
 table = metrics.evaluate_pairs(people, pairs, run.register)
-side = table["structure"].str.replace("Left |Right ", "", regex=True)
-grouped = table.groupby(["moving", "fixed", side])["dice"].mean()
 summary = metrics.summary(table)
+group = table["structure"].str.replace("Left |Right ", "", regex=True)
+by_group = table.groupby(["moving", "fixed", group])["dice"].mean()
+
+# %%
 means = {
     "mean over structures": summary["dice_mean"],
-    "mean over left-right groups": grouped.groupby(level=[0, 1]).mean().mean(),
-    "± over pairs": summary["dice_sd_pairs"],
-    "± over pairs and structures": summary["dice_sd_pooled"],
+    "mean over groups": by_group.groupby(level=[0, 1]).mean().mean(),
+    "SD over pairs": summary["dice_sd_pairs"],
+    "SD over pairs and structures": summary["dice_sd_pooled"],
 }
-pd.Series(means, name="Dice").round(4)
+pd.Series(means, name="Dice").round(4).to_frame()
 
-# %% tags=["remove-cell"]
-glue.glue(
-    spread_ratio=means["± over pairs and structures"] / means["± over pairs"]
-)
-
-# %% [markdown]
-# The second "±" is {glue:text}`spread_ratio:.0f` times the first. The papers' tables print the
-# second kind {cite}`balakrishnan2019tmi`.
-
-# %% [markdown]
-# ## Folding: of how many voxels?
-
-# %%
-folds = metrics.folding(field, mask=brain)
-labelled = target > 0
-in_labels = metrics.folding(field, mask=labelled)
-denominators = pd.DataFrame(
-    {
-        "voxels": [brain.size, brain.sum(), labelled.sum()],
-        "folding in %": [
-            folds.percent,
-            folds.percent_in_mask,
-            in_labels.percent_in_mask,
-        ],
-    },
-    index=["all voxels", "the brain", "labelled voxels"],
-)
-denominators.round(3)
-
-# %% tags=["remove-cell"]
-shares = denominators["folding in %"]
-glue.glue(
-    n_folds=folds.count,
-    share_low=shares.min(),
-    share_high=shares.max(),
-)
+# %% tags=["remove-input"]
+spread = means["SD over pairs and structures"] / means["SD over pairs"]
+Markdown(f"""
+The SD over pairs and structures is {spread:.0f} times as large as the SD over pairs. The tables of
+the journal paper print the larger one
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+""")
 
 # %% [markdown]
-# {glue:text}`n_folds` folds are {glue:text}`share_low:.2f` % or {glue:text}`share_high:.2f` %,
-# by denominator.
-
-# %% [markdown]
-# ## SD of log det J: with folds, without, or hidden
+# **This book** leaves absent structures out, warps integers with nearest-neighbour interpolation,
+# averages over structures and then over pairs, and names each SD.
 #
-# A fold has no logarithm. Ours leaves folds out and prints their share beside the number; others
-# raise them to a floor, and the value then depends on the floor. The evaluation of a well-known
-# challenge adds 3 to every determinant before it takes the logarithm; after that no determinant
-# is below 0 and the count of folds is 0, whatever the field does.
+# ## SD of log det J
+#
+# **Definition.** The standard deviation of the logarithm of the Jacobian determinant over the
+# brain. It is 0 for a uniform change of volume.
+#
+# | Choice | This book | Elsewhere |
+# |---|---|---|
+# | folded voxels, which have no logarithm | left out, and reported beside it | raised to a small floor |
+# | added constant | none | Learn2Reg's evaluator adds 3 to every determinant |
+# | region | brain | all voxels, or without a border of two voxels (Learn2Reg) |
+#
+# **Run.** The three rules are applied to one displacement. The last one follows the evaluator of
+# the Learn2Reg challenge ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)).
 
 # %%
-determinant = metrics.jacobian_determinant(field)
-inner = (slice(2, -2),) * people.ndim  # they leave out the border
-shifted = np.clip(determinant + 3, 1e-9, 1e9)
-
-# %% [markdown]
-# The spread of the three logarithms in the brain:
+folds = metrics.folding(displacement, mask=brain)
+determinant = metrics.jacobian_determinant(displacement)
+inner = (slice(2, -2),) * people.ndim
+shifted = np.clip(determinant + 3, 1e-9, 1e9)[inner]
+floor = {"nonpositive": "floor", "floor": 1e-9}
 
 # %%
 spreads = {
-    "folds left out": metrics.sd_log_jacobian(field, brain),
-    "folds raised to 1e-9": metrics.sd_log_jacobian(
-        field, brain, nonpositive="floor"
-    ),
-    "log(det + 3), border left out": np.log(shifted[inner])[brain[inner]].std(),
+    "folds left out": metrics.sd_log_jacobian(displacement, brain),
+    "folds raised to 1e-9": metrics.sd_log_jacobian(displacement, brain, **floor),
+    "log(det + 3), no border": np.log(shifted[brain[inner]]).std(),
 }
-pd.Series(spreads, name="SD of log det J").round(3)
+pd.Series(spreads, name="SD of log det J").round(3).to_frame()
 
-# %% tags=["remove-cell"]
-honest, floored, hidden = spreads.values()
-glue.glue(
-    honest=honest,
-    floored=floored,
-    hidden=hidden,
-    counted=int((shifted <= 0).sum()),
-)
+# %% tags=["remove-input"]
+Markdown(f"""
+After the shift by 3, {int((shifted <= 0).sum())} voxels count as folded, although the displacement
+folds {folds.count} voxels. The evaluator clips the determinant at a positive number before it
+counts, so its count of folds is always 0.
+""")
 
 # %% [markdown]
-# One field: {glue:text}`honest:.2f`, {glue:text}`floored:.2f`, or {glue:text}`hidden:.2f`. And
-# where the determinant was raised by 3 first, the folds that are counted are
-# {glue:text}`counted`.
-
-# %% [markdown]
-# ## Surface distance: millimetres or voxels
+# **This book** leaves folds out, reports their share beside the value, and adds no constant.
 #
-# The 95th percentile of the distance between two surfaces has a unit. Code that does not ask for
-# the voxel size answers in voxels.
+# ## Surface distance (HD95)
+#
+# **Definition.** From each surface voxel of one map, take the distance to the nearest surface voxel
+# of the other map, in both directions. HD95 is a 95th percentile of these distances.
+#
+# | Choice | This book | Elsewhere |
+# |---|---|---|
+# | unit | mm | voxels (Learn2Reg's evaluator) |
+# | two directions | percentile of each, then the larger (as MONAI) | one percentile of both together (MedPy) |
+# | empty structure | NaN | an error (MedPy) |
+#
+# **Run.** The function below gives the distances of one direction.
 
 # %%
-label = max(present, key=lambda k: (target == k).sum())
-a, b = warped == label, target == label
-in_mm = metrics.surface_distance(a, b, spacing=people.spacing)
-in_voxels = metrics.surface_distance(a, b, spacing=1.0)
-two_mm = metrics.surface_distance(a, b, spacing=2.0)
-print(f"{people.structures[label]}: {in_mm:.2f} mm, {in_voxels:.2f} voxels")
-print(f"had these voxels 2 mm, it would be {two_mm:.2f} mm")
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+
+def distances(a, b, spacing):
+    edge_a, edge_b = a & ~binary_erosion(a), b & ~binary_erosion(b)
+    return distance_transform_edt(~edge_b, sampling=spacing)[edge_a]
+
 
 # %% [markdown]
-# With voxels of 1 mm nobody notices. On another grid the same word means another length.
-
-# %% [markdown]
-# ## NCC: the whole image or the brain
-#
-# Black background correlates perfectly with black background, so a mean over the whole image
-# mostly counts what nobody registered. Take the pair *before* registration:
+# Both percentiles are averaged over the structures of the pair. `metrics.surface_distance` computes
+# the first one.
 
 # %%
-images = people.image(moving), people.image(fixed)
-whole = metrics.local_ncc(*images)
-inside = metrics.local_ncc(*images, mask=brain)
-after = metrics.local_ncc(warp.warp_image(images[0], field), images[1], mask=brain)
-print(f"before: whole image {whole:.3f}, brain {inside:.3f}")
-print(f"after, in the brain: {after:.3f}")
+rows = []
+for label in [k for k in present if (warped == k).any()]:
+    a, b = warped == label, target == label
+    there, back = distances(a, b, people.spacing), distances(b, a, people.spacing)
+    larger = max(np.percentile(there, 95), np.percentile(back, 95))
+    pooled = np.percentile([*there, *back], 95)
+    rows.append([larger, pooled, metrics.surface_distance(a, b, spacing=2.0)])
+
+# %%
+kinds = ["larger of two, mm", "both together, mm", "larger of two, voxels of 2 mm"]
+surface = pd.Series(np.mean(rows, axis=0), index=kinds, name="HD95")
+surface.round(2).to_frame()
+
+# %% tags=["remove-input"]
+Markdown(f"""
+The two percentiles differ by {surface.iloc[0] - surface.iloc[1]:.2f} mm. The third row scores the
+same label maps as if their voxels were 2 mm wide, and the distance doubles. An answer in voxels
+would be the same for both grids.
+""")
+
+# %% [markdown]
+# **This book** reports millimetres and the larger of the two percentiles.
+#
+# ## Folding
+#
+# **Definition.** The voxels whose Jacobian determinant is zero or negative.
+#
+# | Choice | This book | Elsewhere |
+# |---|---|---|
+# | denominator | count, % of all voxels and % of the brain | one of them, often without a name |
+# | differences | central, as in voxelmorph | one-sided, or all combinations of one-sided ones |
+# | rule | det ≤ 0 | det < 0, which differs only at exactly 0 |
+#
+# **Run: denominators.** Each row counts the folds inside a region and divides them by the voxels
+# of that region.
+
+# %%
+regions = {"all voxels": brain >= 0, "brain": brain, "labelled voxels": target > 0}
+shares = {k: metrics.folding(displacement, mask=m).percent_in_mask for k, m in regions.items()}
+pd.Series(shares, name="folded, %").round(3).to_frame()
+
+# %% [markdown]
+# **Run: differences.** The determinant needs derivatives. Central differences compare the two
+# neighbours of a voxel and skip the voxel itself. One-sided differences compare the voxel with its
+# next neighbour.
+
+# %%
+def one_sided_determinant(field):
+    axes, cut = range(field.shape[-1]), tuple(slice(n - 1) for n in field.shape[:-1])
+    gradient = [[np.diff(field[..., c], axis=a)[cut] for a in axes] for c in axes]
+    jacobian = np.moveaxis(np.array(gradient), (0, 1), (-2, -1)) + np.eye(len(axes))
+    return np.linalg.det(jacobian)
+
+
+one_sided = int((one_sided_determinant(displacement) <= 0).sum())
+print("central:", folds.count, "folded voxels; one-sided:", one_sided)
+
+# %% tags=["remove-input"]
+Markdown(f"""
+One-sided differences find {one_sided} folded voxels and central ones {folds.count}. A displacement
+that jumps back and forth between neighbours can fold without a central difference that shows it.
+""")
+
+# %% [markdown]
+# [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) therefore combine all one-sided
+# differences in their digital diffeomorphism; [the Jacobian lesson](05_jacobian.ipynb) computes it.
+#
+# **This book** counts det ≤ 0 with central differences, and gives the count and both percentages.
 
 # %% tags=["remove-cell"]
-glue.glue(whole=whole, inside=inside)
+ranges = {
+    "NCC before registration": (ncc.values(), "window, region", ".2f"),
+    "Dice": ([*absent.values(), linear_dice], "absent structures, interpolation", ".3f"),
+    "SD of Dice": (list(means.values())[2:], "pairs, or pairs and structures", ".3f"),
+    "SD of log det J": (spreads.values(), "rule for folds", ".2f"),
+    "HD95, mm": (surface.iloc[:2], "combination of directions", ".2f"),
+    "Folded, %": (shares.values(), "denominator", ".2f"),
+}
+
+# %% tags=["remove-cell"]
+lines = [f"| {k} | {min(v):{d}} to {max(v):{d}} | {why} |" for k, (v, why, d) in ranges.items()]
+result.update(Markdown(f"""
+**Result.** One model (stock VxmDense, {run.title}, {settings.steps} steps) gives these ranges, by
+definition alone.
+
+| Measure | Range | What changes |
+|---|---|---|
+""" + "\n".join(lines)))
 
 # %% [markdown]
-# An unregistered pair scores {glue:text}`whole:.2f` on the whole image and
-# {glue:text}`inside:.2f` in the brain.
-
-# %% [markdown]
-# ## On your own
+# ## Exercises
 #
-# **Exercise 1.** Does the order of "mean over structures, then over pairs" matter? Try the other
-# one.
+# **Exercise 1.** Does it matter whether Dice is averaged over structures first or over pairs first?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 other_order = table.groupby("structure")["dice"].mean().mean()
-print(f"{means['mean over structures']:.5f} and {other_order:.5f}")
+print(f"structures first {means['mean over structures']:.5f}, pairs first {other_order:.5f}")
 
 # %% [markdown]
-# Not while every pair has every structure. When some lack one, the two differ, and one has to say
-# which was taken.
+# The two orders agree when every pair has every structure. When some pairs lack one, they differ,
+# so state the order.
 #
-# **Exercise 2.** Which of these definitions could turn a worse method into a better one in a
-# table?
+# **Exercise 2.** Which of these choices can change the order of two methods in a table?
 
 # %% [markdown]
-# :::{admonition} Answer
-# :class: dropdown
-# All whose effect is not the same for every method: what happens to absent or wiped-out
-# structures, the interpolation of labels, the floor of log det J, and any count that cannot see
-# folds. The unit of a distance and the denominator of folding change the level, not the order,
-# as long as one table uses one of them.
-# :::
-
-# %% [markdown]
-# ## What you take along
+# <details><summary>Answer</summary>
 #
-# - A number without its definition cannot be compared; print both.
-# - Dice: say what an absent structure counts, how labels were warped, and what the ± is over.
+# Every choice whose effect differs between methods can: the rule for structures that a warp
+# removes, the interpolation of labels, the rule for folds in SD of log det J, the kind of
+# differences, and the region in which folds are counted. The unit of a distance cannot, because it
+# multiplies every method by the same factor.
+#
+# </details>
+
+# %% [markdown]
+# ## Summary
+#
+# - NCC: state window and region, and report it in the brain.
+# - Dice: state the rule for absent structures, the interpolation, and what the "±" is over.
+# - SD of log det J: state what happens to folds, and add no constant.
+# - HD95: report millimetres, and state how the two directions are combined.
 # - Folding: give the count and the denominator.
-# - SD of log det J: say what became of the folds, and never add a constant.
-# - Distances in millimetres; NCC in the brain.
 #
-# **Read on:** overlap as a surrogate for registration, and its limits {cite}`rohlfing2012`.
+# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows how overlap can
+# mislead, whatever its definition.

@@ -1,9 +1,9 @@
-"""Custom training loops for VxmDense, which stop on NaN and keep the last good weights.
+"""A training loop for VxmDense that stops on NaN and keeps the last good weights.
 
-There are three ways to make the same training step, from the most to the least that Keras does:
-``fit()``; ``fit()`` with a custom ``train_step`` (:class:`OwnStep`); a bare loop (:func:`train`).
-The bare loop takes any objective. When the loss or a weight is no longer finite, it stops with a
-message and its last good weights are kept.
+:func:`train` makes the same step as ``fit()`` of a compiled model, but takes any objective. When
+the loss or a weight is no longer finite, it stops with a message, and the last good weights stay
+in their file. Arguments of the optimiser, callbacks and a custom ``train_step`` come first: see
+the lessons ``15_steps`` and ``16_situations``.
 """
 
 import math
@@ -23,37 +23,19 @@ class LoopStopped(ValueError):
     """The loop ended early; the message says at which step, why, and where good weights are."""
 
 
-class OwnStep(vxm.networks.VxmDense):
-    """VxmDense with a ``train_step`` written out; give it to ``models.build`` as ``network``.
-
-    What Keras' own step does, in five lines, so that any of them can be changed: everything
-    around it (callbacks, history, distribution) stays with ``fit()``.
-    """
-
-    def train_step(self, data):
-        """One step: outputs, loss, gradients, update; return what ``fit()`` logs."""
-        inputs, targets, weight = tf.keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            outputs = self(inputs, training=True)
-            loss = self.compute_loss(inputs, targets, outputs, weight)
-        # Scales the loss where 16 bits ask for it; tape.gradient and apply_gradients would not.
-        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
-        return self.compute_metrics(inputs, targets, outputs, weight)
-
-
 class Clock(tf.keras.callbacks.Callback):
-    """Notes when each step of ``fit()`` ended; :meth:`seconds` is what a step took."""
+    """Records when each step of ``fit()`` ends; :meth:`seconds` gives the time of a step."""
 
     def __init__(self):
         super().__init__()
         self.times = []
 
     def on_train_batch_end(self, batch, logs=None):
-        """Note the time."""
+        """Record the time."""
         self.times.append(time.perf_counter())
 
     def after(self, step, logs, outputs):
-        """The same for :func:`train`."""
+        """Record the time of a step of :func:`train`."""
         self.on_train_batch_end(step)
 
     def seconds(self):
@@ -62,14 +44,14 @@ class Clock(tf.keras.callbacks.Callback):
 
 
 def compiled_terms(model, *, lam=None):
-    """The objective of a compiled model: its losses and their weights, as ``fit()`` takes them.
+    """Return the objective of a compiled model: its weighted losses, as ``fit()`` minimises them.
 
     Parameters
     ----------
     model : VxmDense
-        Of :func:`vxmlib.models.build`.
+        Compiled with a list of losses and of loss weights, as by :func:`vxmlib.models.build`.
     lam : float or tf.Variable, optional
-        λ in place of the one it was compiled with; a variable may change while it trains.
+        Replaces the last loss weight, λ. A variable may change during training.
 
     Returns
     -------
@@ -93,18 +75,18 @@ def compiled_terms(model, *, lam=None):
 
 
 def gradient_norms(model, batch):
-    """How strongly each term of a compiled model pulls at its weights.
+    """Measure the gradient of each loss term over all trainable weights.
 
     Parameters
     ----------
     model : VxmDense
-        Of :func:`vxmlib.models.build`.
+        Compiled, as by :func:`vxmlib.models.build`.
     batch : (inputs, targets)
 
     Returns
     -------
     dict of str to float
-        Term (before its weight) -> norm of its gradient over all trainable weights.
+        Name of the term -> norm of its gradient, without the loss weight.
     """
     inputs, targets = batch
     with tf.GradientTape(persistent=True) as tape:
@@ -130,7 +112,7 @@ def train(
     keep=None,
     keep_every=50,
 ):
-    """Train a model by a bare loop.
+    """Train a model with a custom loop.
 
     Parameters
     ----------
@@ -140,35 +122,36 @@ def train(
         At least ``steps`` of them, as of :func:`vxmlib.pairs.pair_dataset`.
     objective : callable
         ``objective(inputs, targets, outputs)`` gives a dict of scalar tensors; ``"loss"`` is
-        minimised, the rest is recorded. Traced once: what it shall change later, it has to read
-        from a ``tf.Variable``.
+        minimised, the others are recorded. The function is traced once, so a number that changes
+        during training has to be a ``tf.Variable``.
     steps : int
-        Steps to take.
+        Number of steps.
     optimizer : optional
-        By default the one that the model was compiled with.
+        Default is the optimiser that the model was compiled with.
     variables : list, optional
-        Those to train; by default all trainable ones of the model.
+        Variables to train. Default is all trainable ones of the model.
     second : callable, optional
-        Called as ``second(inputs, outputs)`` at the end of each step and traced with it: trains
-        variables of its own, such as a discriminator's, and returns a dict of terms to record.
+        Called as ``second(inputs, outputs)`` at the end of each step and traced with it. It trains
+        other variables, such as a discriminator's, and returns a dict of terms to record.
     after : callable, optional
-        Called as ``after(step, logs, outputs)`` after each step (from 1); what it returns, a dict
-        or None, joins the row. It may raise :class:`LoopStopped` to end the loop.
+        Called as ``after(step, logs, outputs)`` after each step, counted from 1. It returns a dict
+        that is added to the row, or None. It may raise :class:`LoopStopped` to end the loop.
     keep : path, optional
         File (``.h5``) for the weights, written every ``keep_every`` steps and at the end.
 
     Returns
     -------
     pandas.DataFrame
-        One row a step: ``step``, the objective's terms (of the weights *before* the step).
+        One row for each step: ``step`` and the terms of the objective, computed with the weights
+        *before* the step.
 
     Raises
     ------
     LoopStopped
-        The loss, or a weight every ``keep_every`` steps and at the end, is NaN or infinite, the
-        batches ran out, or ``after`` said so; weights that were kept before stay as they were.
+        The loss is NaN or infinite; a weight is (checked every ``keep_every`` steps and at the
+        end); the batches ran out; or ``after`` raised it. Weights kept before stay as they are.
     ValueError
-        Nothing to train, no step to take, or an optimiser that scales the loss for 16 bits.
+        No variable to train, no step to take, or an optimiser that scales the loss for 16 bits.
 
     Examples
     --------
@@ -225,7 +208,7 @@ def train(
 
 
 def _asked(after, step, logs, outputs, keeper):
-    """What the caller's function adds to the row."""
+    """Return what the caller's function adds to the row."""
     if after is None:
         return {}
     try:
@@ -236,7 +219,7 @@ def _asked(after, step, logs, outputs, keeper):
 
 
 class _Keeper:
-    """Writes the weights now and then, and knows the last good ones."""
+    """Writes the weights at regular steps, and knows the last good ones."""
 
     def __init__(self, model, path, every):
         self.model, self.path, self.every = model, path and Path(path), every
@@ -252,7 +235,7 @@ class _Keeper:
         self.last = step
 
     def stopped(self, step, why):
-        """The error, with where to go on from."""
+        """Return the error, with the step and file of the last good weights."""
         kept = "no weights were kept"
         if self.last is not None:
             kept = f"the weights of step {self.last} are kept in {self.path}"
@@ -260,10 +243,10 @@ class _Keeper:
 
 
 class FoldingBudget:
-    """Changes λ while a model trains, so that folding stays within a budget.
+    """Adapts λ during training, so that folding stays within a budget.
 
     After each step λ is multiplied by ``rate`` when more than ``percent`` of the voxels of the
-    field folded, on a running mean, and divided by it when fewer did.
+    field folded (as a running mean), and divided by it when fewer did.
 
     Parameters
     ----------
@@ -272,11 +255,11 @@ class FoldingBudget:
     start : float
         First λ.
     least, most : float
-        The range; leaving it stops the training.
+        Range of λ; a λ outside it stops the training.
     rate : float
         Above 1.
     memory : float
-        Share of the running mean that a step keeps, from 0 to 0.999.
+        Weight of the earlier steps in the running mean, from 0 to 0.999.
 
     Raises
     ------
@@ -301,7 +284,7 @@ class FoldingBudget:
         self._mean = None
 
     def update(self, folding_percent):
-        """Take the folding of a step; return the new λ.
+        """Update λ with the folding of one step, and return it.
 
         Raises
         ------
@@ -323,24 +306,24 @@ class FoldingBudget:
 
 
 def discriminator(shape, filters=(16, 32, 32)):
-    """A network that tells a well-registered pair from another, patch by patch.
+    """Build a network that separates well-registered pairs from others, patch by patch.
 
-    It sees the two images and their absolute difference: to find that out by itself would take
-    more steps than a short training has.
+    Its inputs are the two images, and it computes their absolute difference first, because
+    learning to do so would take more steps than a short training run has.
 
     Parameters
     ----------
     shape : tuple of int
         Grid, 2D or 3D.
     filters : tuple of int
-        Of its convolutions, each with stride 2, so that with three of them a logit stands for
+        Filters of its convolutions, each with stride 2. With three of them, one logit covers
         8 voxels in each direction.
 
     Returns
     -------
     tf.keras.Model
-        Inputs two images ``(batch, *shape, 1)``; output logits ``(batch, *patches, 1)``, above 0
-        where it takes the pair for well registered.
+        Inputs: two images ``(batch, *shape, 1)``. Output: logits ``(batch, *patches, 1)``, above 0
+        where the pair looks well registered.
 
     References
     ----------
@@ -362,11 +345,11 @@ def discriminator(shape, filters=(16, 32, 32)):
 
 
 class AdversarialSimilarity:
-    """A discriminator in place of NCC: train it beside the registration network.
+    """A discriminator that replaces NCC and is trained beside the registration network.
 
-    It learns to tell (blend, fixed), where ``blend`` is the fixed image with some of the moving
-    one mixed in, a pair as good as registration could make it, from (warped, fixed). The network
-    is paid for warped images that it takes for such a blend. Give :meth:`objective` to
+    The discriminator learns to separate the good pair (blend, fixed) from (warped, fixed), where
+    ``blend`` is the fixed image with some of the moving one mixed in. The registration network is
+    rewarded when the discriminator takes its warped image for a blend. Pass :meth:`objective` to
     :func:`train`, :meth:`learn` as its ``second`` and :meth:`after` as its ``after``.
 
     Parameters
@@ -375,12 +358,12 @@ class AdversarialSimilarity:
     lam : float
         λ of the smoothness; not comparable with the λ of another image loss.
     learning_rate : float
-        Of the discriminator's Adam.
+        Learning rate of the discriminator's Adam.
     blend : float
         Share of the moving image in a good pair, from 0 to 0.999.
     patience : int
-        So many steps in a row in which it is never wrong and surely so (its loss below 0.01)
-        end the training: its gradient teaches nothing any more.
+        Training ends after this many steps in a row with a discriminator loss below 0.01, because
+        its gradient no longer guides the registration network.
     """
 
     def __init__(self, shape, *, lam=0.1, learning_rate=1e-3, blend=0.3, patience=50):
@@ -394,7 +377,7 @@ class AdversarialSimilarity:
         self._won = 0
 
     def objective(self, inputs, targets, outputs):
-        """The loss of the registration network: being recognised by its rival, and roughness."""
+        """Compute the registration loss: deceive the discriminator and be smooth."""
         fooled = self.network([outputs[0], inputs[1]], training=False)
         image = self._loss(tf.ones_like(fooled), fooled)
         smooth = tf.reduce_mean(vxm.losses.Grad("l2").loss(None, outputs[-1]))
@@ -405,7 +388,7 @@ class AdversarialSimilarity:
         }
 
     def learn(self, inputs, outputs):
-        """A step of the discriminator."""
+        """Train the discriminator for one step."""
         moving, fixed = inputs
         good = (1 - self.blend) * fixed + self.blend * moving
         with tf.GradientTape() as tape:
@@ -417,7 +400,7 @@ class AdversarialSimilarity:
         return {"discriminator_loss": loss}
 
     def after(self, step, logs, outputs):
-        """Stop when the discriminator has won outright."""
+        """Stop the loop when the discriminator is always right."""
         self._won = self._won + 1 if logs["discriminator_loss"] < 0.01 else 0
         if self._won >= self.patience:
             raise LoopStopped(
