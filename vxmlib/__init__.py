@@ -68,7 +68,6 @@ The recipe uses these modules:
 
 - `book.figures`: draw the figures
 - `book.steppable`: figures that the reader steps through
-- `book.glue`: insert computed numbers into the text of a page
 - `book.claims`: the list of claims about VoxelMorph, with a verdict and a table row for each
 - `book.claims_verdicts`: the rule that decides each claim from its numbers
 - `book.claims_records`: numbers for claims, from the records of lessons and from committed ones

@@ -1,6 +1,5 @@
 """The text of lessons and pages: plain Markdown, sentences that can be read, numbers with a source."""
 
-import ast
 import builtins
 import re
 import symtable
