@@ -1,4 +1,4 @@
-"""The text of lessons and pages: plain Markdown, sentences that can be read, numbers with a source."""
+"""The text of lessons and pages: plain Markdown, and sentences that can be read."""
 
 import builtins
 import re
