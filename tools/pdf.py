@@ -136,7 +136,7 @@ def _name(page: str, fragment: str = "") -> str:
 
 
 def _join(article, page: str, pages: list[str]) -> None:
-    """Give the ids of a page a name of their own, and lead its links to their place in the whole."""
+    """Make the ids of a page unique in the whole document, and mend its links."""
     for element in article.find_all(id=True):
         element["id"] = _name(page, element["id"])
     for name in ("for", "aria-describedby", "aria-labelledby"):

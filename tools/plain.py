@@ -70,19 +70,19 @@ def install_cell(address: str):
     return cell
 
 
-_INSTALL = '''\
+_INSTALL = """\
 # Outside the book's own environment (Colab, Kaggle), install the package and its pinned versions.
 import importlib.metadata, importlib.util, subprocess, sys
 
 SOURCE = "{source}"  # the repository, a wheel, or the folder of the project
 if importlib.util.find_spec("vxmlib") is None:
     if not SOURCE:
-        raise ModuleNotFoundError("vxmlib is not installed: set SOURCE to the book's project folder")
+        raise ModuleNotFoundError("vxmlib is missing: set SOURCE to the book's project folder")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--no-deps", SOURCE], check=True)
     files = importlib.metadata.files("vxmlib")
     lock = next(file.locate() for file in files if file.name == "requirements.lock")
-    subprocess.run([*pip, "--require-hashes", "-r", str(lock)], check=True)'''
+    subprocess.run([*pip, "--require-hashes", "-r", str(lock)], check=True)"""
 
 
 def without_install(notebook):
@@ -104,5 +104,6 @@ def displayed(source: str) -> list[str]:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Markdown":
             for argument in node.args:
                 parts = argument.values if isinstance(argument, ast.JoinedStr) else [argument]
-                texts.append("".join(getattr(part, "value", "x") if isinstance(part, ast.Constant) else "x" for part in parts))
+                words = (p.value if isinstance(p, ast.Constant) else "x" for p in parts)
+                texts.append("".join(words))
     return texts

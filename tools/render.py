@@ -67,8 +67,9 @@ def finish(page: str) -> str:
     unused = UNUSED if 'class="math' in page else (*UNUSED, "mathjax/")
     names = "|".join(map(re.escape, unused))
     page = re.sub(rf'<script\b[^>]*src="[^"]*(?:{names})[^"]*"[^>]*></script>\n?', "", page)
-    page = re.sub(r"<script[^>]*>(?:(?!</script>).)*?[Tt]hebe.*?</script>\n?", "", page, flags=re.DOTALL)
-    page = re.sub(r'<link[^>]*sphinx-thebe\.css[^>]*>\n?', "", page)
+    thebe = r"<script[^>]*>(?:(?!</script>).)*?[Tt]hebe.*?</script>\n?"
+    page = re.sub(thebe, "", page, flags=re.DOTALL)
+    page = re.sub(r"<link[^>]*sphinx-thebe\.css[^>]*>\n?", "", page)
     for pattern, better in MENDED.items():
         page = re.sub(pattern, better, page)
     return page

@@ -119,7 +119,7 @@ def check_shows(toc: Path, page_plans: Mapping[str, dict]) -> None:
 
 
 def downloadable(notebook, home: Mapping | None, path: Path) -> None:
-    """Write the plain notebook that the download button gives: with outputs, fit for any Jupyter."""
+    """Write the plain notebook, with outputs, that the download button gives."""
     plain_notebook = copy.deepcopy(notebook)
     plain_notebook.cells.insert(0, plain.install_cell(home["url"] if home else ""))
     nbformat.write(plain_notebook, path)
@@ -138,7 +138,7 @@ def dress(notebook, words: list[str]) -> None:
 
 
 def figure_width(cell) -> int | None:
-    """The width of a cell's figure on the page, in CSS pixels; the picture may have twice as many."""
+    """The width of a cell's figure on the page in CSS pixels, half of the picture's own."""
     for output in cell.get("outputs", ()):
         if "image/png" in output.get("data", {}):
             given = output.get("metadata", {}).get("image/png", {}).get("width")
@@ -201,7 +201,7 @@ def copy_pictures(products: Path, target: Path) -> None:
 
 
 def read_records(products: Path) -> dict[str, dict]:
-    """What the lessons of one run measured, by their names without the number: ``{"dice": {…}}``."""
+    """What the lessons of one run measured, by name without number: ``{"dice": {…}}``."""
     paths = sorted(products.glob("*/record.json"))
     return {path.parent.name.lstrip("0123456789_"): records.read(path)["metrics"] for path in paths}
 
@@ -263,7 +263,8 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
     facts = values["build"]
     config.setdefault("parse", {})["myst_substitutions"] = dict(values)
     html = config.setdefault("html", {})
-    context = config.setdefault("sphinx", {}).setdefault("config", {}).setdefault("html_context", {})
+    sphinx = config.setdefault("sphinx", {}).setdefault("config", {})
+    context = sphinx.setdefault("html_context", {})
     context["vxm_footer"] = f"<p>{pages.run_label(facts).capitalize()}.</p>"
     if html.get("baseurl"):
         context["vxm_picture"] = f"{html['baseurl'].rstrip('/')}/{PREVIEW}"
