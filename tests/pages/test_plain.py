@@ -103,7 +103,7 @@ def test_in_an_empty_environment_it_installs_the_pinned_packages_once(root, empt
     assert done.returncode == 0, done.stderr
     listed = [empty, "-m", "pip", "list", "--format=json"]
     found = json.loads(subprocess.run(listed, capture_output=True, check=True).stdout)
-    versions = {package["name"].lower(): package["version"] for package in found}
+    versions = {p["name"].lower().replace("_", "-"): p["version"] for p in found}
     for line in Path(root, "requirements.lock").read_text(encoding="utf8").splitlines():
         if line.startswith(("tensorflow==", "tf-keras==", "voxelmorph==", "neurite==")):
             name, version = line.split(" ")[0].split("==")
