@@ -51,7 +51,7 @@ people = runs.load_cohort(settings)
 print(people.shape, "voxels,", len(people.split["train"]), "training subjects")
 
 # %% [markdown]
-# The two losses are those of the recipe.
+# The two losses are those of the recipe: local NCC, and the smoothness of the displacement.
 
 # %%
 from vxmlib import losses
@@ -171,7 +171,7 @@ longest = max(np.linalg.norm(change) for change in moved)
 history = model.fit(data(), initial_epoch=1, epochs=4, steps_per_epoch=5, **callbacks)
 
 # %% [markdown]
-# Did the encoder keep its weights, and did the clipping hold?
+# The next cell checks that the encoder kept its weights and that the clipping held.
 
 # %%
 encoder = [

@@ -130,8 +130,8 @@ for name, number in {"fit()": 0, "fit(), second seed": 1, "fit(), third seed": 2
 fitted = [row["dice_mean"] for name, row in results.items() if name.startswith("fit()")]
 reference, seed_range = fitted[0], max(fitted) - min(fitted)
 Markdown(f"""
-The three Dice values span {seed_range:.3f}. A variant that differs from `fit()` by less than that
-shows nothing.
+The three Dice values span a range of {seed_range:.3f}. A difference from `fit()` below that is no
+finding.
 """)
 
 # %% [markdown]
@@ -241,7 +241,8 @@ against = results["discriminator, loop"]
 Markdown(f"""
 The discriminator's loss went from {judged.iloc[0]:.2f} to {judged.iloc[-20:].mean():.2f}; a
 discriminator that guesses has a loss of $2 \\ln 2$. Dice went from
-{results["identity"]["dice_mean"]:.3f} to {against["dice_mean"]:.3f} without any similarity measure.
+{results["identity"]["dice_mean"]:.3f} to {against["dice_mean"]:.3f} without any similarity measure,
+and {against["folding_percent_brain"]:.2f} % of the brain folded.
 """)
 
 # %% [markdown]
@@ -280,7 +281,7 @@ pd.DataFrame(norms).T.rename(columns=columns)
 # %%
 half = steps // 2
 model = fresh(lam=10 * settings.lam)
-model.fit(data(), steps_per_epoch=half, verbose=0)
+model.fit(data(), steps_per_epoch=half, verbose=0);
 
 # %%
 for layer in model.layers:
@@ -291,8 +292,8 @@ model.fit(data(start_step=half), steps_per_epoch=steps - half, verbose=0)
 measure("two stages, fit()", partial(models.register, model))
 
 # %% [markdown]
-# **Could `fit()` do it?** It just did. A loop (`loops.train(..., variables=...)`) would also keep the
-# optimiser's running averages between the stages.
+# **Could `fit()` do it?** Yes, as this section shows. A loop (`loops.train(..., variables=...)`)
+# would also keep the optimiser's running averages between the stages.
 #
 # ## Situation 3: two contrasts in step
 #
@@ -416,7 +417,7 @@ fresh().fit(data(), steps_per_epoch=steps, callbacks=[Look()], verbose=0);
 # %% [markdown]
 # Each displacement that was kept becomes one frame of a film.
 
-# %%
+# %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 from vxmlib import warp
 from vxmlib.book import steppable
 
@@ -424,16 +425,11 @@ frames = []
 for step, u in film.items():
     drawn = warp.warp_image(images[0], u), images[1], u, people.brain(fixed)
     frames.append(steppable.registration_step(str(step), *drawn, label="step"))
-
-# %% [markdown]
-# Choose a step below to see the pair at that moment of the training.
-
-# %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 steppable.steps(frames, name="film", label="step", start=str(kept[-1]))
 
 # %% [markdown]
-# **Could `fit()` do it?** It just did. A custom `train_step` is needed only for values of the
-# training batch itself, such as the activations of a layer.
+# **Could `fit()` do it?** Yes, as this section shows. A custom `train_step` is needed only for
+# values of the training batch itself, such as the activations of a layer.
 #
 # ## Compare what each variant gained
 #
@@ -457,14 +453,14 @@ beyond = f"These exceed `fit()` by more than that: {'; '.join(above)}." if above
 Markdown(f"""
 Every trained row is the stock VxmDense after {steps} steps on slices of {settings.spacing:g} mm,
 with {len(people.split["train"])} training subjects. `fit()` reaches a Dice of {reference:.3f}, and
-its three seeds span {seed_range:.3f}. {beyond} Each variant was trained once and briefly, so even a
+its three seeds span a range of {seed_range:.3f}. {beyond} Each variant was trained once and briefly, so even a
 larger difference would be a hint and no ranking.
 """)
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
 **Result.** In training runs of {steps} steps, `fit()` reached a Dice of {reference:.3f}, and
-three seeds of it span {seed_range:.3f}. {beyond} Every variant except the folding budget and the discriminator
+three seeds of it span a range of {seed_range:.3f}. {beyond} Every variant except the folding budget and the discriminator
 ran inside `fit()`, and those two need no more than a callback and a custom `train_step`.
 """))
 
