@@ -206,7 +206,7 @@ for folded in (2.0, 1.1, 0.9):
     print(folded, RULES["key"](measured | {"folded_low": folded}))
 
 # %% [markdown]
-# The rule asks for less than 1 % folded *and* at least the Dice of λ = 1, so both numbers must
+# The rule asks for a folding below `1 %` *and* at least the Dice of λ = 1, so both numbers must
 # change.
 #
 # **Exercise 2.** Why are the claims about curricula, adversarial losses and an adaptive λ
