@@ -18,14 +18,14 @@
 # | **You will** | rebuild the network of the 2018 paper, load the four weight files that the authors released, and register their two released scans |
 # | **You will learn** | how to open old weights safely, how to prove that a displacement is read correctly, and which published numbers a result may be compared with |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
-# | **In → out** | two scans of 1 mm and four weight files → a table of Dice and folding |
+# | **In → out** | two scans with voxels of 1 mm and four weight files → a table of Dice and folding |
 # | **Not here** | training, because the authors trained these networks |
 # | **Time** | 15 minutes |
 
 # %% [markdown]
 # A reproduction has two parts that can fail: the training and the evaluation. The authors' own
-# weights test the evaluation alone. If our evaluation finds no large gain with weights that are
-# known to work, then the evaluation is wrong, and no training would repair it.
+# weights test the evaluation alone. If our evaluation finds no large gain in Dice with weights
+# that are known to work, then the evaluation is wrong, and no further training can repair it.
 
 # %% [markdown]
 # ## Set the parameters
@@ -71,16 +71,20 @@ if live:
 Markdown(f"""
 > **Note: Which numbers this page shows**
 >
-> Tables and figures show the committed record of {record["created"][:10]}
-> ({record["device"].replace("CPU: ", "")}). This build {again}
+> Tables and figures show the committed record of {record["created"][:10]}, which was computed on
+> {record["device"].replace("CPU: ", "")}. This build {again}
 """)
 
 # %% [markdown]
 # ## Look at the result first
 #
-# The authors released weights of two networks, 1 and 2. Each was trained once with local
-# normalised cross-correlation (NCC) and once with the mean squared error (MSE). The two scans give
-# two ordered pairs. Dice is the mean over the 30 structures of the papers.
+# The authors released weights of two networks. Network 2 has more filters in its last layers than
+# network 1, and it has one convolution more. Each was trained once with local normalised
+# cross-correlation (NCC) and once with the mean squared error (MSE).
+#
+# The two scans are called "test" and "subject 1", and each of them is registered to the other.
+# Dice is the mean over the 30 structures that the authors evaluated in their journal paper
+# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 
 # %%
 names = {"identity": "before registration"}
@@ -92,7 +96,8 @@ means = results.groupby("weights")[["dice_mean", "folding_percent_brain"]].mean(
 directions = results.pivot(index="weights", columns="moving", values="dice_mean")
 
 # %% [markdown]
-# The table shows the mean over both directions, each direction, and the folded part of the brain.
+# The table shows the mean Dice, the Dice of each direction, and the percentage of the brain that
+# is folded.
 
 # %%
 columns = {"dice_mean": "Dice", "test": "test to subject 1", "subject_1": "subject 1 to test"}
@@ -103,21 +108,23 @@ table.rename(index=names, columns=columns).round(3)
 # %% tags=["remove-input"]
 before, cc, l2 = (means.loc[name, "dice_mean"] for name in ("identity", "vm2_cc", "vm2_l2"))
 Markdown(f"""
-Dice rises from {before:.3f} before registration to {cc:.3f} with network 2 trained with NCC, and to
-{l2:.3f} with network 2 trained with MSE. All four networks gain in both directions.
+Dice is {before:.3f} before registration. Network 2 raises it to {cc:.3f} when it was trained
+with NCC, and to {l2:.3f} when it was trained with MSE. All four networks raise Dice in both
+directions.
 """)
 
 # %% [markdown]
 # The cost of these gains is folding: a few percent of the brain voxels have a Jacobian determinant
-# of zero or less. These networks predict the displacement directly, without integration.
+# of zero or less. These networks predict the displacement directly instead of integrating a
+# velocity field, so only the smoothness loss works against folds.
 
 # %% [markdown]
 # ## Rebuild the network
 #
-# The weights were made with the authors' code of 2018. voxelmorph version 0.2, the last
-# release for TensorFlow, is later code, and its `VxmDense` is another network. The next cell builds both on a
-# small grid. The number of voxels does not matter here, because a convolution has the same weights
-# on every grid.
+# The authors trained these networks with their code of 2018. The last release of voxelmorph for
+# TensorFlow, version 0.2, contains later code, and its class `VxmDense` builds a different
+# network. The next cell builds both networks on a small grid. The number of voxels does not matter
+# here, because a convolution has the same weights on every grid.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -127,7 +134,8 @@ stock = vxm.networks.VxmDense((32, 32, 32), int_steps=0)
 rebuilt = cvpr2018.build("vm2", (32, 32, 32))
 
 # %% [markdown]
-# The comparison counts the layers that halve and double the size.
+# The next table counts the convolutions, the layers that halve the size (strided convolutions or
+# max-pooling), and the weights.
 
 # %%
 def kinds(model):
@@ -142,9 +150,11 @@ pd.DataFrame({"network of 2018": kinds(rebuilt), "VxmDense": kinds(stock)}, inde
 
 # %% [markdown]
 # The network of 2018 halves the size by strided convolutions, and `VxmDense` halves it by
-# max-pooling. The number of filters at each level differs as well. So `VxmDense` cannot hold these
-# weights, and `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of
-# Fig. 3 of [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964).
+# max-pooling. The numbers of filters differ as well, so the networks have different numbers of
+# weights. `VxmDense` therefore cannot load the released files. The module
+# `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of Fig. 3 of
+# [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell lists its
+# layers with the grid and the number of filters of each output.
 
 # %%
 for layer in rebuilt.layers:
@@ -152,17 +162,19 @@ for layer in rebuilt.layers:
         print(f"{layer.name:11} {layer.output_shape[1:]}")
 
 # %% [markdown]
-# The sizes go down to a sixteenth and come back, so every side of the grid has to be divisible by
-# 16. The output is the displacement in voxels.
+# The network reduces each side of the grid to a sixteenth and then returns to full size, so every
+# side has to be divisible by 16. The last layer, `flow`, gives the displacement in voxels.
 
 # %% [markdown]
 # ## Load the weights in the order of the layers
 #
-# Keras numbered the layers of each session, so a name such as `conv3d_245` says nothing about the
-# layer's place. The reader therefore goes through the file in order and compares every shape.
+# Keras numbers the layers in the order in which a session creates them. A name such as
+# `conv3d_245` therefore does not say where the layer belongs in the network. Our function
+# `cvpr2018.load` goes through the file in order and compares the shape of every weight array.
 #
-# A file of another network must be refused, because a partial load would give a network that runs
-# and registers badly. The next cell saves network 1 and tries to read it as network 2.
+# The function must refuse the file of another network, because a network with only some of its
+# weights would run and register badly. The next two cells save network 1 and try to load it as
+# network 2.
 
 # %%
 import tempfile
@@ -182,8 +194,9 @@ except ModelFileError as error:
 # %% [markdown]
 # ## Register both ways
 #
-# The next cell runs only where the scans and the weight files are available. It registers both
-# ordered pairs with all four networks, and it scores the identity on the same pairs.
+# The next two cells run only where the scans and the weight files are available. They score the
+# pairs without any displacement (the identity), and they register both directions with all four
+# networks.
 
 # %%
 from functools import partial
@@ -228,20 +241,20 @@ if live:
     record = recording.make_record("07_weights", settings, people, seconds=seconds, **found)
 
 # %% tags=["remove-input"]
-seen = "This build did not run the cell, because it does not have the scans."
+seen = "This build did not run these cells, because it does not have the scans."
 if live:
     apart = max(abs(pd.DataFrame(fresh)["dice_mean"] - results["dice_mean"]))
-    seen = f"""This build ran the cell. The largest difference in Dice from the committed record is
-{apart:.4f}, over {len(fresh)} rows."""
+    seen = f"""This build ran these cells. It has {len(fresh)} mean Dice values, one for each method
+and direction, and their largest difference from the committed record is {apart:.4f}."""
 Markdown(seen)
 
 # %% [markdown]
 # ## Prove that the displacement is read correctly
 #
-# A displacement has three components, and nothing in the file says which axis each one belongs to.
-# The code of 2018 had an option named "xy", which in other programs exchanges the first two axes.
-# A test settles the question: it reads the same displacement in several ways and compares the
-# Dice of one pair.
+# A displacement has three components, and nothing in the file says to which axis each one belongs.
+# The code of 2018 had an option named "xy". In other software, such as `numpy.meshgrid`, this name
+# means that the first two axes are exchanged. A test settles the question: the next cell reads one
+# predicted displacement in several ways, so that their Dice can be compared.
 
 # %%
 if live:
@@ -260,7 +273,8 @@ if live:
 recording.keep_record("07_weights", record)
 
 # %% [markdown]
-# The record holds the Dice of each reading.
+# The next table shows the recorded Dice of each reading, because a wrong reading should lower
+# Dice.
 
 # %%
 labels = {"identity": "no displacement", "ij": "as it is (order ij)"}
@@ -277,13 +291,14 @@ value before registration. With two axes exchanged, {lost:.0f} % of the gain is 
 """)
 
 # %% [markdown]
-# Exchanged axes are the dangerous mistake. They raise no error, and their Dice still lies above the
-# identity, so the result looks like that of a poor network.
+# Exchanging the axes is the more dangerous mistake, because it raises no error and Dice still lies
+# above its value before registration. The result therefore looks like that of a poor network.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# The figure shows the Dice of each structure before and after registration, as a mean over both
+# A mean over structures can hide a structure that gets worse. The figure therefore shows each
+# structure before and after registration by network 2 trained with NCC, as a mean over both
 # directions.
 
 # %% mystnb={"image": {"alt": "Two dots joined by a line for each of thirty brain structures: an open dot for Dice before registration and a filled dot for Dice with the 2018 network, which lies further to the right in nearly every row."}, "figure": {"caption": "Dice of each structure before registration, and after registration by network 2 trained with NCC (released weights, two scans, both directions).", "name": "fig-weights-structures"}}
@@ -296,17 +311,16 @@ figures.dots_by_structure(old, new, names=("before registration", names["vm2_cc"
 # %% tags=["remove-input"]
 gains = new.set_index("structure")["dice"] - old.set_index("structure")["dice"]
 Markdown(f"""
-{(gains > 0).sum()} of {len(gains)} structures gained. The largest gain is that of the
-{gains.idxmax()} ({gains.max():+.2f}), and the smallest that of the {gains.idxmin()}
-({gains.min():+.2f}).
+Dice rises in {(gains > 0).sum()} of {len(gains)} structures. The {gains.idxmax()} gains most
+({gains.max():+.2f}), and the {gains.idxmin()} gains least ({gains.min():+.2f}).
 """)
 
 # %% [markdown]
 # ## Name the denominator of a folding percentage
 #
-# One count of folded voxels gives three percentages, because there are three possible
-# denominators. The table shows them for network 2 trained with NCC. It needs the numbers that the
-# paper prints, which are kept in a file of the package.
+# The same count of folded voxels gives three different percentages, because three denominators are
+# in use. The next cells compute them for network 2 trained with NCC. They also read the numbers
+# that the journal paper prints, which are stored in a file of the package.
 
 # %%
 from importlib import resources
@@ -326,18 +340,22 @@ shares["folded, %"] = 100 * folds / shares["folded, %"]
 shares.round(2)
 
 # %% [markdown]
-# The paper counts folds in non-background voxels and divides by 5.2 million "brain voxels"
+# The journal paper counts folds in non-background voxels and divides by 5.2 million "brain voxels"
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The brain of a released
-# scan has less than half of that number. None of the three percentages is wrong, but a percentage
+# scan has less than half as many voxels. None of the three percentages is wrong, but a percentage
 # without its denominator cannot be compared.
+#
+# The value for the brain differs a little from the first table of this page. That table counts
+# only the folds inside each fixed brain, and this one divides all folds by the brain of one scan.
 
 # %% tags=["remove-input"]
 ours = shares.loc["the number in the paper", "folded, %"]
 theirs = paper.query("table == 'I' and method == 'VoxelMorph (CC)'")["folding_percent"].item()
 Markdown(f"""
-With the paper's denominator network 2 trained with NCC folds {ours:.2f} %, where Table I of
+With the paper's denominator, network 2 trained with NCC folds {ours:.2f} %. Table I of
 [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) prints {theirs:.3f} %. The
-difference may come from the direction, because two scans differ more than a scan and an atlas.
+weights differ, and so does the direction: two scans differ more from each other than a scan
+differs from an atlas. Either may explain the gap.
 """)
 
 # %% [markdown]
@@ -354,10 +372,11 @@ difference may come from the direction, because two scans differ more than a sca
 # | warping and Dice | the authors' code | `vxmlib` |
 # | structures | 30 | the same 30 |
 #
-# The affine alignment is the starting point of both, and it is not equally good. So the gain over
-# it is a better quantity for a comparison than Dice itself. The next cell computes the gains in the
-# paper's Tables I (scan to atlas) and III (scan to scan,
-# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+# Both evaluations start from an affine alignment, but the two alignments are not equally good. The
+# gain over the affine alignment is therefore a better quantity to compare than Dice itself. The
+# next cells compute it for this page and for two tables of the paper ([Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538)). Table I registers scan to atlas, and Table III
+# registers scan to scan.
 
 # %%
 methods = ["affine", "VoxelMorph (CC)", "VoxelMorph (MSE)"]
@@ -368,7 +387,8 @@ dice = dice.loc[["I", "III"], methods].set_axis(["affine", "NCC", "MSE"], axis=1
 dice.loc["this page"] = means.loc[["identity", "vm2_cc", "vm2_l2"], "dice_mean"].to_numpy()
 
 # %% [markdown]
-# The row of this page is that of network 2.
+# The following table shows the gains. The row of this page uses network 2, which is the larger
+# one.
 
 # %%
 dice["gain, NCC"] = dice["NCC"] - dice["affine"]
@@ -379,15 +399,15 @@ dice.round(3)
 # %% tags=["remove-input"]
 pooled = results.query("weights != 'identity'")["dice_sd_pooled"].mean()
 Markdown(f"""
-The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE, from a lower
-start than in the paper. The SD over structures is {pooled:.2f} on average over pairs and networks,
-and the paper's pooled SD is of the same size.
+The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE. Both are
+larger than in the paper, from a lower start. The Dice of single structures and pairs spreads
+much more: its pooled SD is {pooled:.2f} on this page and about as large in the paper.
 """)
 
 # %% [markdown]
 # The comparison supports one conclusion: with weights that are known to work, our evaluation finds
-# the gain that the authors report. It does not reproduce the value in their table, because two
-# scans cannot represent 250, and because the direction and the weights differ.
+# a gain at least as large as the authors report. It does not reproduce the values of their tables,
+# because two scans cannot represent 250 and because the weights differ.
 
 # %% [markdown]
 # ## Exercises
@@ -417,11 +437,12 @@ print(trained.rename(index=names).round(3).to_string())
 # ## Summary
 #
 # - Test the evaluation with weights that are known to work, before you train.
-# - Weights belong to one architecture: read them in order and compare every shape.
-# - Test how a displacement has to be read by exchanging its axes and reversing its sign.
+# - Weights belong to one architecture, so read them in order and compare every shape.
+# - Exchange the axes of a displacement and reverse its sign to test that it is read correctly.
 # - Name the denominator of every folding percentage.
-# - A result may stand beside a published one only if pairs, direction and structures agree;
-#   otherwise compare the gain over affine alignment, and say what differs.
+# - Compare a result with a published one directly only if pairs, direction and structures agree.
+# - Otherwise compare the gains over affine alignment, and say what differs.
 #
 # **Read on:** [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964) describe the
-# network, and [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) the tables.
+# network. [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) report the tables
+# that this page compares with.

@@ -16,16 +16,17 @@
 # | | |
 # |---|---|
 # | **You will** | compare VoxelMorph's networks with SyN and demons on the same pairs of real subjects |
-# | **You will learn** | which columns a fair comparison needs, and how to read a difference with its interval |
+# | **You will learn** | which measures a fair comparison needs, and how to read a difference with its interval |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
-# | **In → out** | committed records and weights of long training runs → tables, figures and a live check |
-# | **Not here** | the training runs themselves, which take an hour or more each; `make full` repeats them |
+# | **In → out** | committed records and weights of long training runs → tables, figures and a repeated registration |
+# | **Not here** | the training runs themselves, which take about an hour or more each (`make full` repeats them) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the build. The tables always show the real subjects of `malf`.
+# The parameters choose the data of the small examples on this page. The tables do not depend on
+# them: they always show the real subjects of the data set `malf`, which is described below.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -45,10 +46,16 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # %% [markdown]
 # ## Read the result first
 #
-# Every method registered the same ordered pairs of ten test subjects at 2 mm. The networks are the
-# strided U-Net of the 2018 paper, trained on fifteen other subjects of
-# `malf` for 3000 steps, without any label. The "base
-# network" has the paper's smaller size, and the "wide network" has twice the filters or more.
+# Every method registered all ordered pairs of ten test subjects at 2 mm. The networks are the
+# strided U-Net of the 2018 paper, trained for 3000 steps on fifteen other subjects of `malf`. The
+# loss is computed without labels. The "base network" has the smaller size of the paper, and the
+# "wide network" has twice as many filters in most layers.
+#
+# Classical SyN was run with two similarity measures, local correlation and mutual information. A
+# network with "two passes" registers the pair, and then registers what is left. [Instance
+# optimisation](../book/glossary.md#instance-optimisation) starts from the network's displacement
+# and minimises the loss for one pair. The network with an "integrated velocity" predicts a
+# velocity field, whose integral is the displacement.
 
 # %%
 table = results.summary()
@@ -59,10 +66,10 @@ shown.round({"Dice": 3, "folded, %": 2, "surface, mm": 2, "seconds": 2})
 
 # %% [markdown]
 # *Dice* is the mean over 23 structures and then over pairs. *Folded* is the share of brain voxels
-# whose Jacobian determinant is 0 or less. *Surface* is the 95th percentile of the
-# [distance between the surfaces](../book/glossary.md#surface-distance) of a structure. *Seconds* are
-# the median for one registration, from a run in which all methods took turns on two processor cores.
-# The figure sets Dice against these seconds.
+# whose Jacobian determinant is 0 or less. *Surface* is the 95th percentile of the [distance
+# between the surfaces](../book/glossary.md#surface-distance) of a structure, so a lower value is
+# better. *Seconds* are the median time of one registration, from a run in which all methods took
+# turns on two processor cores. The figure shows Dice and these seconds together.
 
 # %% mystnb={"image": {"alt": "Dice against seconds for a pair on a logarithmic axis, one marker for each method. The networks alone lie on the left below one second, instance optimisation and demons in the middle, and SyN on the right; instance optimisation is highest."}, "figure": {"caption": "Dice on the test pairs against the seconds for one registration. The dashed line is the affine alignment alone.", "name": "fig-real-seconds"}}
 from vxmlib.book import figures
@@ -91,30 +98,35 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# One run of SyN gives both directions of a pair, so its factor is half if both are needed.
+# One run of SyN gives both directions of a pair. Where both directions are needed, the factor for
+# SyN is therefore half as large.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**Instance optimisation takes the networks past SyN in Dice, at the price of folds.** A few steps
-of [instance optimisation](13_instance.ipynb) after the wide network reach a Dice of
-{best["dice"]:.3f} in {best["seconds"]:.1f} seconds. They leave {best["folding_percent_brain"]:.2f}
-% of the brain folded, and SyN leaves {reference["folding_percent_brain"]:.2f} %.
+**Instance optimisation takes the networks past SyN in Dice, at the price of folds.** The wide
+network followed by a few steps of [instance optimisation](13_instance.ipynb) reaches a Dice of
+{best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves
+{best["folding_percent_brain"]:.2f} % of the brain folded, and {syn} leaves
+{reference["folding_percent_brain"]:.2f} %.
 """)
 
 # %% [markdown]
-# **The comparison is not neutral.** The networks had to be trained first, for about an hour or more, and
-# fifteen subjects are few. Each network was trained once, so the table has no spread over seeds. For
-# SyN we quote the setting that is better on these test pairs, which favours SyN. Other classical tools,
-# such as NiftyReg and greedy, are not in the table.
+# **The comparison is not neutral.** The networks had to be trained first, for about an hour or
+# more each, and fifteen training subjects are few. Each network was trained once, so the table has
+# no spread over seeds. For SyN, the text quotes the setting that is better on these test pairs,
+# which favours SyN. Other classical tools, such as NiftyReg and greedy, were not run.
 
 # %% [markdown]
 # ## Know the subjects and the grid
 #
-# The data set `malf` has 30 real subjects: fifteen to train with, five to choose settings on
-# (validation), and ten to report on (test). The grid has 80 × 96 × 80 voxels of 2 mm. Every scan was
-# aligned affinely to the template ([the data](01_data.ipynb)), so "affine alignment only" is the
-# score before registration. The labels were drawn by hand. The 23 structures lie inside the brain,
-# and the parcels of the cortex are scored apart.
+# The data set `malf` has 30 real subjects. Fifteen are for training, five for choosing settings
+# (validation subjects), and ten for reporting results (test subjects). The grid has 80 × 96 × 80
+# voxels of 2 mm. Every scan was aligned affinely to the template ([the data](01_data.ipynb)), so
+# "affine alignment only" is the score before registration.
+#
+# The labels were drawn by hand. The 23 structures are all evaluated ones except cerebral white
+# matter and cortex. The parcels of the cortex are scored separately. The next cell prints the
+# source of the data and the terms of use.
 
 # %%
 from vxmlib.sources import malf
@@ -125,11 +137,11 @@ print("Terms:", malf.LICENCE)
 # %% [markdown]
 # ## See how the networks were trained
 #
-# All networks are the strided U-Net of the
-# [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), built anew in `vxmlib.networks.strided`.
-# It halves the resolution in its first convolution, so a training step on a processor is cheaper
-# than one of voxelmorph's own `VxmDense`. The trainings used `compile()` and `fit()` as in
-# [Compile and fit](03_fit.ipynb).
+# All networks are the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964),
+# rebuilt in `vxmlib.networks.strided`. It halves the resolution in its first convolution, so a
+# training step on a processor is cheaper than with voxelmorph's own `VxmDense`. The training runs
+# used `compile()` and `fit()` as in [Compile and fit](03_fit.ipynb). The next table lists the
+# weight λ of the smoothness loss, the hours of training and the number of weights.
 
 # %%
 trainings = results.trainings().rename(index=results.titles, columns={"lam": "λ"})
@@ -139,27 +151,27 @@ trainings[["λ", "hours", "weights"]]
 # %% tags=["remove-input"]
 base = results.training["ncc"]["parameters"]
 Markdown(f"""
-Each training had {trainings["steps"].iloc[0]} steps of one pair, drawn from the fifteen training
-subjects. Adam began at a learning rate of {base["learning_rate"]:g}, which a cosine schedule
-lowered to zero.
+Each training run has {trainings["steps"].iloc[0]} steps. Each step uses one pair that is drawn
+from the fifteen training subjects. Adam starts at a learning rate of {base["learning_rate"]:g},
+which a cosine schedule lowers to zero.
 """)
 
 # %% [markdown]
-# Except for the MSE run, the image loss is NCC in windows of nine voxels a side. The hours are those
-# of two cores that also did other work.
+# The image loss is NCC in windows of nine voxels a side, except in the run with MSE. The hours
+# were measured on two cores that also did other work.
 
 # %% [markdown]
-# λ was not searched in 3D. The base network's λ = 1 and the integrated network's λ = 0.1 were chosen
-# on slices of the validation subjects ([Choose λ](06_choose.ipynb)). The MSE run has the papers'
-# λ = 0.01, although the slices favour a larger one. The wide network's λ = 2 comes from
-# [the trainings on slices](ablations.ipynb#cross-size-and-smoothness).
+# No search for λ was made in 3D. The base network's λ = 1 and the integrated network's λ = 0.1
+# were chosen on slices of the validation subjects ([Choose λ](06_choose.ipynb)). The MSE run uses
+# the papers' λ = 0.01, although a larger value was better on the slices. The wide network's λ = 2
+# was chosen by [training runs on slices](ablations.ipynb#cross-size-and-smoothness).
 #
 # ### Augment fifteen subjects
 #
-# A network may memorise fifteen subjects. Therefore every training image is changed at random: left
-# and right are exchanged in half of the draws, and the image is tilted, shifted and bent a little
-# by a smooth diffeomorphism. No label is needed. The next cell draws three changed versions of one
-# subject of this build.
+# A network may memorise fifteen subjects. Augmentation therefore changes every training image at
+# random. It exchanges left and right in half of the draws, it tilts and shifts the image, and it
+# bends the image a little by a smooth diffeomorphism. It needs no label. The next cell draws three
+# changed versions of one subject.
 
 # %%
 import numpy as np
@@ -175,55 +187,62 @@ drawn = [augment(image, generator, people.affine) for _ in range(3)]
 # %% [markdown]
 # The figure shows the subject as it is and the three draws.
 
-# %% mystnb={"image": {"alt": "One brain slice four times: the original and three random draws, slightly tilted, shifted, bent or mirrored; all look like brains."}, "figure": {"caption": "One subject and three draws of the augmentation that the trainings on slices used.", "name": "fig-real-augment"}}
+# %% mystnb={"image": {"alt": "One brain slice four times: the original and three random draws, slightly tilted, shifted, bent or mirrored; all look like brains."}, "figure": {"caption": "One subject and three draws of the augmentation that mirrors the head, as used in the training runs on slices.", "name": "fig-real-augment"}}
 figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], columns=4);
 
 # %% [markdown]
 # > **Warning: The 3D networks saw reversed arrays**
 # >
-# > The trainings in 3D exchanged left and right by reversing the array, which puts the head beside
-# > its place. On slices this lowers Dice ([Ablations](ablations.ipynb#mirror-the-head-instead-of-reversing-the-array)).
-# > Its cost in 3D has not been measured yet.
+# > The figure shows the augmentation that mirrors the head about its midplane. The training runs in
+# > 3D instead exchanged left and right by reversing the array, which also shifts the head sideways.
+# > On slices this lowers Dice
+# > ([Ablations](ablations.ipynb#mirror-the-head-instead-of-reversing-the-array)). Its cost in 3D
+# > has not been measured yet.
 
 # %% [markdown]
 # ## Watch the validation subjects during training
 #
-# The loss on training pairs cannot tell which network is better, because augmentation makes the
-# training images harder. The figure therefore shows Dice and folding of the validation subjects.
+# The loss on training pairs does not show which network is better, because augmentation makes the
+# training images harder to register. The figure therefore shows Dice and folding of the validation
+# subjects.
 
 # %%
 names = {"ncc": "augmented", "ncc-none": "not augmented", "ncc-wide": "wide"}
 courses = {word: results.history(name) for name, word in names.items()}
 lines = {results.title(name): courses[word] for name, word in names.items()}
 
-# %% mystnb={"image": {"alt": "Two panels against the training step for three networks. Dice of the validation subjects rises steeply and flattens; folding rises and levels off below one percent of the brain. The wide network begins with the lowest Dice and ends with the highest, and it folds least."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed each. The wide network was augmented, too, and has λ = 2.", "name": "fig-real-training"}}
+# %% mystnb={"image": {"alt": "Two panels against the training step for three networks. Dice of the validation subjects rises steeply and flattens; folding rises and levels off below one percent of the brain. The wide network begins with the lowest Dice and ends with the highest, and it folds least."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed each. The wide network was trained with augmentation, too, and with λ = 2.", "name": "fig-real-training"}}
 measures = ["val_dice", "val_folding_percent"]
 figures.steps_of(lines, measures, ["Dice", "folding, % of brain"]);
 
 # %% tags=["remove-input"]
 end = {word: course.iloc[-1] for word, course in courses.items()}
 Markdown(f"""
-At the end, the loss is lower without augmentation ({end["not augmented"]["loss"]:.3f}) than with
-it ({end["augmented"]["loss"]:.3f}). The validation subjects do not follow the loss: their Dice is
-{end["augmented"]["val_dice"]:.3f} with augmentation and {end["not augmented"]["val_dice"]:.3f}
-without.
+At the end, the training loss is {end["not augmented"]["loss"]:.3f} without augmentation and
+{end["augmented"]["loss"]:.3f} with it, so it is lower without. Dice of the validation subjects
+does not follow this order: it is {end["augmented"]["val_dice"]:.3f} with augmentation and
+{end["not augmented"]["val_dice"]:.3f} without.
 """)
 
 # %% [markdown]
-# These values are means over 27 structures, with white matter and cortex as wholes, so they differ
-# from the tables with 23.
+# This difference in Dice is small, and each network was trained once. The training runs on slices
+# have several seeds, and they show a larger gain
+# ([Ablations](ablations.ipynb#compare-the-parts-of-the-augmentation)). The values above are means
+# over 27 structures, because they include white matter and cortex. They therefore differ from the
+# tables with 23 structures.
 #
-# The validation subjects also decided how often a network registers a pair. A
-# [second pass](13_instance.ipynb) registers what the first has left, with the same weights, and the
-# two displacements are composed.
+# The validation subjects also decided how many passes a network makes. A [second
+# pass](13_instance.ipynb) registers what the first has left, with the same weights, and the two
+# displacements are composed.
 
 # %% tags=["remove-input"]
 passes = results.passes()
 second = {name: by_pass["dice"].diff()[2] for name, by_pass in passes.items()}
 Markdown(f"""
-A second pass changes the wide network's Dice by {second["ncc-wide"]:+.3f} and the base network's
-by {second["ncc"]:+.3f}, so only the wide network has two passes in the table.
-[Ablations](ablations.ipynb#repeat-the-passes) lists every pass.
+On the validation subjects, a second pass changes the wide network's Dice by
+{second["ncc-wide"]:+.3f} and the base network's by {second["ncc"]:+.3f}. Only the wide network was
+therefore run with two passes on the test subjects. [Ablations](ablations.ipynb#repeat-the-passes)
+lists every pass.
 """)
 
 # %% [markdown]
@@ -242,7 +261,8 @@ asked += [("wide-instance", better), ("wide-instance", "ncc-instance")]
 compared = results.differences({pair: pair for pair in asked})
 
 # %% [markdown]
-# A difference is "undecided" when its interval holds 0: other subjects might reverse it.
+# The next table gives each difference with its interval. A difference is called "undecided" when
+# its interval contains 0, because other subjects might reverse it.
 
 # %%
 import pandas as pd
@@ -258,16 +278,16 @@ shown.rename(index=results.titles).rename_axis(["method", "compared with"])
 # %% tags=["remove-input"]
 integrated, wide = compared.loc[("ncc-integrated", "ncc")], compared.loc[("wide-instance", better)]
 Markdown(f"""
-The interval is over the ten test subjects. The lead of instance optimisation over SyN is small:
-{statistics.interval_text(wide)}. The integrated network is compared at its own λ, after the same
-number of steps. Its difference to the base network, {integrated["difference"]:+.3f}, is the price
-of a field without folds here.
+The intervals describe the choice of test subjects, not the choice of seed. The wide network with
+instance optimisation leads SyN with a small difference: {statistics.interval_text(wide)}. The
+integrated network differs from the base network by {integrated["difference"]:+.3f}. It was
+trained with its own λ, so the difference may not be due to the integration alone.
 """)
 
 # %% [markdown]
-# Overlap of the 23 structures is only one measure. The next cell asks for the verdict against SyN on
-# three measures. The cortical parcels are thin and differ between subjects, and their borders
-# follow convention as much as the image.
+# Overlap of the 23 structures is only one measure. The next cell therefore compares the networks
+# with SyN on three measures. The cortical parcels are harder to overlap, because they are thin and
+# differ between subjects. Their borders follow a labelling convention as much as the image.
 
 # %%
 words = {"dice": "Dice", "dice_cortex": "Dice, cortex", "surface_mm": "surface distance"}
@@ -284,15 +304,17 @@ pd.DataFrame(verdicts).rename(index=results.titles)
 # %% tags=["remove-input"]
 cortex, back = table["dice_cortex"], table["inverse_consistency_mm"]
 Markdown(f"""
-On the cortex the optimised networks lose their lead: SyN has {cortex[better]:.3f}, and the wide
-network with optimisation has {cortex["wide-instance"]:.3f}.
+On the cortex the networks with instance optimisation lose their lead. Dice of the parcels is
+{cortex[better]:.3f} with SyN and {cortex["wide-instance"]:.3f} with the wide network and
+instance optimisation.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-A network registers each direction by itself. After two passes, a point that goes there and back
-ends {back["wide-twice"]:.1f} mm from its start. With SyN it ends {back[better]:.2f} mm away,
-because its two fields are inverse by construction.
+A network registers each direction separately, so its two displacements need not be inverse to
+each other. A point that the wide network in two passes maps forward and back ends
+{back["wide-twice"]:.1f} mm from its start, on average over the brain. With SyN this distance is
+{back[better]:.2f} mm, because its two fields are inverse by construction.
 """)
 
 # %% tags=["remove-cell"]
@@ -338,9 +360,10 @@ recording.keep_record("08_real", record)
 # %% [markdown]
 # ## Give SyN a longer search
 #
-# A reference that stops early flatters the method that is compared with it. The table's SyN with
-# correlation makes no iterations at 2 mm, because one takes so long that 90 pairs were out of reach.
-# The next cell lists the iterations at voxels of 8, 4 and 2 mm, with a longer search for a few pairs.
+# If the search of a reference method stops early, the method that is compared with it looks better
+# than it is. In the first table, SyN with correlation makes no iterations at 2 mm, because each
+# iteration is slow there and 90 pairs would take too long. A longer search was therefore run for a
+# few pairs. The next cell lists the iterations at voxels of 8, 4 and 2 mm.
 
 # %%
 searches = results.plan["methods"] | results.plan["few"]
@@ -348,8 +371,8 @@ for name in ("syn-cc", "syn-cc-fine", "syn-mattes"):
     print(f"{results.title(name):32}", searches[name]["iterations"])
 
 # %% [markdown]
-# The longer search was measured on the pairs that were timed. The table shows all of these methods on
-# these pairs.
+# The next table compares the longer search with other methods on these few pairs. They are the
+# same pairs that were used to measure the seconds.
 
 # %%
 fine = results.pairs("syn-cc-fine", "few")
@@ -362,21 +385,23 @@ pd.DataFrame(few).T.rename(index=results.titles, columns=columns).round(3)
 # %% tags=["remove-input"]
 longer = few["syn-cc-fine"]["dice"]
 Markdown(f"""
-Over these {len(fine)} ordered pairs the longer search changes the Dice of SyN with correlation by
-{longer - few["syn-cc"]["dice"]:+.3f}, and it takes {fine["seconds"].mean() / 60:.1f} minutes for a
-pair beside other work. It then matches mutual information ({few["syn-mattes"]["dice"]:.3f}).
+Over these {len(fine)} ordered pairs, the longer search changes the Dice of SyN with correlation
+by {longer - few["syn-cc"]["dice"]:+.3f}. It takes {fine["seconds"].mean() / 60:.1f} minutes for
+a pair, on a machine that also did other work. Its Dice is then {longer:.3f}, and mutual
+information has {few["syn-mattes"]["dice"]:.3f}.
 """)
 
 # %% [markdown]
-# These are too few subjects for an interval.
+# These pairs come from too few subjects for an interval, so the table cannot order methods that
+# lie close together.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# A mean hides the structures that gain and those that lose. The figure compares SyN with the wide
-# network and instance optimisation.
+# A mean over structures hides which of them gain and which lose. The figure therefore compares SyN
+# with the wide network followed by instance optimisation, structure by structure.
 
-# %% mystnb={"image": {"alt": "Two dots joined by a line for each of 23 structures: Dice by SyN as an open dot and by the wide network with instance optimisation as a filled one."}, "figure": {"caption": "Dice of each structure, means over the test pairs: SyN at the better of its settings, and the wide network with instance optimisation.", "name": "fig-real-structures"}}
+# %% mystnb={"image": {"alt": "Two dots joined by a line for each of 23 structures: Dice by SyN as an open dot and by the wide network with instance optimisation as a filled one."}, "figure": {"caption": "Dice of each structure, means over the test pairs: SyN at the better of its settings, and the wide network followed by instance optimisation.", "name": "fig-real-structures"}}
 figures.dots_by_structure(
     results.by_structure(better),
     results.by_structure("wide-instance"),
@@ -391,12 +416,15 @@ SyN has the higher mean in {len(ahead)} of {len(both[0])} structures: {", ".join
 """)
 
 # %% [markdown]
-# These are differences of means without intervals.
+# These are differences of means without intervals, so a small one may be due to the choice of
+# subjects.
 # %% [markdown]
 # ## Compare a scan with its rescan
 #
-# The five validation subjects were scanned twice. Between two scans of one subject there is almost
-# nothing to register, so a method that still moves a lot invents anatomy.
+# The five validation subjects were scanned twice. The anatomy is the same in both scans of a
+# subject, so almost nothing has to be registered. A method that still moves a lot reports
+# differences that do not exist. The next table shows how far each method moves a rescan, and how
+# far it moves the scan of another subject.
 
 # %%
 retest = results.retest().astype(float).rename(index=results.titles)
@@ -405,33 +433,38 @@ lengths |= {"Dice, same person": "Dice, same subject"}
 retest[list(lengths)].rename(columns=lengths).round(3)
 
 # %% [markdown]
-# Millimetres are the mean length of the displacement in the brain. Some of it is real, because each
-# scan was aligned by itself.
+# The columns in millimetres are mean lengths of the displacement in the brain. A small
+# displacement is justified even between two scans of one subject, because each scan was aligned to
+# the template separately.
 
 # %% tags=["remove-input"]
 moved = results.retest()["same person, mm"]
 Markdown(f"""
-The wide network in two passes moves a rescan by {moved["wide-twice"]:.2f} mm, SyN by
-{moved[better]:.2f} mm, and the wide network with optimisation by {moved["wide-instance"]:.2f} mm.
+The wide network in two passes moves a rescan by {moved["wide-twice"]:.2f} mm, and SyN moves it
+by {moved[better]:.2f} mm. The wide network with instance optimisation moves it by
+{moved["wide-instance"]:.2f} mm.
 """)
 
 # %% [markdown]
-# A network answers with the displacement that subjects usually need. Only a method that optimises
-# this pair finds out that the pair needs almost none.
+# A likely reason is that the network has only seen pairs of different subjects, so it predicts too
+# much displacement for a rescan. SyN and instance optimisation work on the pair itself,
+# so they can find that little displacement is needed.
 
 # %% tags=["remove-input"]
 agree = results.retest()["Dice, same person"]
 Markdown(f"""
-The labels of both scans were drawn by hand, and they agree to a Dice of {agree["identity"]:.3f}
-before any registration. There was little to gain, and a method that moves more can lose more.
+The labels of both scans were drawn by hand, and they overlap with a Dice of
+{agree["identity"]:.3f} before any registration. Hardly any gain was possible, and the two
+networks without instance optimisation lowered Dice most.
 """)
 
 # %% [markdown]
 # ## Register some pairs again with the committed weights
 #
-# The weights lie in `results/malf/weights`. `models.load` reads them, and `models.register` predicts a
-# displacement. Where the scans are available, the next cell registers three test pairs in both
-# directions and fails if a Dice differs from its record by `0.005` or more.
+# The weights are stored in `results/malf/weights`. The function `models.load` reads them, and
+# `models.register` predicts a displacement. Where the scans are available, the next cells register
+# three test pairs in both directions. They fail if any Dice differs from its record by `0.005` or
+# more.
 
 # %%
 from vxmlib import cohorts
@@ -443,7 +476,8 @@ if live:
     real = cohorts.load("malf", ndim=3, spacing=2.0)
 
 # %% [markdown]
-# `trained.again` loads a network, registers the pairs, and puts each Dice beside the recorded one.
+# The function `trained.again` loads a network, registers the pairs, and compares each Dice with
+# the recorded one.
 
 # %%
 rows = {}
@@ -459,9 +493,9 @@ repeated.round(4) if live else "not run: the scans are not on this machine"
 # %% [markdown]
 # ## Know what these numbers may be compared with
 #
-# The journal paper's Table III also registers scan to scan, with 30 structures that FreeSurfer
-# labelled ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The next cell
-# prints its Dice.
+# Table III of the journal paper reports registration from scan to scan, too. It has 30 structures
+# that FreeSurfer labelled ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+# The next cell prints its Dice and the gain over the affine alignment.
 
 # %%
 from importlib import resources
@@ -471,26 +505,30 @@ paper = paper[paper["table"] == "III"].set_index("method")["dice"]
 pd.DataFrame({"Dice": paper, "gain": paper - paper["affine"]})
 
 # %% [markdown]
-# The levels of Dice cannot be compared, because the paper has other subjects and structures, automatic
-# labels, voxels of 1 mm and thousands of training scans. The gain over the affine alignment can be
-# compared loosely.
+# The values of Dice cannot be compared with those of this page, because the paper has other
+# subjects and structures, automatic labels, voxels of 1 mm and thousands of training scans. The
+# gains over the affine alignment can be compared roughly.
 
 # %% tags=["remove-input"]
 theirs = paper - paper["affine"]
 Markdown(f"""
-The single network with NCC gains {theirs["VoxelMorph (CC)"]:.3f} there and {gain["ncc"]:.3f} here.
-The larger network gains {theirs["VoxelMorph (CC), doubled filters"]:.3f} there, which is as much
-as SyN, and {gain["ncc-wide"]:.3f} here, which is less.
+VoxelMorph with NCC gains {theirs["VoxelMorph (CC)"]:.3f} in the paper, and our base network gains
+{gain["ncc"]:.3f}. With doubled filters it gains {theirs["VoxelMorph (CC), doubled filters"]:.3f}
+in the paper, where SyN gains {theirs["ANTs SyN (CC)"]:.3f}. Here the wide network gains
+{gain["ncc-wide"]:.3f} in one pass, and {syn} gains {gain[better]:.3f}.
 """)
 
 # %% [markdown]
-# Other data give other orders. In a comparison of fourteen classical tools, the ranking depended on
-# the labels and the measure ([Klein et al. 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037)).
-# On the LUMIR challenge, with thousands of training scans, VoxelMorph is above SyN in Dice and
-# folds more ([results of LUMIR](https://github.com/JHU-MedImage-Reg/LUMIR_L2R)). Learn2Reg ranks
-# methods by overlap, distance, smoothness and time together
-# ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)). At voxels of 1 mm, which was not
-# run here, memory and time grow eightfold (`spacing: 1.0` in `config/real.yaml`).
+# The order of methods depends on the data. In a comparison of fourteen classical tools, the
+# ranking changed with the labels and the measure ([Klein et al.
+# 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037)). In the LUMIR challenge, which has
+# thousands of training scans, VoxelMorph has a higher Dice than SyN and more folds ([results of
+# LUMIR](https://github.com/JHU-MedImage-Reg/LUMIR_L2R)). Learn2Reg ranks methods by overlap,
+# distance, smoothness and time together ([Hering et al.
+# 2023](https://doi.org/10.1109/TMI.2022.3213983)).
+#
+# The comparison was not run with voxels of 1 mm, because memory and time would grow about
+# eightfold (`spacing: 1.0` in `config/real.yaml`).
 
 # %% [markdown]
 # ## Exercises
@@ -504,22 +542,31 @@ for name in ("ncc", "ncc-wide", "wide-twice", "ncc-instance", "wide-instance"):
     print(f"{results.title(name):36} {above} of {len(other)}")
 
 # %% [markdown]
-# **Exercise 2.** Does the base network fold where SyN fails? Correlate, over pairs, the network's folds
-# with the Dice of SyN.
+# **Exercise 2.** Does the base network fold more on pairs on which SyN has a low Dice? Compute the
+# correlation, over pairs, between the network's number of folds and the Dice of SyN.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"r = {np.corrcoef(results.pairs('ncc')['folds'], other)[0, 1]:+.2f}")
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The correlation is negative, so the network tends to fold more on pairs on which SyN has a lower
+# Dice. Some pairs may be harder for both methods. A correlation does not show the cause.
+#
+# </details>
+#
 # ## Summary
 #
-# - On these pairs the networks alone are much faster than SyN with mutual information but overlap
-#   less. Instance optimisation reverses the order of Dice, and it leaves folds.
+# - On these pairs the networks alone are much faster than SyN with mutual information, but their
+#   Dice is lower.
+# - With instance optimisation the networks have a higher Dice than SyN, but they leave folds.
 # - Register the same pairs with every method, and choose every setting on other subjects.
-# - Report paired differences with an interval over subjects, and say "undecided" where it holds 0.
+# - Report paired differences with an interval over subjects, and say "undecided" where it contains
+#   0.
 # - Time all methods in one run on one machine.
-# - Report folding, surface distance and consistency beside overlap.
-# - Let the classical tool finish its search, and try more than one setting.
+# - Report folding, surface distance and inverse consistency beside overlap.
+# - Give the classical tool enough iterations, and try more than one setting.
 #
 # **Read on:** [Klein et al. 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037) compare fourteen
 # tools on four sets of labelled brains. [Refine one pair](13_instance.ipynb) shows how instance

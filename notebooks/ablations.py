@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Compare the choices of a training: ablations and repeated passes
+# # Compare training choices: ablations and repeated passes
 #
 # | | |
 # |---|---|
@@ -25,7 +25,9 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the build. The tables always show the real subjects of `malf`.
+# The parameters choose the data of the small examples on this page. The tables do not depend on
+# them: they always show the real subjects of the data set `malf`, which [Register real brains in
+# 3D](08_real.ipynb) describes.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -44,11 +46,11 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # %% [markdown]
 # ## Read the result first
 #
-# A training in 3D takes an hour or more, too long to repeat it with several seeds. The choices were
-# therefore compared on coronal slices of the same subjects, with several seeds for each run. The
-# reference is the base network, the strided U-Net of the
-# [2018 paper](https://doi.org/10.1109/CVPR.2018.00964) at its smaller size, trained with NCC at λ = 1
-# and with all of the augmentation. The figure shows every run.
+# A training run in 3D takes about an hour or more, which is too long to repeat every run with
+# several seeds. The choices were therefore compared on coronal slices of the same subjects, where
+# a run is short. The reference is the base network, which is the strided U-Net of the [2018
+# paper](https://doi.org/10.1109/CVPR.2018.00964) at its smaller size. It was trained with NCC at λ
+# = 1 and with the full augmentation. The figure shows every run.
 
 # %%
 tried = results.ablation()
@@ -75,31 +77,36 @@ gain, top = dice - bare["dice"], dice.idxmax()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Each run has {int(usual["seeds"])} seeds and {steps["all"]} steps of four pairs, drawn from fifteen
-training subjects. One run has {steps["all, twice the steps"]} steps.
+Each run was repeated with {int(usual["seeds"])} seeds and has {steps["all"]} steps. Each step
+uses four pairs that are drawn from fifteen training subjects. One run has
+{steps["all, twice the steps"]} steps.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 **Most choices that raise Dice also fold more.** Over all runs, Dice and folding correlate with r =
-{folds.corr(dice):.2f}. The run with the highest Dice is "{results.title(top)}", with
-{dice[top]:.3f} and {folds[top]:.2f} % of the brain folded.
+{folds.corr(dice):.2f}. The run with the highest Dice is called "{results.title(top)}". It reaches
+{dice[top]:.3f} and leaves {folds[top]:.2f} % of the brain folded.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**Two changes together gained in both.** A wider network with λ = 2 has a Dice of
+**One combination improves both measures.** A wider network with λ = 2 has a Dice of
 {both["dice"]:.3f} with {both["folding_percent_brain"]:.2f} % folded. The reference has
-{usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. The other large gain is
-augmentation: without it, Dice is {bare["dice"]:.3f}.
+{usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. Augmentation gives
+another large gain, because Dice is only {bare["dice"]:.3f} without it.
 """)
 
 # %% [markdown]
 # ## Compare the parts of the augmentation
 #
-# Augmentation changes each training image at random and needs no label. It has three parts: the head
-# is mirrored in half of the draws, a small random affine map tilts and shifts it, and a smooth random
-# diffeomorphism bends it. The next table compares runs that differ in the augmentation alone.
+# Augmentation changes each training image at random and needs no label. It has three parts. It
+# mirrors the head in half of the draws, it tilts and shifts the head by a small random affine map,
+# and it bends the head by a smooth random diffeomorphism.
+#
+# The next table compares runs that differ in the augmentation alone. In two of them the image
+# array is reversed instead of mirroring the head, as [the next
+# section](#mirror-the-head-instead-of-reversing-the-array) explains.
 
 # %%
 kinds = ["none", "affine", "bend", "flip", "flip, the array reversed"]
@@ -111,8 +118,8 @@ tried.loc[kinds, list(words)].rename(index=results.titles, columns=words).round(
 # %% tags=["remove-input"]
 largest = gain[["flip", "affine", "bend"]].idxmax()
 Markdown(f"""
-All three parts together change Dice by {gain["all"]:+.3f} against no augmentation. Each part alone
-changes it by less. The part that gains most is "{results.title(largest)}", with
+All three parts together change Dice by {gain["all"]:+.3f} compared with no augmentation. Each
+part alone changes it by less. The run "{results.title(largest)}" gains most among them, with
 {gain[largest]:+.3f}.
 """)
 
@@ -123,27 +130,29 @@ may be noise.
 """)
 
 # %% [markdown]
-# The run with stronger augmentation has two to four times the size of each change. Its pairs differ
-# more than subjects do, and the network spends its steps on them.
+# In the run with stronger augmentation, the affine map and the bend are two to four times as
+# large. Its pairs may then differ more than real subjects do, so that the network learns large
+# changes that it does not need.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Stronger augmentation changes Dice by {gain["all, strong"]:+.3f} against no augmentation, so it
-does not help. Training both directions of each pair in one batch, in place of other pairs, changes
-the reference's Dice by {gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread.
+Stronger augmentation changes Dice by {gain["all, strong"]:+.3f} compared with no augmentation, so
+it does not help. Another run trains both directions of each pair in one batch, so a batch holds
+fewer different pairs. It changes the reference's Dice by
+{gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread.
 """)
 
 # %% [markdown]
-# The training loss shows none of this. It is lower where the training images are easier to align, and
-# these are not the runs with the best Dice.
+# The training loss does not show which run is best. It is lower where the training images are
+# easier to register, and these runs do not have the best Dice.
 
 # %% [markdown]
 # ## Mirror the head instead of reversing the array
 #
-# Much augmentation code exchanges left and right by `image[::-1]`. This reflects the array about the
-# middle of the *grid*. A head is symmetric about its *midplane*, x = 0 in the coordinates of the
-# affine. If the two planes differ, a reversed head lies beside its place. The next cell computes the
-# distance on the grid of this build.
+# Augmentation code often exchanges left and right by `image[::-1]`. This reflects the array about
+# the middle of the *grid*. A head is approximately symmetric about its *midplane*, which is x = 0
+# in millimetre coordinates. If the two planes differ, a reversed head is also shifted sideways.
+# The next cell computes the distance between them on the grid of this page's example.
 
 # %%
 import numpy as np
@@ -156,10 +165,11 @@ x_of_middle = people.affine[0, 0] * middle + people.affine[0, 3]
 print(f"the middle of the grid lies at x = {x_of_middle:.1f} mm")
 
 # %% [markdown]
-# Reversal moves the head by twice this distance. `axes.mirror_labels` reflects a label map about the
-# midplane, and it exchanges "Left" and "Right", which a supervised loss would need. The next cell
-# scores the overlap of a subject's label map with two copies. The second copy pretends that x = 0 is
-# the middle of the grid, which is the same as reversing the array.
+# Reversing the array shifts the head by twice this distance. The function `axes.mirror_labels`
+# reflects a label map about the midplane. It also exchanges "Left" and "Right", which a supervised
+# loss would need. The next cell compares a subject's label map with two reflected copies of
+# itself. The first is mirrored about x = 0, and the second about the middle of the grid, which is
+# the same as reversing the array.
 
 # %%
 from vxmlib import axes, metrics
@@ -170,6 +180,10 @@ centred[0, 3] -= x_of_middle
 for name, affine in {"mirrored": people.affine, "reversed": centred}.items():
     copy = axes.mirror_labels(labels, affine, people.structures)
     print(f"{name}: Dice {metrics.mean_dice(copy, labels, people.structures):.3f}")
+
+# %% [markdown]
+# No subject is exactly symmetric about the midplane, so even the mirrored copy does not match the
+# original well. The reversed copy matches it less, because it is also shifted.
 
 # %% tags=["remove-input"]
 alone = dice["flip, the array reversed"] - dice["flip"]
@@ -182,15 +196,15 @@ On the slices, reversing the array instead of mirroring the head changes the val
 # %% [markdown]
 # > **Warning: The 3D networks were trained with reversed arrays**
 # >
-# > The mistake was noticed after the trainings of [Register real brains in 3D](08_real.ipynb). What it
-# > costs in 3D has not been measured yet.
+# > The mistake was noticed after the training runs of [Register real brains in 3D](08_real.ipynb)
+# > had ended. Its cost in 3D has not been measured yet.
 
 # %% [markdown]
 # ## Compare learning rates, sizes and lengths
 #
-# The next table lists the other runs, with all of the augmentation. Each changes one thing against the
-# reference, and one run changes two. A change of Dice is called "within spread" when it is not larger
-# than the SD over seeds of either run.
+# The next table lists the other runs, which all use the full augmentation. Each differs from the
+# reference in one choice, and one run differs in two. A difference of Dice is called "within
+# spread" when it is not larger than the greater SD over seeds of the two runs.
 
 # %%
 others = tried.drop(index=kinds)
@@ -199,7 +213,8 @@ spread = others["dice_sd"].clip(lower=tried.loc["all", "dice_sd"])
 verdicts = np.where(change > spread, "higher", np.where(change < -spread, "lower", "within spread"))
 
 # %% [markdown]
-# The table puts the verdict first.
+# The table shows this verdict for each run, with its difference from the reference and its
+# folding.
 
 # %%
 shown = others.assign(verdict=verdicts, change=change)
@@ -209,30 +224,32 @@ shown[list(words)].rename(index=results.titles, columns=words).round(3)
 # %% tags=["remove-input"]
 slow, fast, constant = "all, a third of the rate", "all, three times the rate", "all, constant rate"
 Markdown(f"""
-The reference has {folds["all"]:.2f} % of the brain folded. A third of the learning rate is too low
-for this number of steps and changes Dice by {change[slow]:+.3f}. Three times the rate gains
-{change[fast]:+.3f} and folds {folds[fast]:.2f} %. A constant rate in place of the cosine schedule
-changes Dice by {change[constant]:+.3f}.
+The reference has {folds["all"]:.2f} % of the brain folded. A third of the learning rate is too
+low for this number of steps and changes Dice by {change[slow]:+.3f}. Three times the rate
+changes Dice by {change[fast]:+.3f} and leaves {folds[fast]:.2f} % folded. A constant rate
+instead of the cosine schedule changes Dice by {change[constant]:+.3f}.
 """)
 
 # %% [markdown]
-# A larger network gains Dice and folds more. The small network has half the filters of the base network
-# in most layers. VoxelMorph-2 is the second network of the 2018 paper, with more filters in its last
-# layers.
+# Larger networks have a higher Dice and fold more. The small network has half the filters of the
+# base network in most layers. VoxelMorph-2 is the second network of the 2018 paper, which has more
+# filters in its last layers.
 
 # %% tags=["remove-input"]
 double, longer = "all, twice the filters", "all, twice the steps"
 Markdown(f"""
-Twice the filters of VoxelMorph-2 gain most, {change[double]:+.3f}, and fold {folds[double]:.2f} %.
-Twice the steps gain {change[longer]:+.3f} and fold {folds[longer]:.2f} %, so a comparison of
-networks needs equal steps.
+The network with twice the filters of VoxelMorph-2 has the largest difference,
+{change[double]:+.3f}, and leaves {folds[double]:.2f} % folded. Twice the steps change Dice by
+{change[longer]:+.3f} and leave {folds[longer]:.2f} % folded. Networks should therefore be
+compared after the same number of steps.
 """)
 
 # %% [markdown]
 # ## Cross size and smoothness
 #
-# Network size and λ were crossed. The wide network has twice the filters of the base network, and four
-# times as many in its last layer at half size. The next cell names the four runs.
+# Network size and λ may depend on each other, so both sizes were trained with both values of λ.
+# The wide network has twice as many filters as the base network, and four times as many in its
+# last layer at half resolution. The next cell names the four runs.
 
 # %%
 import pandas as pd
@@ -244,7 +261,7 @@ crossed = {
 names = pd.DataFrame(crossed).T
 
 # %% [markdown]
-# Each name of a run is replaced by its Dice, and then by its folding.
+# The next table shows Dice and folding of these four runs.
 
 # %%
 measures = {"Dice": "dice", "folded, %": "folding_percent_brain"}
@@ -254,24 +271,26 @@ pd.concat(table, axis=1).round(3)
 # %% tags=["remove-input"]
 at_usual, at_wide = (dice[two] - dice[one] for one, two in names.to_numpy())
 Markdown(f"""
-Twice the λ removes most folds and changes Dice by {at_usual:+.3f} with the base network and by
-{at_wide:+.3f} with the wide one.
+Doubling λ removes most folds. It changes Dice by {at_usual:+.3f} with the base network and by
+{at_wide:+.3f} with the wide network.
 """)
 
 # %% [markdown]
-# The wide network has the higher Dice at either λ, but at λ = 1 it also has more folds. Only both
-# changes together raise Dice and lower folding, which is why the wide network was trained in 3D with
-# λ = 2.
+# The wide network has the higher Dice at either λ, but at λ = 1 it also has more folds than the
+# reference. Only both changes together raise Dice and lower folding. The wide network was
+# therefore trained in 3D with λ = 2.
 
 # %% [markdown]
 # ## Repeat the passes
 #
-# A trained network can register a pair again. The moving image is warped by the first displacement,
-# the same weights register what is left, and the two displacements are composed. The moving image
-# is still interpolated once. [Refine one pair](13_instance.ipynb) explains the composition, which
-# [Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070) call shared-weight cascading. The next
-# table shows each pass of the 3D networks on the pairs of the validation subjects. Its Dice is that of
-# the 23 structures of the tables in 3D.
+# A trained network can register a pair again. The moving image is warped by the first
+# displacement, the same weights register what is left, and the two displacements are composed. The
+# composed displacement is applied to the original moving image, which is therefore interpolated
+# only once. [Refine one pair](13_instance.ipynb) explains the composition, which [Zhao et al.
+# 2019](https://doi.org/10.1109/ICCV.2019.01070) call shared-weight cascading.
+#
+# The next table shows each pass of the 3D networks on the pairs of the validation subjects. Dice
+# is the mean over the same 23 structures as in [Register real brains in 3D](08_real.ipynb).
 
 # %%
 passes = results.passes()
@@ -280,7 +299,8 @@ words = {"dice": "Dice", "folding_percent_brain": "folded, %", "seconds": "secon
 by_pass.rename(columns=words).round(3)
 
 # %% [markdown]
-# *Seconds* are those of one pass alone. The figure shows Dice and folding by the number of passes.
+# *Seconds* are the time of this pass alone. The figure shows how Dice and folding change with the
+# number of passes.
 
 # %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve for each of three networks. Dice of the wide network rises at the second pass, stays at the third and falls a little at the fourth; that of the others hardly changes at the second and then falls. Folding falls for the wide network and leaves zero for the integrated one."}, "figure": {"caption": "Dice and folding of the validation subjects when a 3D network registers a pair one to four times.", "name": "fig-ablations-passes"}}
 curves = {results.title(name): table for name, table in passes.items()}
@@ -291,29 +311,32 @@ figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="pass
 wide, base = (passes[name]["dice"].diff() for name in ("ncc-wide", "ncc"))
 Markdown(f"""
 The second pass changes the wide network's Dice by {wide[2]:+.3f}, and the third by {wide[3]:+.3f}.
-Two passes were therefore measured on the test subjects. The base network gains {base[2]:+.3f} by
-the second pass and loses with the third ({base[3]:+.3f}).
+Two passes were therefore measured on the test subjects. The base network's Dice changes by
+{base[2]:+.3f} with the second pass and by {base[3]:+.3f} with the third.
 """)
 
 # %% [markdown]
-# The two networks differ in size and in λ, so they cannot show which of these matters.
+# The two networks differ in size and in λ, so these runs cannot show which of the two makes a
+# second pass useful.
 
 # %% tags=["remove-input"]
 last = passes["ncc-integrated"]["folding_percent_brain"].iloc[-1]
 Markdown(f"""
-The network with an integrated velocity folds nothing in one pass, but {last:.3f} % of the brain is
-folded after four.
+The network with an integrated velocity leaves no folds after one pass, but {last:.3f} % of the
+brain is folded after four.
 """)
 
 # %% [markdown]
-# Composed displacements are interpolated on the grid, so they may fold although none of them does.
-# More passes do not converge, because a network was trained to make *one* displacement smooth, from
-# where the affine alignment ends.
+# Composed displacements are interpolated on the grid, so a composition may fold although none of
+# its parts does. More passes do not always improve the result. A likely reason is that the network
+# was trained to predict *one* smooth displacement for a pair after affine alignment, and never for
+# an image that is already registered.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Which runs have a higher Dice than the reference *and* fewer folds?
+# **Exercise 1.** Which runs have a higher Dice than the reference *and* fewer folds? Are their
+# differences in Dice larger than the spread over seeds?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 better = tried["dice"] > tried.loc["all", "dice"]
@@ -321,6 +344,13 @@ better &= tried["folding_percent_brain"] < tried.loc["all", "folding_percent_bra
 [results.title(name) for name in tried.index[better]]
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The difference of "both directions in a batch" is within the spread over seeds. Only the wide
+# network with λ = 2 has a difference in Dice that is larger.
+#
+# </details>
+#
 # **Exercise 2.** The verdicts compare a difference with an SD over three seeds. Why is this weaker
 # than the intervals of [Register real brains in 3D](08_real.ipynb)?
 #
@@ -335,10 +365,11 @@ better &= tried["folding_percent_brain"] < tried.loc["all", "folding_percent_bra
 # %% [markdown]
 # ## Summary
 #
-# - Repeat each run with several seeds, and read no difference that is smaller than their spread.
+# - Repeat each run with several seeds, and do not interpret a difference that is smaller than
+#   their spread.
 # - Judge a choice by Dice and folding together, because most choices that raise Dice also fold more.
 # - Choose network size and λ together.
-# - Mirror a head about its midplane; reversing the array is another transform.
+# - Mirror a head about its midplane, because reversing the array also shifts the head.
 # - Let validation subjects decide how many passes help.
 #
 # **Read on:** [Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070) train the passes of a cascade
