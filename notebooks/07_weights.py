@@ -430,8 +430,9 @@ print(flow.count_params(), "of", rebuilt.count_params(), "weights")
 # **Exercise 2.** Which of the four networks folds least, and what is its Dice?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-trained = means.drop("identity").sort_values("folding_percent_brain")
-print(trained.rename(index=names).round(3).to_string())
+columns = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of brain"}
+trained = means.drop("identity").sort_values("folding_percent_brain")[list(columns)]
+print(trained.rename(index=names, columns=columns).round(3).to_string())
 
 # %% [markdown]
 # ## Summary
