@@ -11,16 +11,21 @@
 # ---
 
 # %% [markdown]
-# # Know what it costs: environment, time, memory
+# # Estimate time and memory
 #
 # | | |
 # |---|---|
-# | **You will** | read what this very build ran on, what each lesson took, and what the full size asks for |
-# | **You will learn** | what several devices and half precision change, and what they break |
-# | **You need** | [lesson 4](03_fit.ipynb) |
-# | **In → out** | the costs that all lessons left behind → a table; small trainings → two comparisons |
-# | **Not here** | times on a GPU, unless this build ran on one; what was not measured is marked so |
+# | **You will** | read how long each lesson of this build took, time a training step, and estimate a training run at full size |
+# | **You will learn** | where time and memory go, and how several devices and half precision change them |
+# | **You need** | [Compile and fit](03_fit.ipynb) |
+# | **In → out** | the costs that the lessons recorded, and short measurements → tables of seconds and GB |
+# | **Not here** | the time to register one pair, which [Real brains](08_real.ipynb) compares with classical methods |
 # | **Time** | 10 minutes |
+
+# %% [markdown]
+# ## Set the parameters
+#
+# This page measures only time, memory and precision, so it needs no trained model.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -29,18 +34,13 @@ seed = 0
 root = None
 
 # %% [markdown]
-# Some settings TensorFlow takes only before it uses its first device. Left alone, it reserves all
-# memory of a GPU; when others need some, let it grow instead. And this page splits its processor
-# in two, to have several devices.
+# TensorFlow accepts some settings only before it uses a device. By default it reserves all the
+# memory of a GPU; memory growth makes it reserve memory when it needs some. The cell also splits
+# the processor into two logical devices, which the section on several devices uses.
 
 # %%
-from vxmlib import cohorts, models, pairs
-from vxmlib.book import claims
-from vxmlib.experiments import runs
-from vxmlib.experiments.results import committed_record
-from vxmlib.methods import loops
-from vxmlib.experiments.settings import Settings, read_parameters
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
+from vxmlib.experiments.settings import read_parameters
 
 for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)
@@ -48,261 +48,389 @@ processor = tf.config.list_physical_devices("CPU")[0]
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(processor, two)
 
-# %%
 settings = read_parameters(globals())
 print(device_summary())
-print(", ".join(f"{name} {version}" for name, version in versions().items()))
 
 # %% [markdown]
-# All other versions are in `requirements.lock`, with a hash for each file.
+# ## Read the time and memory of each lesson
 #
-# ## What this build took
-#
-# Each lesson leaves its time and the most memory that its Python held. Lessons that train use all
-# cores; others share them.
+# The build records the seconds of each lesson and the largest memory that its Python process held.
+# The next cell collects these records.
 
 # %%
 import json
 
 import pandas as pd
 
-found = sorted(runs.output_folder().glob("*/cost.json"))
-costs = {path.parent.name: json.loads(path.read_text()) for path in found}
+from vxmlib.book.claims import LESSONS
+from vxmlib.experiments import runs
+
+names = LESSONS | {"06_lambda": "Weight of smoothness", "claims": "Claims"}
+paths = {name: runs.output_folder() / name / "cost.json" for name in names}
+costs = {names[k]: json.loads(p.read_text()) for k, p in paths.items() if p.exists()}
 costs = pd.DataFrame(costs, index=["seconds", "peak_gb", "threads"]).T
-costs["minutes"] = (costs["seconds"] / 60).round(1)
 
 # %% [markdown]
-# By lesson:
+# The table has one row for each lesson that this build has executed.
 
 # %%
-costs["cores"] = costs["threads"].astype(int)
-costs["most memory, GB"] = costs["peak_gb"].round(1)
-costs[["minutes", "most memory, GB", "cores"]]
+table = pd.DataFrame(index=pd.Index(costs.index, name="lesson"))
+table["seconds"] = costs["seconds"].round().astype(int)
+table["GB"] = costs["peak_gb"].astype(float).round(1)
+table["cores"] = costs["threads"].astype(int)
+table
 
 # %% tags=["remove-cell"]
 from vxmlib import records
-from vxmlib.book import glue
 
 grid_folder = runs.output_folder().parents[1] / "lambda"
-grid_seconds = [
-    records.read(path)["seconds"]
-    for path in grid_folder.glob(f"*-{settings.cohort}*/*.json")
-]
-on_top = "This profile has no grid in lesson 7."
+grid_runs = sorted(grid_folder.glob(f"*-{settings.cohort}-{settings.profile}/*.json"))
+grid_seconds = [records.read(path)["seconds"] for path in grid_runs]
+grid_text = "This build has no λ grid."
 if grid_seconds:
-    on_top = f"The {len(grid_seconds)} trainings of lesson 7's grid come on top, with"
-    on_top += f" {sum(grid_seconds) / 60:.0f} minutes."
-glue.glue(
-    lessons=len(costs),
-    total=float(costs["minutes"].sum()),
-    peak=float(costs["peak_gb"].max()) if len(costs) else 0.0,
-    on_top=on_top,
-)
+    grid_text = f"The {len(grid_seconds)} training runs of the λ grid are not in the table; they "
+    grid_text += f"took {sum(grid_seconds) / 60:.0f} minutes."
+
+# %% tags=["remove-input"]
+from IPython.display import Markdown
+
+largest = table["GB"].idxmax() if len(table) else "no lesson"
+Markdown(f"""
+Together the {len(table)} lessons took {table["seconds"].sum() / 60:.0f} minutes. The lesson with
+the most memory is "{largest}", with {table["GB"].max():.1f} GB. {grid_text}
+""")
 
 # %% [markdown]
-# Together the {glue:text}`lessons` lessons took {glue:text}`total:.0f` minutes, one after the
-# other, and at most {glue:text}`peak:.1f` GB. {glue:text}`on_top`
-# In a fresh folder this is all of it. After a change only what depends on it runs again, and a
-# lesson that runs again finds the models that it trained before: such a row is without its
-# training.
+# A lesson whose training run is already finished loads it instead of training again. The row of
+# such a lesson therefore does not include the training. In a new folder every lesson trains what
+# it needs, so its rows are complete.
 #
-# ## What the full size takes
+# ## Time a training step
 #
-# Memory goes into the outputs of the layers, which training keeps for its gradients. Keras knows
-# their sizes without allocating them: here for one pair, for both networks, and for the filters of
-# the journal paper, which the profile `full` takes.
+# A training run takes the number of steps times the seconds of one step, so one step is the number
+# to measure. First we compile voxelmorph's stock network with voxelmorph's own losses. The grid is
+# that of a brain at 2 mm; the profile `smoke` uses a smaller one.
 
-# %% tags=["remove-stderr"]
+# %%
+grid = (48, 64, 48) if settings.profile == "smoke" else (80, 96, 80)
+stock = vxm.networks.VxmDense(grid, int_steps=0)
+stock_losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
+stock.compile(tf.keras.optimizers.Adam(1e-4), loss=stock_losses, loss_weights=[1, 1])
+
+# %% [markdown]
+# The time does not depend on the content of the images, so random images are sufficient. `Clock` is
+# a callback that records when each step ends. It gives the median time from one step to the next,
+# which leaves out the slow first step.
+
+# %%
 import numpy as np
 
+from vxmlib.methods import loops
+
+rng = np.random.default_rng(seed)
+moving, fixed = rng.random((2, 1, *grid, 1), dtype="float32")
+no_displacement = np.zeros((1, *grid, 3), "float32")
+
+
+def step_seconds(model, steps=6):
+    clock = loops.Clock()
+    data = [moving, fixed], [fixed, no_displacement]
+    model.fit(*data, batch_size=1, epochs=steps, callbacks=[clock], verbose=0)
+    return clock.seconds()
+
+
+# %% [markdown]
+# `models.build` compiles the same network with our NCC, which computes the same value faster. It can
+# also build the strided U-Net of the 2018 paper. The next cell times all three combinations.
+
+# %%
+from vxmlib import models
 from vxmlib.networks.strided import StridedVxmDense
 
-networks = [StridedVxmDense, vxm.networks.VxmDense]
-grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers'": (160, 192, 224)}
-size = pd.DataFrame(index=grids)
-for name, shape in grids.items():
-    for network in networks:
-        model = models.build(shape, network=network, features="vxm1")
-        size.loc[name, network.__name__] = models.outputs_gb(model)
-    size.loc[name, "VxmDense, twice the filters"] = models.outputs_gb(
-        models.build(shape)
-    )
-tf.keras.backend.clear_session()
-size.round(2)
+strided = models.build(grid, network=StridedVxmDense, features="vxm1")
+timed = {
+    "VxmDense, voxelmorph's NCC": stock,
+    "VxmDense, our NCC": models.build(grid),
+    "strided U-Net, our NCC": strided,
+}
+seconds = pd.Series({name: step_seconds(model) for name, model in timed.items()})
 
 # %% [markdown]
-# In GB, of the outputs alone, computed and not measured. Gradients and the loss come on top: users
-# of voxelmorph report about 10 GB at the papers' size (threads
-# [235](https://github.com/voxelmorph/voxelmorph/issues/235),
-# [282](https://github.com/voxelmorph/voxelmorph/issues/282)).
-#
-# And time? `make full` trains `StridedVxmDense` at 2 mm. What its first training took:
+# The second column gives the hours of 3000 steps, which is the length of the training runs in
+# [Real brains](08_real.ipynb).
 
 # %%
-told = committed_record("malf/training/ncc.json")
-steps_taken = told["metrics"]["steps"]
-plan_full = Settings(profile="full")
-hours = told["seconds"] / 3600
-print(f"{told['device']}: {steps_taken} steps in {hours:.1f} hours")
+steps = pd.DataFrame({"s a step": seconds.round(2)})
+steps["h, 3000 steps"] = (seconds * 3000 / 3600).round(1)
+steps.rename_axis("network, loss")
 
-# %% tags=["remove-cell"]
-days = hours / 24 * 8 * plan_full.steps / steps_taken
-glue.glue(full_steps=plan_full.steps, days=days)
+# %% tags=["remove-input"]
+voxelmorph_step, our_step, strided_step = seconds
+Markdown(f"""
+A step of VxmDense takes {voxelmorph_step / our_step:.1f} times as long with voxelmorph's NCC as
+with ours, and with our NCC {our_step / strided_step:.1f} times as long as a step of the strided
+U-Net. VxmDense is slower because it has more convolutions at full resolution.
+""")
 
 # %% [markdown]
-# The profile `full` has eight times the voxels and {glue:text}`full_steps` steps: on that processor
-# about {glue:text}`days:.0f` days by this count, and more with the larger network. It is for a GPU,
-# where it was not run here.
+# ## Time the NCC loss
 #
+# voxelmorph sums over each window with one dense convolution. Our NCC sums along one axis after the
+# other, which needs fewer operations in 3D. The next cell times the loss and its gradient for both
+# and takes the best of three repeats.
+
+# %%
+from time import perf_counter
+
+from vxmlib import losses
+
+
+def loss_seconds(loss, repeats=3):
+    @tf.function
+    def value_and_gradient(fixed, warped):
+        value = tf.reduce_mean(loss(fixed, warped))
+        return value, tf.gradients(value, warped)[0]
+
+    images = tf.constant(fixed), tf.constant(moving)
+    value = float(value_and_gradient(*images)[0])  # the first call compiles
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        value_and_gradient(*images)[1].numpy()
+        times.append(perf_counter() - start)
+    return value, min(times)
+
+
+# %% [markdown]
+# The value stands beside the time, because only equal losses can be compared.
+
+# %%
+ncc = {"voxelmorph's NCC": vxm.losses.NCC().loss, "our NCC": losses.LocalNCC().loss}
+measured = {name: loss_seconds(loss) for name, loss in ncc.items()}
+ncc_table = pd.DataFrame(measured, index=["value", "seconds"]).T
+ncc_table.round({"value": 5, "seconds": 3})
+
+# %% tags=["remove-input"]
+theirs, ours = ncc_table["seconds"]
+Markdown(f"""
+Both losses have the same value, and voxelmorph's takes {theirs / ours:.1f} times as long as ours on
+{device_summary()}.
+""")
+
+# %% [markdown]
+# The script `benchmarks/ncc.py` repeats this comparison for several grids and also compares the
+# gradients.
+#
+# ## Estimate the full size
+#
+# Training keeps the outputs of all layers for the gradients, so these outputs need most of the
+# memory. Keras knows their sizes before it allocates them. `outputs_gb` adds them up for one pair.
+
+# %%
+grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers": (160, 192, 224)}
+sizes = pd.DataFrame(index=pd.Index(grids, name="grid"))
+for name, shape in grids.items():
+    small = models.build(shape, network=StridedVxmDense, features="vxm1")
+    sizes.loc[name, "strided U-Net, GB"] = models.outputs_gb(small)
+    sizes.loc[name, "VxmDense, GB"] = models.outputs_gb(models.build(shape))
+sizes.round(2)
+
+# %% [markdown]
+# These numbers are computed, not measured. The gradients and the loss need memory in addition: an
+# author of voxelmorph reports about 10 GB for the volumes and the network of the papers
+# ([thread 235](https://github.com/voxelmorph/voxelmorph/issues/235)).
+#
+# The profile `full` trains VxmDense at 1 mm. The next cell estimates its time from the measured
+# step, on the assumption that the time grows in proportion to the number of voxels.
+
+# %%
+from vxmlib.experiments.settings import Settings
+
+full = Settings(profile="full")
+larger = np.prod(grids["1 mm"]) / np.prod(grid)
+full_days = seconds["VxmDense, our NCC"] * larger * full.steps / 86400
+print(f"{full.steps} steps: about {full_days:.0f} days on this machine")
+
+# %% tags=["remove-input"]
+from vxmlib.experiments.results import committed_record
+
+trained = committed_record("malf/training/ncc.json")
+Markdown(f"""
+That profile is meant for a GPU, and it was not run for this book. A finished training run gives a
+check at 2 mm. The strided U-Net with NCC and λ = 1, trained on real brains, took
+{trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps, validation included
+({trained["device"]}).
+""")
+
+# %% [markdown]
 # ## Several devices
 #
-# `fit()` distributes a batch over devices when the model was built inside the scope of a strategy.
-# The same seed and the same batches, on one device and on two. The question is whether the losses
-# are equal, so small simulated slices will do, whatever this build shows elsewhere.
+# `fit()` distributes each batch over several devices when the model was built in the scope of a
+# `MirroredStrategy`. We train with the same seed and the same batches on one device and on two, and
+# ask whether the losses are equal. Small simulated 2D slices are sufficient for this question.
 
 # %%
+from vxmlib import cohorts, pairs
+
 people = cohorts.load("mni", ndim=2, spacing=2.0)
 
 
-def fitted(strategy, steps, batch_size=4, **options):
-    options = {"learning_rate": 1e-3, "features": "small"} | options
+def trained_in(strategy, steps, batch_size=4, **options):
     with strategy.scope():
         set_seed(seed)
+        options = {"features": "small", "learning_rate": 1e-3} | options
         model = models.build(people.shape, **options)
-    ids = people.split["train"]
-    data = pairs.pair_dataset(people, ids, batch_size=batch_size, seed=seed)
+    train = people.split["train"]
+    data = pairs.pair_dataset(people, train, batch_size=batch_size, seed=seed)
     clock = loops.Clock()
-    told = model.fit(
-        data, epochs=steps, steps_per_epoch=1, callbacks=[clock], verbose=0
-    )
-    return np.array(told.history["loss"]), clock.seconds()
+    options = {"steps_per_epoch": 1, "callbacks": [clock], "verbose": 0}
+    history = model.fit(data, epochs=steps, **options).history
+    return np.array(history["loss"]), clock.seconds()
 
 
 # %% [markdown]
-# One device, then both:
+# The function returns the loss of each step and the seconds of a step. The next cell runs it on one
+# logical device and then on both.
 
 # %% tags=["remove-stderr"]
-tf.get_logger().setLevel("WARNING")  # else it tells of each sum over devices
-one, _ = fitted(tf.distribute.OneDeviceStrategy("CPU:0"), 6)
+tf.get_logger().setLevel("WARNING")  # no message for each sum over devices
+one, _ = trained_in(tf.distribute.OneDeviceStrategy("CPU:0"), 6)
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-both, _ = fitted(mirrored, 6)
+both, _ = trained_in(mirrored, 6)
 pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round(6)
 
-# %% tags=["remove-cell"]
-glue.glue(apart=f"{np.abs(both / one - 1).max():.0e}")
+# %% tags=["remove-input"]
+relative = np.abs(both / one - 1).max()
+Markdown(f"""
+The largest relative difference is {relative:.0e}, which is the size of rounding errors. Each device
+received two of the four pairs of a batch.
+""")
 
 # %% [markdown]
-# They differ by {glue:text}`apart`, relatively: rounding. The batch is divided, two pairs for each
-# device. And a batch of one, of which the second device gets nothing?
+# A batch of one pair cannot be divided. The next cell shows the error that follows.
 
 # %% tags=["remove-stderr"]
-error = claims.error_of(lambda: print(fitted(mirrored, 2, batch_size=1)[0]))
-print(error[:90] or "it trains")
+from vxmlib.book.errors import error_of
+
+error = error_of(lambda: trained_in(mirrored, 2, batch_size=1))
+print(error[:90] or "no error")
 
 # %% [markdown]
-# Take at least as many pairs as devices. On processors this shows that it is right, not that it is
-# fast.
+# The batch must therefore hold at least as many pairs as there are devices. This test shows that
+# the losses are correct. It does not show a gain in speed, because both logical devices share one
+# processor. Several GPUs were not tested.
 #
 # ## Half precision
 #
-# One line sets a policy, and Keras computes in 16 bits with weights in 32. For registration that
-# line alone is wrong, and says nothing: `VxmDense` builds, and its field has 16 bits, too.
+# With the policy `mixed_float16`, Keras computes in 16 bits and keeps the weights in 32 bits. The
+# next cell builds both networks with that policy and prints the type of the displacement.
 
 # %% tags=["remove-stderr"]
-half_precision = tf.keras.mixed_precision.set_global_policy
-half_precision("mixed_float16")
-for network in networks:
+set_policy = tf.keras.mixed_precision.set_global_policy
+set_policy("mixed_float16")
+networks = {"VxmDense": vxm.networks.VxmDense, "strided U-Net": StridedVxmDense}
+for name, network in networks.items():
     model = models.build(people.shape, network=network, features="small")
-    print(f"{network.__name__:16s} field: {model.outputs[-1].dtype.name}")
-half_precision("float32")
+    print(f"{name:14s} displacement in {model.outputs[-1].dtype.name}")
+set_policy("float32")
 
 # %% [markdown]
-# A field says where to look, and in a large image a position does not fit into 16 bits:
+# VxmDense builds without an error, but its displacement has only 16 bits. The warp adds the
+# displacement to the position of the voxel, and 16 bits cannot hold a position in a large image:
 
 # %%
-position = 150.3
 for kind in (tf.float32, tf.float16, tf.bfloat16):
-    print(f"{kind.name:9s} {float(tf.cast(position, kind)):.3f}")
+    print(f"{kind.name:9s} {float(tf.cast(150.3, kind)):.3f}")
 
 # %% [markdown]
-# NCC subtracts large sums: the variance in a window is the sum of the squares less the square of
-# the sum. For one window of 9 × 9 voxels with a faint contrast:
+# NCC has a similar problem, because a variance is a small difference of large sums. The next cell
+# gives both NCC losses the same two images in each type.
 
 # %%
-window = 0.9 + 0.01 * np.sin(np.arange(81))
-for kind in (np.float64, np.float32, np.float16):
-    x = window.astype(kind)
-    variance = np.square(x).sum(dtype=kind) - np.square(x.sum(dtype=kind)) / kind(81)
-    print(f"{kind.__name__:8s} {float(variance):.5f}")
-
-# %% [markdown]
-# In 16 bits that contrast is lost. voxelmorph's own NCC refuses such images; ours is given them
-# here, too:
-
-# %%
-from vxmlib import losses
-
-subjects = people.split["train"][:2]
-pair = [tf.constant(people.image(k)[None, ..., None]) for k in subjects]
+images = [tf.constant(people.image(k)[None, ..., None]) for k in people.split["train"][:2]]
 for kind in (tf.float32, tf.float16, tf.bfloat16):
-    images = [tf.cast(image, kind) for image in pair]
-    error = claims.error_of(lambda images=images: vxm.losses.NCC().loss(*images))
-    ours = float(tf.reduce_mean(losses.image_loss("ncc")(*images)))
-    print(f"{kind.name:9s} {ours:.4f}   voxelmorph's: {error[:46] or 'runs'}")
+    pair = [tf.cast(image, kind) for image in images]
+    error = error_of(lambda pair=pair: vxm.losses.NCC().loss(*pair))
+    value = float(tf.reduce_mean(losses.LocalNCC().loss(*pair)))
+    print(f"{kind.name:9s} ours {value:.4f}, voxelmorph's: {error[:24] or 'no error'}")
 
 # %% [markdown]
-# `vxmlib.losses` sums in 32 bits whatever it is given, and `StridedVxmDense` keeps field,
-# integration and warp in 32 bits; only its convolutions follow the
-# policy. The same training with it:
+# Our NCC always sums in 32 bits, so only the rounding of the images remains. The strided U-Net keeps
+# displacement, integration and warp in 32 bits, and only its convolutions follow the policy. The
+# next cell trains it for 12 steps with each policy.
 
 # %% tags=["remove-stderr"]
 gpus = tf.config.list_logical_devices("GPU")
 device = tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
-half, seconds = {}, {}
+runs_by_policy = {}
 for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
-    half_precision(policy)
-    half[policy], seconds[policy] = fitted(device, 12, network=StridedVxmDense)
-half_precision("float32")
-pd.DataFrame(half).rename_axis("step").round(4).iloc[::3]
-
-# %% tags=["remove-cell"]
-ratios = {policy: took / seconds["float32"] for policy, took in seconds.items()}
-slower = min(ratios["mixed_float16"], ratios["mixed_bfloat16"]) > 1.1
-glue.glue(
-    float16_times=ratios["mixed_float16"],
-    bfloat16_times=ratios["mixed_bfloat16"],
-    device=device_summary(),
-    half_steps=len(half["float32"]),
-    off=max(np.abs(half[k] - half["float32"]).max() for k in half),
-    why="It has to convert at each layer." if slower else "",
-)
+    set_policy(policy)
+    runs_by_policy[policy] = trained_in(device, 12, network=StridedVxmDense)
+set_policy("float32")
 
 # %% [markdown]
-# Over {glue:text}`half_steps` steps the losses differ by at most {glue:text}`off:.4f`. On the machine
-# of this build ({glue:text}`device`) a step with the two kinds of 16 bits took
-# {glue:text}`float16_times:.1f` and {glue:text}`bfloat16_times:.1f` times as long as with 32.
-# {glue:text}`why` Build this page on a GPU, and the cell above measures that one.
+# The table compares the last loss and the time of a step with those of 32 bits.
+
+# %%
+half = pd.DataFrame(runs_by_policy, index=["losses", "s"]).T
+half_table = pd.DataFrame({"last loss": half["losses"].str[-1].astype(float)})
+half_table["time, × 32 bits"] = (half["s"] / half.loc["float32", "s"]).astype(float)
+half_table.rename_axis("policy").round({"last loss": 4, "time, × 32 bits": 1})
+
+# %% tags=["remove-input"]
+difference = max(np.abs(x - half["losses"].iloc[0]).max() for x in half["losses"])
+fastest = half_table["time, × 32 bits"].iloc[1:].min()
+gain = "saved no time" if fastest > 0.95 else "saved time"
+Markdown(f"""
+The losses differ by at most {difference:.4f} in any step. On {device_summary()}, half precision
+{gain}. The result holds for that device only; build this page on a GPU to measure it there.
+""")
+
+# %% [markdown]
+# ## Exercises
 #
-# ## On your own
-#
-# **Exercise.** How far is a displacement of `5.03` voxels moved by 16 bits, and one of `50.3`? Which
-# images may one warp with `float16`?
+# **Exercise 1.** How far do 16 bits move a displacement of `5.03` voxels, and one of `50.3`? In
+# which images can `float16` hold the position of a voxel to about a hundredth of a voxel?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-for moved in (5.03, 50.3):
-    print(moved, "becomes", float(tf.cast(moved, tf.float16)))
-print("next to 150 is", float(np.nextafter(np.float16(150), np.float16(200))))
+for displacement in (5.03, 50.3):
+    print(displacement, "becomes", float(tf.cast(displacement, tf.float16)))
+for position in (16, 128):
+    print("step at position", position, "is", float(np.spacing(np.float16(position))))
 
 # %% [markdown]
-# The displacement alone would do; its sum with the voxel's own position is what loses digits. From
-# position 128 on the step is an eighth of a voxel; up to 32 it is a 64th at most, so very small
-# images may be warped so.
+# <details><summary>Answer</summary>
 #
-# ## What you take along
+# The displacement alone loses little. Its sum with the position of the voxel loses more, because
+# the step between two numbers grows with the position. From position 128 on, the step is an eighth
+# of a voxel. Up to position 32 it is at most 1/64 of a voxel, so only images of at most 32 voxels
+# an axis come close.
 #
-# - Print versions, device, time and memory beside a result: they are a part of it.
-# - Two devices give the losses of one, if the batch can be divided.
-# - Half precision is for convolutions. Positions, warps and NCC keep 32 bits, or you look beside
-#   the place you mean.
+# </details>
 #
-# **Read on:** Keras on [mixed precision](https://www.tensorflow.org/guide/mixed_precision).
+# **Exercise 2.** Estimate the memory of VxmDense on the grid of your own scans.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
+print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
+
+# %% [markdown]
+# ## Report the versions
+#
+# A time or a result depends on the versions. `requirements.lock` lists all of them with a hash for
+# each file; these are the most important ones.
+
+# %%
+print(", ".join(f"{name} {version}" for name, version in versions().items()))
+
+# %% [markdown]
+# ## Summary
+#
+# - Time one step and multiply, before you start a long training run.
+# - The layers at full resolution need most of the memory, and the strided U-Net has fewer of them.
+# - Report device, versions, time and memory beside a result.
+# - Two devices give the losses of one device if the batch can be divided.
+# - Half precision is suitable for convolutions. Positions, warps and NCC need 32 bits.
+#
+# **Read on:** TensorFlow's guides on
+# [distributed training](https://www.tensorflow.org/guide/distributed_training) and
+# [mixed precision](https://www.tensorflow.org/guide/mixed_precision).
