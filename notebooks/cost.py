@@ -15,19 +15,17 @@
 #
 # | | |
 # |---|---|
-# | **You will** | read what each lesson of this build took, and estimate what the full size needs |
-# | **You will learn** | what several devices and half precision change, and where they give wrong results |
+# | **You will** | read how long each lesson of this build took, time a training step, and estimate a training run at full size |
+# | **You will learn** | where time and memory go, and how several devices and half precision change them |
 # | **You need** | [Compile and fit](03_fit.ipynb) |
-# | **In → out** | the time and memory that each lesson recorded → tables; short training runs → two comparisons |
-# | **Not here** | times on a GPU, unless this build ran on one |
-# | **Time** | 15 minutes |
+# | **In → out** | the costs that the lessons recorded, and short measurements → tables of seconds and GB |
+# | **Not here** | the time to register one pair, which [Real brains](08_real.ipynb) compares with classical methods |
+# | **Time** | 10 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# TensorFlow accepts some settings only before it uses its first device, so this page makes them
-# together with its parameters. The first one lets the memory of a GPU grow instead of reserving all
-# of it. The second one divides the processor into two logical devices for an experiment below.
+# This page measures only time, memory and precision, so it needs no trained model.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -35,8 +33,14 @@ profile = "quick"
 seed = 0
 root = None
 
+# %% [markdown]
+# TensorFlow accepts some settings only before it uses a device. By default it reserves all the
+# memory of a GPU; memory growth makes it reserve memory when it needs some. The cell also splits
+# the processor into two logical devices, which the section on several devices uses.
+
 # %%
-from vxmlib.backend import device_summary, tf, versions
+from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
+from vxmlib.experiments.settings import read_parameters
 
 for gpu in tf.config.list_physical_devices("GPU"):
     tf.config.experimental.set_memory_growth(gpu, True)
@@ -44,268 +48,390 @@ processor = tf.config.list_physical_devices("CPU")[0]
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(processor, two)
 
-# %%
-from vxmlib.experiments.settings import read_parameters
-
 settings = read_parameters(globals())
 print(device_summary())
-print(", ".join(f"{name} {version}" for name, version in versions().items()))
 
 # %% [markdown]
-# The versions of all other packages are in `requirements.lock`.
-
-# %% [markdown]
-# ## See what this build took
+# ## Read the time and memory of each lesson
 #
-# Each lesson records its time and the largest amount of memory that its Python process used. Lessons
-# that train use all cores. The other lessons use one core, so that several of them can run at once.
+# The build records the seconds of each lesson and the largest memory that its Python process held.
+# The next cell collects these records.
 
 # %%
 import json
 
 import pandas as pd
 
+from vxmlib.book.claims import LESSONS
 from vxmlib.experiments import runs
 
-files = sorted(runs.output_folder().glob("*/cost.json"))
-costs = {path.parent.name: json.loads(path.read_text()) for path in files}
+names = LESSONS | {"06_lambda": "Weight of smoothness", "claims": "Claims"}
+paths = {name: runs.output_folder() / name / "cost.json" for name in names}
+costs = {names[k]: json.loads(p.read_text()) for k, p in paths.items() if p.exists()}
 costs = pd.DataFrame(costs, index=["seconds", "peak_gb", "threads"]).T
-costs.index = [name.lstrip("0123456789_").replace("_", " ") for name in costs.index]
-costs["minutes"] = (costs["seconds"] / 60).round(1)
-names = {"minutes": "minutes", "peak_gb": "memory, GB", "threads": "cores"}
-costs[list(names)].rename(columns=names).round(1)
+
+# %% [markdown]
+# The table has one row for each lesson that this build has executed.
+
+# %%
+table = pd.DataFrame(index=pd.Index(costs.index, name="lesson"))
+table["seconds"] = costs["seconds"].round().astype(int)
+table["GB"] = costs["peak_gb"].astype(float).round(1)
+table["cores"] = costs["threads"].astype(int)
+table
+
+# %% tags=["remove-cell"]
+from vxmlib import records
+
+grid_folder = runs.output_folder().parents[1] / "lambda"
+grid_runs = sorted(grid_folder.glob(f"*-{settings.cohort}-{settings.profile}/*.json"))
+grid_seconds = [records.read(path)["seconds"] for path in grid_runs]
+grid_text = "This build has no λ grid."
+if grid_seconds:
+    grid_text = f"The {len(grid_seconds)} training runs of the λ grid are not in the table; they "
+    grid_text += f"took {sum(grid_seconds) / 60:.0f} minutes."
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown
 
+largest = table["GB"].idxmax() if len(table) else "no lesson"
 Markdown(f"""
-Together the {len(costs)} lessons took {costs["seconds"].sum() / 60:.0f} minutes. None of them used
-more than {costs["peak_gb"].max() if len(costs) else 0:.1f} GB.
+Together the {len(table)} lessons took {table["seconds"].sum() / 60:.0f} minutes. The lesson with
+the most memory is "{largest}", with {table["GB"].max():.1f} GB. {grid_text}
 """)
 
 # %% [markdown]
-# In a fresh folder these times include all training runs except those of the λ grid, which run
-# before [the λ lesson](06_lambda.ipynb). After a change, only the lessons that depend on it run
-# again. They find their earlier models, so their times are then shorter.
-
-# %% [markdown]
-# ## Estimate the memory of the full size
+# A lesson whose training run is already finished loads it instead of training again. The row of
+# such a lesson therefore does not include the training. In a new folder every lesson trains what
+# it needs, so its rows are complete.
 #
-# Training keeps the outputs of all layers for the gradients, and these outputs need most of the
-# memory. Keras knows their sizes without allocating them. The table lists them for one pair, for the
-# stock `VxmDense` and for the strided U-Net of the 2018 paper, both with the same filters.
-
-# %% tags=["remove-stderr"]
-from vxmlib import models
-from vxmlib.backend import vxm
-from vxmlib.networks.strided import StridedVxmDense
-
-networks = {"strided U-Net": StridedVxmDense, "VxmDense": vxm.networks.VxmDense}
-grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "1 mm, papers' grid": (160, 192, 224)}
-memory = pd.DataFrame(
-    {
-        name: {
-            grid: models.outputs_gb(models.build(shape, network=network, features="vxm1"))
-            for grid, shape in grids.items()
-        }
-        for name, network in networks.items()
-    }
-)
-tf.keras.backend.clear_session()
-memory.round(2)
-
-# %% [markdown]
-# The values are in GB. They are computed, not measured, and the gradients and the loss come on top
-# of them. Users of voxelmorph report about 10 GB at the papers' size (issues
-# [235](https://github.com/voxelmorph/voxelmorph/issues/235) and
-# [282](https://github.com/voxelmorph/voxelmorph/issues/282)).
-
-# %% [markdown]
-# ## Estimate the time of the full size
+# ## Time a training step
 #
-# The committed record of the 3D training run at 2 mm says how long it took on a processor.
+# A training run takes the number of steps times the seconds of one step, so one step is the number
+# to measure. First we compile voxelmorph's stock network with voxelmorph's own losses. The grid is
+# that of a brain at 2 mm; the profile `smoke` uses a smaller one.
 
 # %%
-from vxmlib.experiments.results import committed_record
-
-run_3d = committed_record("malf/training/ncc.json")
-hours = run_3d["seconds"] / 3600
-steps_3d = run_3d["metrics"]["steps"]
-print(f"{run_3d['device']}: {steps_3d} steps of the strided U-Net in {hours:.1f} hours")
-
-# %% tags=["remove-input"]
-from vxmlib.experiments.settings import Settings
-
-full = Settings(profile="full")
-days = hours / 24 * 8 * full.steps / steps_3d
-Markdown(f"""
-The profile `full` has eight times as many voxels and {full.steps} steps. At the same speed for each
-voxel, the strided U-Net would need about {days:.0f} days on that processor, and `VxmDense` needs
-several times as long for a step. The profile `full` is therefore meant for a GPU. It has not yet been
-run on one.
-""")
+grid = (48, 64, 48) if settings.profile == "smoke" else (80, 96, 80)
+stock = vxm.networks.VxmDense(grid, int_steps=0)
+stock_losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
+stock.compile(tf.keras.optimizers.Adam(1e-4), loss=stock_losses, loss_weights=[1, 1])
 
 # %% [markdown]
-# ## Train on several devices
-#
-# `fit()` divides each batch over several devices if the model was built inside the scope of a
-# distribution strategy. The next cells train from the same seed with the same batches on one device
-# and on two. Equal losses mean that the division is correct, and small simulated slices are enough to
-# show this.
+# The time does not depend on the content of the images, so random images are sufficient. `Clock` is
+# a callback that records when each step ends. It gives the median time from one step to the next,
+# which leaves out the slow first step.
 
 # %%
 import numpy as np
 
-from vxmlib import cohorts, pairs
-from vxmlib.backend import set_seed
 from vxmlib.methods import loops
+
+rng = np.random.default_rng(seed)
+moving, fixed = rng.random((2, 1, *grid, 1), dtype="float32")
+no_displacement = np.zeros((1, *grid, 3), "float32")
+
+
+def step_seconds(model, steps=6):
+    clock = loops.Clock()
+    data = [moving, fixed], [fixed, no_displacement]
+    model.fit(*data, batch_size=1, epochs=steps, callbacks=[clock], verbose=0)
+    return clock.seconds()
+
+
+# %% [markdown]
+# `models.build` compiles the same network with our NCC, which computes the same value faster. It can
+# also build the strided U-Net of the 2018 paper. The next cell times all three combinations.
+
+# %%
+from vxmlib import models
+from vxmlib.networks.strided import StridedVxmDense
+
+strided = models.build(grid, network=StridedVxmDense, features="vxm1")
+timed = {
+    "VxmDense, voxelmorph's NCC": stock,
+    "VxmDense, our NCC": models.build(grid),
+    "strided U-Net, our NCC": strided,
+}
+seconds = pd.Series({name: step_seconds(model) for name, model in timed.items()})
+
+# %% [markdown]
+# The second column gives the hours of 3000 steps, which is the length of the training runs in
+# [Real brains](08_real.ipynb).
+
+# %%
+steps = pd.DataFrame({"s a step": seconds.round(2)})
+steps["h, 3000 steps"] = (seconds * 3000 / 3600).round(1)
+steps.rename_axis("network, loss")
+
+# %% tags=["remove-input"]
+voxelmorph_step, our_step, strided_step = seconds
+Markdown(f"""
+A step of VxmDense takes {voxelmorph_step / our_step:.1f} times as long with voxelmorph's NCC as
+with ours, and with our NCC {our_step / strided_step:.1f} times as long as a step of the strided
+U-Net. VxmDense is slower because it has more convolutions at full resolution. Other programs on
+the machine can lengthen these times, so compare ratios rather than seconds.
+""")
+
+# %% [markdown]
+# ## Time the NCC loss
+#
+# voxelmorph sums over each window with one dense convolution. Our NCC sums along one axis after the
+# other, which needs fewer operations in 3D. The next cell times the loss and its gradient for both
+# and takes the best of three repeats.
+
+# %%
+from time import perf_counter
+
+from vxmlib import losses
+
+
+def loss_seconds(loss, repeats=3):
+    @tf.function
+    def value_and_gradient(fixed, warped):
+        value = tf.reduce_mean(loss(fixed, warped))
+        return value, tf.gradients(value, warped)[0]
+
+    images = tf.constant(fixed), tf.constant(moving)
+    value = float(value_and_gradient(*images)[0])  # the first call compiles
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        value_and_gradient(*images)[1].numpy()
+        times.append(perf_counter() - start)
+    return value, min(times)
+
+
+# %% [markdown]
+# The value stands beside the time, because only equal losses can be compared.
+
+# %%
+ncc = {"voxelmorph's NCC": vxm.losses.NCC().loss, "our NCC": losses.LocalNCC().loss}
+measured = {name: loss_seconds(loss) for name, loss in ncc.items()}
+ncc_table = pd.DataFrame(measured, index=["value", "seconds"]).T
+ncc_table.round({"value": 5, "seconds": 3})
+
+# %% tags=["remove-input"]
+theirs, ours = ncc_table["seconds"]
+Markdown(f"""
+Both losses have the same value, and voxelmorph's takes {theirs / ours:.1f} times as long as ours on
+{device_summary()}.
+""")
+
+# %% [markdown]
+# The script `benchmarks/ncc.py` repeats this comparison for several grids and also compares the
+# gradients.
+#
+# ## Estimate the full size
+#
+# Training keeps the outputs of all layers for the gradients, so these outputs need most of the
+# memory. Keras knows their sizes before it allocates them. `outputs_gb` adds them up for one pair.
+
+# %%
+grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers": (160, 192, 224)}
+sizes = pd.DataFrame(index=pd.Index(grids, name="grid"))
+for name, shape in grids.items():
+    small = models.build(shape, network=StridedVxmDense, features="vxm1")
+    sizes.loc[name, "strided U-Net, GB"] = models.outputs_gb(small)
+    sizes.loc[name, "VxmDense, GB"] = models.outputs_gb(models.build(shape))
+sizes.round(2)
+
+# %% [markdown]
+# These numbers are computed, not measured. The gradients and the loss need memory in addition: an
+# author of voxelmorph reports about 10 GB for the volumes and the network of the papers
+# ([thread 235](https://github.com/voxelmorph/voxelmorph/issues/235)).
+#
+# The profile `full` trains VxmDense at 1 mm. The next cell estimates its time from the measured
+# step, on the assumption that the time grows in proportion to the number of voxels.
+
+# %%
+from vxmlib.experiments.settings import Settings
+
+full = Settings(profile="full")
+larger = np.prod(grids["1 mm"]) / np.prod(grid)
+full_days = seconds["VxmDense, our NCC"] * larger * full.steps / 86400
+print(f"{full.steps} steps: about {full_days:.0f} days on this machine")
+
+# %% tags=["remove-input"]
+from vxmlib.experiments.results import committed_record
+
+trained = committed_record("malf/training/ncc.json")
+Markdown(f"""
+That profile is meant for a GPU, and it was not run for this book. A finished training run gives a
+check at 2 mm. The strided U-Net with NCC and λ = 1, trained on real brains, took
+{trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps
+({trained["device"]}). This time includes the augmentation of the images and the validation, so it
+is longer than that of the steps alone.
+""")
+
+# %% [markdown]
+# ## Several devices
+#
+# `fit()` distributes each batch over several devices when the model was built in the scope of a
+# `MirroredStrategy`. We train with the same seed and the same batches on one device and on two, and
+# ask whether the losses are equal. Small simulated 2D slices are sufficient for this question.
+
+# %%
+from vxmlib import cohorts, pairs
 
 people = cohorts.load("mni", ndim=2, spacing=2.0)
 
 
-# %% [markdown]
-# `fitted` trains for some steps under a strategy. It returns the loss of each step and the seconds
-# for a step.
-
-# %%
-def fitted(strategy, steps, batch_size=4, **options):
+def trained_in(strategy, steps, batch_size=4, **options):
     with strategy.scope():
         set_seed(seed)
-        options = {"learning_rate": 1e-3, "features": "small"} | options
+        options = {"features": "small", "learning_rate": 1e-3} | options
         model = models.build(people.shape, **options)
-    ids = people.split["train"]
-    data = pairs.pair_dataset(people, ids, batch_size=batch_size, seed=seed)
+    train = people.split["train"]
+    data = pairs.pair_dataset(people, train, batch_size=batch_size, seed=seed)
     clock = loops.Clock()
-    history = model.fit(data, epochs=steps, steps_per_epoch=1, callbacks=[clock], verbose=0)
-    return np.array(history.history["loss"]), clock.seconds()
+    options = {"steps_per_epoch": 1, "callbacks": [clock], "verbose": 0}
+    history = model.fit(data, epochs=steps, **options).history
+    return np.array(history["loss"]), clock.seconds()
 
+
+# %% [markdown]
+# The function returns the loss of each step and the seconds of a step. The next cell runs it on one
+# logical device and then on both.
 
 # %% tags=["remove-stderr"]
-tf.get_logger().setLevel("WARNING")  # otherwise each sum over devices prints a line
-one, _ = fitted(tf.distribute.OneDeviceStrategy("CPU:0"), 6)
+tf.get_logger().setLevel("ERROR")  # no message for each sum over devices
+one, _ = trained_in(tf.distribute.OneDeviceStrategy("CPU:0"), 6)
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-both, _ = fitted(mirrored, 6)
+both, _ = trained_in(mirrored, 6)
 pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round(6)
 
 # %% tags=["remove-input"]
+relative = np.abs(both / one - 1).max()
 Markdown(f"""
-The largest relative difference is {np.abs(both / one - 1).max():.0e}, which is rounding. Each batch
-has four pairs, and each device gets two of them.
+The largest relative difference is {relative:.0e}, which is the size of rounding errors. Each device
+received two of the four pairs of a batch.
 """)
 
 # %% [markdown]
-# A batch of one pair leaves nothing for the second device. The next cell shows what happens then.
+# A batch of one pair cannot be divided. The next cell shows the kind of error that follows.
 
 # %% tags=["remove-stderr"]
-from vxmlib.book.errors import error_of
+from vxmlib.book.errors import kind_of_error
 
-error = error_of(lambda: print(fitted(mirrored, 2, batch_size=1)[0]))
-print(error[:90] or "it trains")
-
-# %% [markdown]
-# Use a batch size of at least the number of devices. Two halves of one processor show that the
-# division is correct; they cannot show that it is fast.
+print(kind_of_error(lambda: trained_in(mirrored, 2, batch_size=1)))
 
 # %% [markdown]
-# ## Train in half precision
+# The batch must therefore hold at least as many pairs as there are devices. This test shows that
+# the losses are correct. It does not show a gain in speed, because both logical devices share one
+# processor. Several GPUs were not tested.
 #
-# One line sets a policy, after which Keras computes in 16 bits and stores the weights in 32. For
-# registration this line alone gives wrong results, because the displacement of `VxmDense` then has 16
-# bits, too.
+# ## Half precision
+#
+# With the policy `mixed_float16`, Keras computes in 16 bits and keeps the weights in 32 bits. The
+# next cell builds both networks with that policy and prints the type of the displacement.
 
 # %% tags=["remove-stderr"]
-half_precision = tf.keras.mixed_precision.set_global_policy
-half_precision("mixed_float16")
+set_policy = tf.keras.mixed_precision.set_global_policy
+set_policy("mixed_float16")
+networks = {"VxmDense": vxm.networks.VxmDense, "strided U-Net": StridedVxmDense}
 for name, network in networks.items():
     model = models.build(people.shape, network=network, features="small")
-    print(f"{name:14} displacement: {model.outputs[-1].dtype.name}")
-half_precision("float32")
+    print(f"{name:14s} displacement in {model.outputs[-1].dtype.name}")
+set_policy("float32")
 
 # %% [markdown]
-# A displacement says where to look in the moving image. In a large image such a position does not
-# fit into 16 bits, as the next cell shows.
+# VxmDense builds without an error, but its displacement has only 16 bits. The warp adds the
+# displacement to the position of the voxel, and 16 bits cannot hold a position in a large image:
 
 # %%
-position = 150.3
 for kind in (tf.float32, tf.float16, tf.bfloat16):
-    print(f"{kind.name:9s} {float(tf.cast(position, kind)):.3f}")
+    print(f"{kind.name:9s} {float(tf.cast(150.3, kind)):.3f}")
 
 # %% [markdown]
-# NCC has the same problem, because it subtracts large sums. It computes the variance in a window as
-# the sum of the squares minus the square of the sum. The next cell does so for one window of 9 × 9
-# voxels with a weak contrast.
+# NCC has a similar problem, because a variance is a small difference of large sums. The next cell
+# gives both NCC losses the same two images in each type.
 
 # %%
-window = 0.9 + 0.01 * np.sin(np.arange(81))
-for kind in (np.float64, np.float32, np.float16):
-    x = window.astype(kind)
-    variance = np.square(x).sum(dtype=kind) - np.square(x.sum(dtype=kind)) / kind(81)
-    print(f"{kind.__name__:8s} {float(variance):.5f}")
-
-# %% [markdown]
-# In 16 bits the contrast is lost. The NCC of voxelmorph refuses such images. `losses.LocalNCC`
-# accepts them, because it computes its sums in 32 bits.
-
-# %%
-from vxmlib import losses
-
-images = [people.image(name)[None, ..., None] for name in people.split["train"][:2]]
+images = [tf.constant(people.image(k)[None, ..., None]) for k in people.split["train"][:2]]
 for kind in (tf.float32, tf.float16, tf.bfloat16):
     pair = [tf.cast(image, kind) for image in images]
-    error = error_of(lambda pair=pair: vxm.losses.NCC().loss(*pair))
-    ours = float(tf.reduce_mean(losses.LocalNCC().loss(*pair)))
-    print(f"{kind.name:9s} {ours:.4f}   voxelmorph: {error.split(':')[0] or 'runs'}")
+    error = kind_of_error(lambda pair=pair: vxm.losses.NCC().loss(*pair))
+    value = float(tf.reduce_mean(losses.LocalNCC().loss(*pair)))
+    print(f"{kind.name:9s} ours {value:.4f}, voxelmorph's: {error}")
 
 # %% [markdown]
-# `StridedVxmDense` keeps the displacement, the integration and the warp in 32 bits, so that only its
-# convolutions follow the policy. The next cell trains it under three policies.
+# voxelmorph's NCC stops with an error for images of 16 bits. Our NCC always sums in 32 bits, so only
+# the rounding of the images remains. The strided U-Net keeps displacement, integration and warp in
+# 32 bits, and only its convolutions follow the policy. The next cell trains it for 12 steps with each policy.
 
 # %% tags=["remove-stderr"]
 gpus = tf.config.list_logical_devices("GPU")
 device = tf.distribute.OneDeviceStrategy("GPU:0" if gpus else "CPU:0")
-half, seconds = {}, {}
+runs_by_policy = {}
 for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
-    half_precision(policy)
-    half[policy], seconds[policy] = fitted(device, 12, network=StridedVxmDense)
-half_precision("float32")
-losses_of = {"float32": "32 bits", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
-pd.DataFrame(half).rename(columns=losses_of).rename_axis("step").round(4).iloc[::3]
+    set_policy(policy)
+    runs_by_policy[policy] = trained_in(device, 12, network=StridedVxmDense)
+set_policy("float32")
+
+# %% [markdown]
+# The table compares the last loss and the time of a step with those of 32 bits.
+
+# %%
+half = pd.DataFrame(runs_by_policy, index=["losses", "s"]).T
+half_table = pd.DataFrame({"last loss": half["losses"].str[-1].astype(float)})
+half_table["time, × 32 bits"] = (half["s"] / half.loc["float32", "s"]).astype(float)
+half_table.rename_axis("policy").round({"last loss": 4, "time, × 32 bits": 1})
 
 # %% tags=["remove-input"]
-off = max(np.abs(values - half["float32"]).max() for values in half.values())
-times = {policy: took / seconds["float32"] for policy, took in seconds.items()}
+difference = max(np.abs(x - half["losses"].iloc[0]).max() for x in half["losses"])
+_, float16, bfloat16 = half_table["time, × 32 bits"]
 Markdown(f"""
-Over {len(one) * 2} steps the losses differ by at most {off:.4f}. On the device of this build
-({device_summary()}), a step in float16 takes {times["mixed_float16"]:.1f} times as long as in 32
-bits, and a step in bfloat16 {times["mixed_bfloat16"]:.1f} times. A processor that lacks arithmetic
-for one of these types has to convert the numbers at each layer.
+The losses differ by at most {difference:.4f} in any step. A step takes {float16:.1f} times as long
+with `float16` as with 32 bits, and {bfloat16:.1f} times with `bfloat16`. These times hold for this
+device only ({device_summary()}); build this page on a GPU to measure them there.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise.** How much does rounding to 16 bits change a displacement of `5.03` voxels, and one of
-# `50.3`? For which image sizes can you warp in `float16`?
+# **Exercise 1.** How far do 16 bits move a displacement of `5.03` voxels, and one of `50.3`? In
+# which images can `float16` hold the position of a voxel to about a hundredth of a voxel?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
-for moved in (5.03, 50.3):
-    print(moved, "becomes", float(tf.cast(moved, tf.float16)))
-print("the number after 150 is", float(np.nextafter(np.float16(150), np.float16(200))))
+for displacement in (5.03, 50.3):
+    print(displacement, "becomes", float(tf.cast(displacement, tf.float16)))
+for position in (16, 128):
+    print("step at position", position, "is", float(np.spacing(np.float16(position))))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A displacement alone keeps enough digits. Its sum with the position of the voxel does not: from
-# position 128 on, the numbers of `float16` are an eighth of a voxel apart. Up to position 32 they are
-# at most a 64th of a voxel apart, so very small images can be warped in `float16`.
+# The displacement alone loses little. Its sum with the position of the voxel loses more, because
+# the step between two numbers grows with the position. From position 128 on, the step is an eighth
+# of a voxel. Up to position 32 it is at most 1/64 of a voxel, so only images of at most 32 voxels
+# an axis come close.
 #
 # </details>
+#
+# **Exercise 2.** Estimate the memory of VxmDense on the grid of your own scans.
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
+print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
+
+# %% [markdown]
+# ## Report the versions
+#
+# A time or a result depends on the versions. `requirements.lock` lists all of them with a hash for
+# each file; these are the most important ones.
+
+# %%
+print(", ".join(f"{name} {version}" for name, version in versions().items()))
 
 # %% [markdown]
 # ## Summary
 #
-# - Report versions, device, time and memory with a result, because they belong to it.
-# - Two devices give the same losses as one if the batch can be divided.
-# - Use half precision for convolutions only. Positions, warps and NCC need 32 bits.
+# - Time one step and multiply, before you start a long training run.
+# - The layers at full resolution need most of the memory, and the strided U-Net has fewer of them.
+# - Report device, versions, time and memory beside a result.
+# - Two devices give the losses of one device if the batch can be divided.
+# - Half precision is suitable for convolutions. Positions, warps and NCC need 32 bits.
 #
-# **Read on:** Keras on [mixed precision](https://www.tensorflow.org/guide/mixed_precision).
+# **Read on:** TensorFlow's guides on
+# [distributed training](https://www.tensorflow.org/guide/distributed_training) and
+# [mixed precision](https://www.tensorflow.org/guide/mixed_precision).
