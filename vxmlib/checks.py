@@ -249,13 +249,13 @@ def check_image(image, *, name="image"):
     if low < 0 or high > 1:
         raise ValueError(
             f"{name}: intensities from {low:g} to {high:g}, expected [0, 1]. Use "
-            "vxmlib.preprocess.normalise; NCC loses its digits on large values."
+            "vxmlib.preprocess.normalise, because NCC is inaccurate for large values."
         )
     if high - low < SPAN:
         raise ValueError(
             f"{name}: intensities from {low:g} to {high:g}, expected to span [0, 1]. Use "
-            "vxmlib.preprocess.normalise; NCC takes what hardly varies for constant and sends no "
-            "gradient."
+            "vxmlib.preprocess.normalise; NCC treats an image that hardly varies as constant, so "
+            "its gradient is 0."
         )
     return image
 
