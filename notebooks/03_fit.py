@@ -25,8 +25,9 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters describe the training run. They can be changed from the shell, too, for example
-# with `papermill notebooks/03_fit.ipynb out.ipynb -p lam 0.5`.
+# The parameters describe the training run; `lam` is the weight λ of the smoothness loss. They can
+# also be changed from the shell, for example with
+# `papermill notebooks/03_fit.ipynb out.ipynb -p lam 0.5`.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -49,20 +50,21 @@ print(len(people.split["train"]), kind, "training subjects, grid", people.shape)
 # %% [markdown]
 # ## Try the smallest call
 #
-# `fit()` needs three things: pairs in the form `(inputs, targets)`, a compiled model, and a number
-# of steps. This section gives them one by one to a network that is thrown away afterwards.
+# `fit()` needs three things: data in the form `(inputs, targets)`, a compiled model, and a number
+# of steps. This section prepares them one by one for a trial network. The model of the real
+# training follows below.
 #
 # ### Give each output a target
 #
-# VxmDense has two inputs and two outputs.
+# VxmDense has two inputs, and two outputs: the warped image and the displacement.
 #
 # - The **inputs** are `[moving, fixed]`, the two images that the network sees.
 # - The **targets** are `[fixed, zero_field]`, one for each output. The warped image is compared
-#   with the fixed image. Nobody knows the correct displacement, so its target is a field of zeros,
-#   which the smoothness loss ignores.
+#   with the fixed image. The correct displacement is unknown, but Keras requires a target for every
+#   output. We therefore pass a field of zeros, which the smoothness loss ignores.
 #
 # Every array has a batch axis in front and a channel axis at the end. The displacement has one
-# channel for each axis of space.
+# channel for each spatial axis.
 
 # %%
 import numpy as np
@@ -75,9 +77,10 @@ print("image", moving.shape, "  field", zero_field.shape)
 # %% [markdown]
 # ### Compile before you fit
 #
-# `VxmDense` only describes layers, so Keras refuses to train it. With `int_steps=0` the network
-# predicts the displacement itself, as in the journal paper
-# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+# A new `VxmDense` has neither an optimiser nor a loss, so Keras cannot train it. The next cell
+# calls `fit()` too early on purpose and prints the error. With `int_steps=0` the network predicts
+# the displacement directly instead of a velocity, as in the journal paper ([Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -90,7 +93,7 @@ except RuntimeError as error:
 
 # %% [markdown]
 # `compile` adds an optimiser, one loss for each output, and the weights of the losses. The losses
-# stand in the order of the outputs: first similarity with weight 1, then smoothness with weight λ.
+# follow the order of the outputs: first similarity with weight 1, then smoothness with weight λ.
 
 # %%
 optimizer = tf.keras.optimizers.Adam(settings.learning_rate)
@@ -101,7 +104,8 @@ small.compile(optimizer, loss=both_losses, loss_weights=[1, settings.lam])
 # ### Count steps, not epochs
 #
 # A step is one update of the weights from one batch. `pairs.pair_dataset` draws random pairs of
-# subjects without end, so Keras cannot know when an epoch is over. `steps_per_epoch` defines it.
+# subjects without end, so Keras cannot know when an epoch is over. `steps_per_epoch` therefore sets
+# the number of steps in an epoch. The next cell trains for two short epochs.
 
 # %%
 from vxmlib import pairs
@@ -118,18 +122,19 @@ from IPython.display import Markdown
 
 ordered = len(train) * (len(train) - 1)
 Markdown(f"""
-The usual rule for `steps_per_epoch` is the size of the data set divided by the batch size. It means
-little here: {len(train)} subjects make {ordered:,} ordered pairs, and these are drawn with
-replacement, so no epoch sees each pair once. An epoch is only the interval between two lines of the
-log. Report the number of steps instead.
+The usual rule for `steps_per_epoch` is the size of the data set divided by the batch size. The rule
+does not apply here, because the {ordered:,} ordered pairs of {len(train)} subjects are drawn with
+replacement. An epoch is therefore not one pass over the data, but only the interval between two
+lines of the log. Report the number of steps instead.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 The training below takes {settings.steps:,} steps with a batch size of {settings.batch_size} and a
-learning rate of `{settings.learning_rate:g}`. The paper took 150 000 steps of one pair at 0.0001
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)); the profile `full` does the
-same.
+learning rate of {settings.learning_rate:g}. The paper took 150,000 steps of one pair at
+a learning rate of 0.0001
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The parameter
+`profile = "full"` selects these values.
 """)
 
 # %% [markdown]
@@ -145,8 +150,8 @@ for name, values in trial.history.items():
 # %% [markdown]
 # `loss` is the total, which is the image loss plus λ times the smoothness loss. The other two are
 # these terms before weighting, named after the output layers. The image loss is negative because
-# NCC is a similarity and Keras minimises. A few steps, each on another pair, can go up as well as
-# down, so they say nothing about success.
+# NCC is a similarity and Keras minimises. Each step uses a different pair, so the loss can rise or
+# fall over a few steps. Eight steps therefore do not show whether the training works.
 
 # %% [markdown]
 # ## Know what Keras does for you
@@ -158,15 +163,17 @@ for name, values in trial.history.items():
 # | the number of steps | fetch batches and move them to the GPU |
 # | what the history holds | average the losses and call the callbacks |
 #
-# You do not need a training loop for anything on this page;
-# [four situations](16_situations.ipynb) shows when one is worth its price.
+# You do not need a training loop for anything on this page.
+# [Four situations](16_situations.ipynb) shows when one is worth the effort.
 
 # %% [markdown]
 # ## Compile the model of this run
 #
-# The model for the real training is compiled by the same calls, with three additions. The seed is
-# set first, so that the initial weights are always the same. The features of the U-Net are written
-# out. The outputs get short names, so that the log says `image_loss` and `smoothness_loss`.
+# The model for the real training is built and compiled with the same calls, and three additions.
+# The seed is set first, so that the initial weights are always the same. The numbers of feature
+# channels of the U-Net's layers are given explicitly. They are voxelmorph's default, which this
+# book calls `vxm2`. The outputs get short names, so that the log says `image_loss` and
+# `smoothness_loss`.
 
 # %%
 from vxmlib import backend, losses, models
@@ -179,8 +186,9 @@ model.output_names = ["image", "smoothness"]
 print(encoder, decoder, f"{model.count_params():,} parameters")
 
 # %% [markdown]
-# The image loss is `losses.LocalNCC`. It computes the same function as `vxm.losses.NCC` by running
-# sums, which is faster. The values of both losses for one pair agree up to rounding.
+# The image loss is `losses.LocalNCC`, which `losses.image_loss("ncc")` returns. It computes the
+# same function as `vxm.losses.NCC`, but with running sums, which are faster. The next cell computes
+# both losses for one pair to check that they agree up to rounding.
 
 # %%
 both = tf.constant(fixed), tf.constant(moving)
@@ -188,8 +196,9 @@ for image_term in (vxm.losses.NCC().loss, losses.LocalNCC().loss):
     print(f"{np.mean(image_term(*both)):.6f}")
 
 # %% [markdown]
-# `loss_mult` is 1 unless the model integrates a velocity. In that case the smoothed field lies on a
-# grid of half the resolution, and voxelmorph's training script multiplies its loss by 2.
+# The next cell compiles the model. The argument `loss_mult` of `Grad` multiplies the smoothness
+# loss. It is 1 unless the model integrates a velocity. The velocity lies on a grid of half the
+# resolution, and voxelmorph's training script multiplies its smoothness loss by 2.
 
 # %%
 coarser = 2 if settings.int_steps else 1
@@ -208,14 +217,16 @@ model.compile(
 # %% [markdown]
 # ## Add what a long training needs
 #
-# A training of hours must survive an interruption, and its progress must be watched on subjects that
-# it does not learn from. Keras has one mechanism for such chores: callbacks, which `fit()` calls
-# after each epoch. `vxmlib.training` brings the callbacks of this book.
+# A training run of several hours must survive an interruption, and its progress must be measured on
+# subjects that are not used for training. Keras provides callbacks for such tasks, and `fit()`
+# calls them after each epoch. The callbacks of this book are in `vxmlib.training`.
 #
 # ### Watch validation subjects
 #
-# The loss is computed without labels. `RegistrationMonitor` registers a few pairs of validation
-# subjects after each epoch and adds their Dice and their folded share of the brain to the log.
+# The loss is computed without labels, so it does not measure whether structures overlap.
+# `RegistrationMonitor` registers a few pairs of validation subjects after each epoch. It adds two
+# values to the log: their Dice, and the percentage of brain voxels where the displacement
+# [folds](../book/glossary.md#folding).
 
 # %%
 from vxmlib import training
@@ -227,10 +238,9 @@ print(len(validation_pairs), "validation pairs")
 # %% [markdown]
 # ### Continue after an interruption
 #
-# `training.restore` looks into the folder of the run. For a new folder it returns 0. After an
-# interruption it loads the last checkpoint into the model, with the state of the optimiser, and
-# returns the number of finished epochs. It refuses a folder whose run has another model, loss or
-# setting.
+# `training.restore` returns the number of epochs that are already finished, which is 0 for a new
+# folder. After an interruption it also loads the last checkpoint into the model, with the state of
+# the optimiser. It raises an error if the run in the folder has a different model, loss or setting.
 
 # %%
 folder = runs.run_folder(settings)
@@ -262,9 +272,9 @@ print([type(callback).__name__ for callback in callbacks])
 # %% [markdown]
 # ## Train
 #
-# The training pairs start at the step that was reached, so a resumed training sees the pairs that
-# it would have seen without the interruption. The validation pairs are a fixed list. `field_shape`
-# is the grid of the zero target.
+# The next cell prepares the data. A resumed training continues with the pairs that it would have
+# drawn without the interruption, because `start_step` is the number of finished steps. The
+# validation pairs are a fixed list. `field_shape` is the shape of the field of zeros.
 
 # %%
 field_shape = models.field_shape(model)
@@ -279,8 +289,8 @@ training_pairs = pairs.pair_dataset(
 validation_data = pairs.listed_pairs(people, validation_pairs, field_shape=field_shape)
 
 # %% [markdown]
-# The call itself is the one from above with the callbacks and the validation pairs. Its log is
-# folded away, because the history holds the same values.
+# The call to `fit()` is the same as above, with the callbacks and the validation pairs added. Its
+# log is hidden, because the history holds the same values.
 
 # %% tags=["hide-output"]
 model.fit(
@@ -295,14 +305,14 @@ model.fit(
 history = training.history(folder)
 
 # %% [markdown]
-# `training.fit` does the same from `restore` on in one call and locks the folder against a second
-# process, and `runs.run(settings)` also builds the model. The calls above take no lock, so do not run
-# this page twice at the same time.
+# Two functions shorten this. `training.fit` replaces all calls from `restore` to `fit()`, and it
+# locks the folder against a second process. `runs.run(settings)` also builds the model. The calls
+# above take no lock, so do not run this page twice at the same time.
 
 # %% tags=["remove-input"]
 minutes = history["seconds"].sum() / 60
 took = f"{minutes:.1f} minutes on this machine ({backend.device_summary()})"
-Markdown(f"The training took {took}. The table shows the first and the last epochs.")
+Markdown(f"The training took {took}. The table shows the first two and the last two epochs.")
 
 # %%
 columns = {
@@ -326,9 +336,9 @@ columns = {"image_loss": "training", "val_image_loss": "validation"}
 figures.curves(history, columns, ylabel=f"{settings.image_loss.upper()} loss");
 
 # %% [markdown]
-# The smoothness loss does the opposite. It starts near zero, because an untrained network moves
-# almost nothing, and it *rises* while the network learns to move. A rising smoothness loss is
-# therefore no alarm, because a better alignment needs a less uniform displacement.
+# The smoothness loss does the opposite. It starts near zero, because an untrained network predicts
+# almost no displacement, and it *rises* during the training. This rise is not a warning sign,
+# because a better alignment needs a displacement that varies more from place to place.
 
 # %% mystnb={"image": {"alt": "Line plot of the smoothness loss over optimiser steps for training and validation pairs. It starts near zero, rises steeply and then levels off."}, "figure": {"caption": "Smoothness loss over the training, before it is multiplied by λ.", "name": "fig-fit-smoothness"}}
 columns = {"smoothness_loss": "training", "val_smoothness_loss": "validation"}
@@ -338,17 +348,20 @@ figures.curves(history, columns, ylabel="Grad loss, before λ");
 # ## Judge convergence by more than the loss
 #
 # A falling loss shows that the optimiser works. It does not show that the registration is good,
-# because the loss has never seen a label. The next figure adds Dice and folding.
+# because the loss is computed without labels. The next figure adds Dice and folding.
 
 # %% mystnb={"image": {"alt": "Three stacked line plots over optimiser steps. The total loss falls for training and validation, validation Dice rises, and the folded share of the brain goes up and down at a low level."}, "figure": {"caption": "Total loss, Dice and folding of the validation pairs over the training.", "name": "fig-fit-convergence"}}
 figures.convergence(history);
 
 # %% [markdown]
-# Three questions decide whether the training has converged:
+# Three questions help to judge the training:
 #
-# 1. How far has validation Dice risen above the [identity](../book/glossary.md#identity)?
+# 1. How far has validation Dice risen above the [identity](../book/glossary.md#identity), which is
+#    the Dice without registration?
 # 2. How much of this rise came in the last quarter of the training?
 # 3. Were the lowest loss and the highest Dice reached at the same step?
+#
+# The next cell computes the answers to the first two questions.
 
 # %%
 from vxmlib import metrics
@@ -374,15 +387,16 @@ verdict = "Dice was still rising, so this training was stopped before it had con
 if share < 5:
     verdict = "Dice had almost stopped rising, so more steps would change little"
 Markdown(f"""
-Validation Dice rose from {start:.3f} to {start + rise:.3f}, and {share:.0f} % of this rise came in
-the last quarter of the steps. {verdict}. A report should say so.
+Validation Dice rose from {start:.3f} without registration to {start + rise:.3f} at the last step.
+The last quarter of the steps contributed {share:.0f} % of this rise. {verdict}. A report should say
+so.
 """)
 
 # %% tags=["remove-input"]
 early = history["val_dice"].iloc[0]
-side = "below" if early < start else "above"
-text = f"After the first epoch Dice was {early:.3f}, which is {side} the identity."
-Markdown(f"{text} The loss alone cannot show on which side of it a registration lies.")
+side = "lower" if early < start else "higher"
+text = f"After the first epoch Dice was {early:.3f}, which is {side} than without registration."
+Markdown(f"{text} The loss alone cannot show whether a registration improves the overlap at all.")
 
 # %% [markdown]
 # The lessons therefore report Dice beside the loss, and folding beside Dice.
@@ -397,18 +411,18 @@ measures intensities and smoothness while Dice measures structures. At the last 
 """)
 
 # %% [markdown]
-# > **Note: Labels watch, they do not choose**
+# > **Note: Labels are used to monitor, not to choose weights**
 # >
 # > `best.h5` holds the weights of the lowest validation *loss*, and the lessons use the weights of
-# > the last step. Choosing the weights by validation Dice is legitimate, too. But then labels have
-# > influenced the training, and a report that calls it unsupervised must mention that.
+# > the last step. Choosing the weights by validation Dice is also legitimate. In that case, though,
+# > labels influence the result, and a report that calls the training unsupervised must mention it.
 
 # %% [markdown]
 # ## Look at a validation pair
 #
 # Numbers can hide a mistake that a picture shows at once, so we register one validation pair.
 
-# %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration with strong edges, and after registration with fainter ones; and a grid that bends smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained network. Both differences share one scale. The grid shows where each point of the fixed image is fetched from in the moving image.", "name": "fig-fit-pair"}}
+# %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration with strong edges, and after registration with fainter ones; and a grid that bends smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained network. Both difference images share one scale. The grid shows where the moving image is sampled for each point of the fixed image.", "name": "fig-fit-pair"}}
 from vxmlib import warp
 
 moving, fixed = map(people.image, validation_pairs[0])
@@ -429,13 +443,13 @@ again = models.register(loaded, moving, fixed)
 print(f"largest difference: {np.abs(again - displacement).max()} voxels")
 
 # %% [markdown]
-# Keras' own `load_model` does not know the layers of voxelmorph. The newer format `.keras` even
-# saves a compiled model without an error and then cannot be loaded
-# ([the claims](claims.ipynb) try it). `models.load` is `VxmDense.load` with checks for damaged files
-# and weights that are NaN.
+# Keras' own `load_model` does not know the layers of voxelmorph. Do not use the newer format
+# `.keras`: a compiled model is saved without an error, but the file cannot be loaded ([the
+# claims](claims.ipynb) try it). `models.load` is `VxmDense.load` with checks for damaged files and
+# weights that are NaN.
 #
-# The other lessons find this run by its settings. `runs.run` trains only what is missing, so it
-# returns at once.
+# The other lessons find this run by its settings. `runs.run` trains only what is missing, and the
+# next cell checks that nothing is.
 
 # %%
 run = runs.run(settings)
@@ -470,7 +484,7 @@ ones = small.evaluate(inputs, [target, np.ones_like(zero_field)], verbose=0)
 print(zeros == ones)
 
 # %% [markdown]
-# **Exercise 2.** Clip the norm of each gradient to 1. Which call takes this setting?
+# **Exercise 2.** Clip the norm of each variable's gradient to 1. Which call takes this setting?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 optimizer = tf.keras.optimizers.Adam(settings.learning_rate, clipnorm=1.0)
@@ -487,8 +501,8 @@ schedule = tf.keras.callbacks.LearningRateScheduler(
 print(type(schedule).__name__, "goes into callbacks=[...]")
 
 # %% [markdown]
-# **Exercise 4.** How well does the validation loss predict validation Dice over the epochs? Compute
-# a rank correlation.
+# **Exercise 4.** How closely is validation Dice related to the validation loss over the epochs?
+# Compute their rank correlation, which is −1 if Dice rises whenever the loss falls.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"{history[['val_loss', 'val_dice']].corr('spearman').iloc[0, 1]:.2f}")
@@ -496,10 +510,10 @@ print(f"{history[['val_loss', 'val_dice']].corr('spearman').iloc[0, 1]:.2f}")
 # %% [markdown]
 # ## Summary
 #
-# - `fit()` needs a compiled model, pairs in the form (inputs, targets), and a number of steps.
+# - `fit()` needs a compiled model, data in the form (inputs, targets), and a number of steps.
 # - Report steps, because an epoch is only an interval of the log.
-# - The image loss falls and the smoothness loss rises; the history holds both.
-# - Chores such as checkpoints and validation are callbacks.
+# - The image loss falls and the smoothness loss rises during the training. The history holds both.
+# - Callbacks do tasks such as checkpoints and validation.
 # - Judge convergence by Dice and folding of validation subjects, not by the loss alone.
 #
 # **Read on:** [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) describe the

@@ -62,8 +62,8 @@ print(f"{run.title}: {len(pairs)} test pairs")
 # | between 0 and 1 | the cube covers less, so moving tissue is stretched |
 # | 0 or below | the cube is flat or turned inside out: the displacement **folds** |
 #
-# A small determinant is not a fold. $\det J = 0.2$ is a strong change of volume, but tissue can
-# change so; only values of 0 and below are impossible.
+# A small positive determinant is not a fold. $\det J = 0.2$ is a strong change of volume, but it is
+# possible, whereas tissue cannot have a volume of 0 or below.
 
 # %% [markdown]
 # ## Compute it with `np.gradient`
@@ -80,7 +80,7 @@ print(displacement.shape)
 
 # %% [markdown]
 # NumPy's `gradient` gives the derivative of each component along each axis. Adding the identity
-# makes the Jacobian matrix of $x + u(x)$ at every voxel.
+# matrix gives the Jacobian matrix of $x + u(x)$ at every voxel.
 
 # %%
 import numpy as np
@@ -95,7 +95,7 @@ def plain_determinant(displacement):
 # %% [markdown]
 # voxelmorph has the same function as `vxm.py.utils.jacobian_determinant`. This book uses
 # `metrics.jacobian_determinant`, which checks its input and needs less memory in 3D. All three
-# should agree.
+# should agree up to rounding, and the next cell checks this.
 
 # %%
 from vxmlib import metrics
@@ -108,8 +108,8 @@ for function in (vxm.py.utils.jacobian_determinant, metrics.jacobian_determinant
 # %% [markdown]
 # ## Test it on affine maps
 #
-# An affine map $\varphi(x) = Ax$ has $\det J = \det A$ at every point, so the right answer is known.
-# We stretch, rotate and mirror a grid.
+# An affine map $\varphi(x) = Ax$ has $\det J = \det A$ at every point, so the right answer is
+# known. We stretch, rotate and mirror a grid.
 
 # %%
 nd = people.ndim
@@ -117,6 +117,9 @@ grid = np.stack(np.meshgrid(*[np.arange(20.0)] * nd, indexing="ij"), axis=-1)
 turn = np.eye(nd)
 turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
 stretch, mirror = np.diag([1.2, 0.9, 1.0][:nd]), np.diag([-1.0, 1.0, 1.0][:nd])
+
+# %% [markdown]
+# The next cell prints the smallest and the largest determinant of each map beside the exact value.
 
 # %%
 for name, matrix in {"stretch": stretch, "rotate": turn, "mirror": mirror}.items():
@@ -126,15 +129,15 @@ for name, matrix in {"stretch": stretch, "rotate": turn, "mirror": mirror}.items
 
 # %% [markdown]
 # The function is exact for these maps, and it is negative for the mirror image, as it should be.
-# The test has a limit, however: the derivative of an affine map is the same everywhere, so it cannot
-# show what happens where a displacement changes from voxel to voxel.
+# However, the derivative of an affine map is the same everywhere. The test can therefore not show
+# what happens where the derivative changes from voxel to voxel.
 
 # %% [markdown]
 # ## Find what central differences miss
 #
 # `np.gradient` takes central differences. It compares the two neighbours of a voxel and skips the
-# voxel itself. The following displacement exploits this: along the first axis every voxel moves by
-# `0.6` voxels, forwards and backwards in turn like the colours of a checkerboard.
+# voxel itself. The following displacement exploits this. Every voxel moves by `0.6` voxels along
+# the first axis. The direction alternates like the colours of a checkerboard.
 
 # %%
 signs = (-1.0) ** np.indices((12,) * nd).sum(axis=0)
@@ -142,8 +145,9 @@ checkerboard = np.zeros((*signs.shape, nd))
 checkerboard[..., 0] = 0.6 * signs
 
 # %% [markdown]
-# Two neighbours that move towards each other start at a distance of 1 and end at
-# $1 - 2 \cdot 0.6 = -0.2$, so they have changed sides. The figure shows the crossing lines.
+# Two neighbours that move towards each other start at a distance of 1. Afterwards their signed
+# distance is $1 - 2 \cdot 0.6 = -0.2$, so they have swapped their order. The figure shows the
+# crossing lines.
 
 # %% mystnb={"image": {"alt": "A small deformed grid in which neighbouring grid points are shifted left and right in turn, so that the vertical lines zigzag across each other."}, "figure": {"caption": "The checkerboard displacement applied to a grid. The zigzag lines cross, which means that the displacement folds everywhere.", "name": "fig-jacobian-checkerboard"}}
 from vxmlib.book import figures
@@ -151,9 +155,11 @@ from vxmlib.book import figures
 figures.deformed_grids([checkerboard], ["checkerboard"], every=1);
 
 # %% [markdown]
-# The central difference is zero at every inner voxel, because both neighbours move alike. The
-# difference between a voxel and its next neighbour sees the fold. (Only the first component moves,
-# so the determinant is 1 plus this difference.)
+# The central difference is zero at every inner voxel, because both neighbours move in the same way.
+# A one-sided difference, between a voxel and its next neighbour, detects the fold. Here the
+# determinant is 1 plus this difference, because only the first component of the displacement is not
+# zero. The mask `inside` leaves out the border, where `np.gradient` itself uses one-sided
+# differences.
 
 # %%
 inside = np.pad(np.ones([n - 2 for n in signs.shape], bool), 1)
@@ -170,19 +176,19 @@ print(f"det J by one-sided differences {one_sided.min():+.1f} to {one_sided.max(
 # differences, and two more from tetrahedra inside the cubes of eight neighbouring voxels. A
 # displacement that passes is called *digitally diffeomorphic*.
 #
-# `metrics.digital_folding` counts the voxels where at least one of these determinants is 0 or below.
-# It returns the same three values as `metrics.folding`, which counts $\det J \le 0$ by central
-# differences.
+# `metrics.digital_folding` counts the voxels where at least one of these determinants is 0 or
+# below. `metrics.folding` counts the voxels with $\det J \le 0$ by central differences. Both return
+# the count, its percentage of the grid, and the percentage of a mask that is folded.
 
 # %%
 for count in (metrics.folding, metrics.digital_folding):
     print(f"{count.__name__:16} {count(checkerboard, inside).percent_in_mask:5.1f} % of the inner voxels")
 
 # %% [markdown]
-# The determinant of central differences is the mean of the one-sided determinants. It is therefore
-# positive wherever all of them are positive, and the digital count is never smaller than the usual
-# one. Published percentages are mostly the usual count, so this book compares by it and gives the
-# digital count on this page.
+# The determinant by central differences is the mean of the one-sided determinants. It is therefore
+# positive wherever all of them are positive, and the digital count is never smaller than the count
+# by central differences. Most published percentages use central differences. This book therefore
+# uses them to compare methods, and gives the digital count on this page.
 
 # %% [markdown]
 # ## Count the folds of the test pairs
@@ -194,7 +200,8 @@ table = metrics.evaluate_pairs(people, pairs, run.register)
 summary = metrics.summary(table)
 
 # %% [markdown]
-# The digital count takes one more loop over the pairs.
+# The table does not hold the digital count, so the next cell computes it in a second loop over the
+# pairs.
 
 # %%
 def digital_percent(run):
@@ -208,8 +215,8 @@ def digital_percent(run):
 digital = digital_percent(run)
 
 # %% [markdown]
-# A percentage needs its denominator. The next table shows the pair that folds most: the same folds
-# as a count over the whole grid, in percent of the grid, and in percent of the brain.
+# A percentage of folded voxels depends on its denominator. To show this, we select the pair with
+# the largest folded share of the brain and count its folds by both criteria.
 
 # %%
 import pandas as pd
@@ -219,6 +226,9 @@ first, second = by_pair.idxmax()
 moving, fixed, brain = people.image(first), people.image(second), people.brain(second)
 displacement = models.register(run.model, moving, fixed)
 rows = [count(displacement, brain) for count in (metrics.folding, metrics.digital_folding)]
+
+# %% [markdown]
+# The table gives the number of folded voxels in the whole grid, and two percentages.
 
 # %%
 columns = ["voxels", "% of the grid", "% of the brain"]
@@ -235,29 +245,30 @@ journal paper divides by the brain
 """)
 
 # %% [markdown]
-# The worst pair shows how far folding can go, whereas the mean over the pairs describes the network.
+# This pair is the worst case. The mean over all test pairs describes the network.
 
 # %% tags=["remove-input"]
 without = (table.groupby(["moving", "fixed"])["folds"].first() == 0).sum()
 Markdown(f"""
-On average over the test pairs, this network (VxmDense, λ = {settings.lam:g}) folds
+The displacements of this network (VxmDense, λ = {settings.lam:g}) fold on average
 {summary["folding_percent_brain"]:.3f} % of the brain by central differences and
-{np.mean(digital):.3f} % by the digital criterion. In {without} of {len(pairs)} pairs no voxel has
-det J ≤ 0.
+{np.mean(digital):.3f} % by the digital criterion. In {without} of {len(pairs)} test pairs no voxel
+of the grid has det J ≤ 0.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The standard deviation of log det J in the brain measures how uneven the change of volume is. Here it
-is {summary["sd_log_jacobian"]:.3f}. It still distinguishes models when none of them folds. Folded
-voxels have no logarithm, so they are left out and reported beside it.
+The standard deviation of log det J in the brain measures how uneven the change of volume is. Its
+mean over the test pairs is {summary["sd_log_jacobian"]:.3f}. It can distinguish models even
+when none of them folds. The logarithm is not defined for folded voxels, so they are left out and
+reported separately.
 """)
 
 # %% [markdown]
 # ## Map the determinant
 #
-# For comparison we train a second network with much less smoothness, at λ = 0.01. All other settings
-# stay the same.
+# For comparison we train a second network with λ = 0.01, so the smoothness loss has a much smaller
+# weight. All other settings stay the same.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -267,7 +278,7 @@ loose = models.register(loose_run.model, moving, fixed)
 
 # %% [markdown]
 # The maps show log det J, because the logarithm makes halving and doubling equally far from 0.
-# Folded voxels have no logarithm and get a colour of their own.
+# The logarithm is not defined for folded voxels, so they have a separate colour.
 
 # %% mystnb={"image": {"alt": "Two brain-shaped maps of the log Jacobian determinant, orange where moving tissue shrinks and purple where it grows. The left map, at the lesson's λ, has smooth patches and hardly any magenta voxels; the right map, at the small λ, is speckled and has many."}, "figure": {"caption": "log det J in the brain for the same pair and two values of λ. Folded voxels (det J ≤ 0) are magenta.", "name": "fig-jacobian-maps"}}
 fields = [displacement, loose]
@@ -276,9 +287,10 @@ determinants = [metrics.jacobian_determinant(field) for field in fields]
 figures.determinant_maps(determinants, [brain, brain], titles);
 
 # %% [markdown]
-# The histogram shows the same values without their place.
+# The histogram shows det J of the same two displacements, without the logarithm. Folded voxels are
+# therefore visible to the left of 0.
 
-# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for two values of λ. The line of the small λ is far broader and has a longer tail left of zero, in the part marked as folded."}, "figure": {"caption": "Jacobian determinants in the brain for the same pair, on a logarithmic axis so that rare values show. The first and the last bin also hold all values beyond them.", "name": "fig-jacobian-histogram"}}
+# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for two values of λ. The line of the small λ is far broader and has a longer tail left of zero, in the part marked as folded."}, "figure": {"caption": "Jacobian determinants in the brain for the same pair. The vertical axis is logarithmic, so that rare values are visible. The first and the last bin also hold all values beyond them.", "name": "fig-jacobian-histogram"}}
 figures.determinant_histogram(determinants, [brain, brain], titles);
 
 # %% [markdown]
@@ -288,15 +300,18 @@ figures.determinant_histogram(determinants, [brain, brain], titles);
 figures.deformed_grids(fields, titles, every=4);
 
 # %% [markdown]
-# ## Ask whether folding buys overlap
+# ## Compare overlap and folding
 #
-# A rough displacement is often excused by a better Dice. The next table checks this excuse on the
-# test pairs. Both folding columns are in percent of the brain.
+# Folding is sometimes accepted in exchange for a higher Dice. We therefore compare Dice and folding
+# of the two networks on the test pairs.
 
 # %%
 loose_table = metrics.evaluate_pairs(people, pairs, loose_run.register)
 loose_summary = metrics.summary(loose_table)
 loose_digital = digital_percent(loose_run)
+
+# %% [markdown]
+# Both folding columns of the table are in percent of the brain.
 
 # %%
 columns = {
@@ -313,10 +328,10 @@ pd.DataFrame(rows, index=titles)[list(columns)].rename(columns=columns).round(3)
 change = loose_summary["dice_mean"] - summary["dice_mean"]
 side = "higher" if change > 0 else "lower"
 Markdown(f"""
-At λ = 0.01 the network folds {loose_summary["folding_percent_brain"]:.2f} % of the brain, and its
-Dice is {abs(change):.3f} {side} than at λ = {settings.lam:g}. Both networks are VxmDense, trained on
-{len(people.split["train"])} {"simulated " if people.simulated else ""}subjects for
-{settings.steps:,} steps. Overlap and displacement should be judged together, never one alone.
+At λ = 0.01 the displacements fold {loose_summary["folding_percent_brain"]:.2f} % of the brain, and
+Dice is {abs(change):.3f} {side} than at λ = {settings.lam:g}. Both networks are VxmDense, trained
+on {len(people.split["train"])} {"simulated " if people.simulated else ""}subjects for
+{settings.steps:,} steps. Overlap and displacement should always be judged together.
 """)
 
 # %% [markdown]
@@ -353,8 +368,9 @@ plt.close(front)  # the front page shows it
 # %% [markdown]
 # ## Check with the inverse
 #
-# A displacement without folds can be inverted, which gives a check without derivatives. We compute
-# a numerical inverse, follow each point there and back, and measure by how much it misses its start.
+# A displacement without folds can be inverted, which gives a check without derivatives. For the
+# pair of the maps we compute a numerical inverse, move each point there and back, and measure how
+# far it ends from its start.
 
 # %%
 from vxmlib import warp
@@ -364,8 +380,9 @@ for title, field in zip(titles, fields, strict=True):
     print(f"{title:9} {100 * (miss > 0.5).mean():.2f} % of the brain misses by over half a voxel")
 
 # %% [markdown]
-# The iteration behind `warp.inverse` also fails at steep places that do not fold, so this check is
-# stricter than the determinant.
+# `warp.inverse` finds the inverse by a fixed-point iteration, which can also fail where the
+# displacement changes steeply but does not fold. This check is therefore stricter than the
+# determinant, and its percentages can be larger than those of folded voxels.
 
 # %% [markdown]
 # ## Exercises
@@ -381,8 +398,9 @@ for factor in (1, 2):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. The determinant stays 1 where nothing moves, and elsewhere it is a polynomial in the
-# displacement. A displacement without folds can fold when it is scaled.
+# The determinant does not double. It stays 1 where nothing moves, and elsewhere it is a polynomial
+# in the derivatives of the displacement. The doubled displacement can fold where the first does
+# not.
 #
 # </details>
 #
@@ -401,7 +419,8 @@ for title, det in zip(titles, determinants, strict=True):
     print(f"{title:9} {100 * strong.mean():.1f} % of the brain")
 
 # %% [markdown]
-# **Exercise 4.** From which height on does the checkerboard fold? Try `0.4`, `0.5` and `0.6`.
+# **Exercise 4.** The height of the checkerboard is the length of its shifts in voxels. What is the
+# smallest height that folds? Try `0.4`, `0.5` and `0.6`.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for height in (0.4, 0.5, 0.6):
@@ -418,5 +437,5 @@ for height in (0.4, 0.5, 0.6):
 # - Judge overlap and displacement together.
 #
 # **Read on:** [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) derive the digital
-# criterion; their program is at
+# criterion. Their code is at
 # [yihao6/digital_diffeomorphism](https://github.com/yihao6/digital_diffeomorphism).

@@ -23,7 +23,7 @@
 # | **Time** | 1 minute per entry |
 
 # %% [markdown]
-# Each heading below is a symptom. Each entry ends with threads of
+# Each heading below is a symptom. Most entries end with links to the threads of
 # [voxelmorph's issue tracker](https://github.com/voxelmorph/voxelmorph/issues?q=is%3Aissue) in
 # which users reported it. If you do not know where to begin, check in this order:
 #
@@ -52,7 +52,8 @@ first, second = people.split["train"][:2]
 moving, fixed = people.image(first), people.image(second)
 
 # %% [markdown]
-# `error_of` runs a call and returns the error that it raises as one line. Many entries below use it.
+# `error_of` runs a call and returns the error that it raises as one line. Many entries below use
+# it.
 
 # %%
 from vxmlib.book.errors import error_of
@@ -79,7 +80,8 @@ for name, version in versions().items():
 # `inspect.getargspec`, which Python 3.11 removed, and both packages need Keras 2.
 #
 # **Remedy.** Install this book's `requirements.lock`. Import `tf` and `vxm` from `vxmlib.backend`
-# before any other import of TensorFlow, because it sets `TF_USE_LEGACY_KERAS` in time.
+# before any other import of TensorFlow. This module sets the variable `TF_USE_LEGACY_KERAS`, which
+# makes TensorFlow use Keras 2 and must be set before TensorFlow is imported.
 #
 # Threads [633](https://github.com/voxelmorph/voxelmorph/issues/633),
 # [635](https://github.com/voxelmorph/voxelmorph/issues/635),
@@ -89,7 +91,8 @@ for name, version in versions().items():
 # %% [markdown]
 # ### An official tutorial stops with an error
 #
-# The next cell makes two calls from tutorials. The first reads a NIfTI file.
+# The next cell makes two calls from tutorials. The first reads a NIfTI file, and the second creates
+# a loss.
 
 # %%
 from vxmlib.sources import template
@@ -123,8 +126,8 @@ print(error_of(lambda: vxm.networks.VxmDense((100, 100)))[:78])
 # %% [markdown]
 # **Cause.** The U-Net halves the grid four times, so each size must be a multiple of 16.
 #
-# **Remedy.** Crop or pad the images. Keep the offset, because the affine must move by the same
-# amount.
+# **Remedy.** Crop or pad the images. Keep the offset, because the origin of the image must be
+# shifted by it in the affine matrix.
 
 # %%
 import numpy as np
@@ -139,10 +142,10 @@ print(padded.shape, "offset", offset)
 # [487](https://github.com/voxelmorph/voxelmorph/issues/487). See also [Data](01_data.ipynb).
 
 # %% [markdown]
-# ### The loss is huge, or it does not move
+# ### The loss is huge, or it does not change
 #
-# `checks.check_pair` examines whether the network can use a pair. The next cell gives it a scan with
-# large intensities and one with tiny intensities.
+# `checks.check_pair` checks whether the network can use a pair, and raises an error if it cannot.
+# The next cell calls it with a scan of large intensities and with one of tiny intensities.
 
 # %%
 from vxmlib import checks
@@ -152,7 +155,9 @@ for wrong in (scan, 1e-4 * moving):
     print(error_of(lambda image=wrong: checks.check_pair(image, fixed)))
 
 # %% [markdown]
-# **Cause.** The network and the losses expect intensities from 0 to 1, with a background of 0.
+# **Cause.** The network and the losses expect intensities from 0 to 1, with a background of 0. With
+# large values the NCC loss suffers from rounding errors. With tiny values it treats the image as
+# constant, so its gradient is zero.
 #
 # **Remedy.** Normalise each scan.
 
@@ -168,9 +173,9 @@ print("from", ready.min(), "to", ready.max())
 # %% [markdown]
 # ### Registration is poor on my own scans
 #
-# Often the heads lie in another pose than in training. The next cell registers one pair as it is,
-# and once more after the moving image was tilted. It optimises one displacement directly, without
-# a network, and prints the NCC inside the brain.
+# Often the heads have a different orientation from those in training. To show the effect, we
+# register one pair as it is, and again after rotating the moving image by `22.5` degrees. The
+# displacement is optimised directly for each pair, so no trained network is needed.
 
 # %%
 from scipy import ndimage
@@ -182,6 +187,9 @@ angle, brain = 22.5, people.brain(second)
 start, optimise = warp.identity(people.shape), InstanceOptimiser(people.shape)
 tilted = ndimage.rotate(moving, angle, reshape=False, order=1)
 
+# %% [markdown]
+# The next cell prints the NCC inside the brain after registration. A value of 1 is perfect.
+
 
 # %%
 def aligned(image):
@@ -192,8 +200,10 @@ def aligned(image):
 print(f"upright: {aligned(moving):.2f}, tilted: {aligned(tilted):.2f}")
 
 # %% [markdown]
-# **Cause.** A deformation is found by small steps. A network learns only what affine alignment
-# leaves, so it cannot correct a pose that it has never seen.
+# **Cause.** The optimiser changes the displacement in small steps that follow the local gradient,
+# so here it does not recover the rotation. A network that was trained on aligned scans has learned
+# only the differences that remain after affine alignment, so it is not prepared for a rotation
+# either.
 #
 # **Remedy.** Align all scans affinely first, for example with `align.affine_to_template`, which
 # calls ANTs. Here the angle is known, so the next cell rotates the image back.
@@ -222,9 +232,9 @@ for atlas in (None, people.image(first)):
     print([tuple(x.shape) for x in (*inputs, *targets)])
 
 # %% [markdown]
-# **Answer.** A batch is `((moving, fixed), (fixed, zeros))`. The smoothness loss ignores the zeros,
-# but Keras asks for a target of every output. Pairs of subjects and pairs with an atlas need no
-# labels and no known correspondence.
+# **Answer.** A batch is `((moving, fixed), (fixed, zeros))`, and its shapes are the same with and
+# without an atlas. The smoothness loss ignores the zeros, but Keras requires a target for every
+# output. Neither kind of pair needs labels or a known correspondence.
 #
 # Threads [341](https://github.com/voxelmorph/voxelmorph/issues/341),
 # [456](https://github.com/voxelmorph/voxelmorph/issues/456),
@@ -245,12 +255,17 @@ for name, (scale, shift) in changes.items():
     print(f"{name:12}{float(tf.reduce_mean(ncc(*pair))):12.3g}")
 
 # %% [markdown]
-# **Cause.** The loss is *minus* the squared correlation in windows. It lies between −1 and 0, so a
-# negative value is normal and lower is better. Tiny intensities look constant, which scores perfect
-# and has no gradient. A large offset leaves only rounding errors.
+# **Cause.** The loss is *minus* the mean squared correlation in small windows. It should lie
+# between −1 and 0, so a negative value is normal and lower is better. The other three lines show
+# mistakes:
 #
-# **Remedy.** Scale the intensities to the range from 0 to 1. Add `tf.keras.callbacks.TerminateOnNaN()`
-# to `fit()`; `training.fit` of this book also keeps the weights of the epoch before.
+# - Tiny intensities look constant. The loss then has its best value, but no gradient.
+# - With a large offset, rounding errors dominate, and the loss leaves its range.
+# - A NaN intensity makes the whole loss NaN.
+#
+# **Remedy.** Scale the intensities to the range from 0 to 1. Add the callback
+# `tf.keras.callbacks.TerminateOnNaN()` to `fit()`. `training.fit` of this book also stops at a NaN,
+# and it keeps the checkpoint of the previous epoch.
 #
 # Threads [13](https://github.com/voxelmorph/voxelmorph/issues/13),
 # [302](https://github.com/voxelmorph/voxelmorph/issues/302),
@@ -259,9 +274,9 @@ for name, (scale, shift) in changes.items():
 # %% [markdown]
 # ### The network learns nothing
 #
-# The loss stays flat from the first step. The next cells compute the gradient of the image loss with
-# respect to the displacement: for a usual pair, for tiny intensities, and for an image paired with
-# itself.
+# The loss stays flat from the first step. The next cells compute the gradient of the image loss
+# with respect to the displacement: for a usual pair, for tiny intensities, and for an image paired
+# with itself.
 
 
 # %%
@@ -282,8 +297,8 @@ print(f"tiny intensities: {gradient(1e-4 * moving, 1e-4 * fixed):.2g}")
 print(f"same image twice: {gradient(fixed, fixed):.2g}")
 
 # %% [markdown]
-# **Cause.** Without a gradient nothing is learned. Usually the intensities have another scale, or
-# moving and fixed image are the same.
+# **Cause.** A network cannot learn without a gradient. Usually the intensities have the wrong
+# scale, or the moving and the fixed image are the same.
 #
 # **Remedy.** Call `checks.check_pair` on a pair of a batch, because it refuses both cases. Then fit
 # one single pair ([Instance optimisation](13_instance.ipynb)).
@@ -303,8 +318,8 @@ for lam in (0.01, 1.0):
     print(f"λ = {lam:<4g}: folded, % of the brain: {folded:.2f}")
 
 # %% [markdown]
-# **Cause.** The value λ = 0.01 belongs to MSE. NCC can improve by far larger amounts than MSE, so
-# the same λ hardly limits the deformation.
+# **Cause.** The value λ = 0.01 is meant for the MSE loss. The NCC loss changes much more during
+# registration than the MSE loss, so a λ of this size hardly limits the deformation.
 #
 # **Remedy.** With NCC, start at λ = 1 and [choose λ](06_choose.ipynb) on validation subjects, or
 # [integrate a velocity](11_diffeomorphic.ipynb).
@@ -316,9 +331,9 @@ for lam in (0.01, 1.0):
 # %% [markdown]
 # ### Memory runs out
 #
-# Training keeps the outputs of all layers. A Keras model knows their sizes before anything is
-# allocated, so the next cell computes them for the stock `VxmDense` and for the strided U-Net of the
-# 2018 paper.
+# Training keeps the outputs of all layers in memory. A Keras model knows their sizes before
+# anything is allocated. The next cell adds them up for the standard `VxmDense` and for the strided
+# U-Net of the 2018 paper, with voxels of 1 mm and of 2 mm.
 
 # %% tags=["remove-stderr"]
 from vxmlib import models
@@ -332,11 +347,12 @@ for shape in ((160, 192, 224), (80, 96, 112)):
     tf.keras.backend.clear_session()
 
 # %% [markdown]
-# **Cause.** The layers at full resolution hold most of the memory, once for each pair of a batch.
-# Gradients and losses come on top; users report about twice as much.
+# **Cause.** The layers at full resolution need most of the memory, and the need grows with the
+# batch size. Gradients and losses need additional memory. Users report a total of about twice the
+# value above.
 #
-# **Remedy.** Use a batch of one pair. Then use voxels of 2 mm, which need an eighth of the memory, or
-# the strided network. [Cost](cost.ipynb) has more numbers.
+# **Remedy.** Use a batch of one pair. Then use voxels of 2 mm, which need an eighth of the memory,
+# or the strided network. [Cost](cost.ipynb) has more numbers.
 #
 # Threads [235](https://github.com/voxelmorph/voxelmorph/issues/235),
 # [282](https://github.com/voxelmorph/voxelmorph/issues/282).
@@ -344,16 +360,16 @@ for shape in ((160, 192, 224), (80, 96, 112)):
 # %% [markdown]
 # ### `multi_gpu_model` does not exist
 #
-# The README of voxelmorph still names this function.
+# The README of voxelmorph still names this function. The next cell looks it up in Keras.
 
 # %%
 print(error_of(lambda: tf.keras.utils.multi_gpu_model))
 
 # %% [markdown]
-# **Cause.** TensorFlow replaced the function by strategies.
+# **Cause.** TensorFlow has replaced this function by distribution strategies.
 #
-# **Remedy.** Build and compile the model in the scope of a `tf.distribute.MirroredStrategy`, and call
-# `fit()` as before. The batch must hold at least as many pairs as there are devices
+# **Remedy.** Build and compile the model in the scope of a `tf.distribute.MirroredStrategy`, and
+# call `fit()` as before. The batch must hold at least as many pairs as there are devices
 # ([Cost](cost.ipynb#several-devices) runs it).
 #
 # Threads [9](https://github.com/voxelmorph/voxelmorph/issues/9),
@@ -362,8 +378,8 @@ print(error_of(lambda: tf.keras.utils.multi_gpu_model))
 # %% [markdown]
 # ### I do not know when to stop
 #
-# The record of [Compile and fit](03_fit.ipynb) holds the Dice of the validation subjects before
-# training, after three quarters of the steps, and at the end.
+# [Compile and fit](03_fit.ipynb) stored the Dice of its validation pairs. The next cell prints it
+# before training (Dice without registration), after three quarters of the steps, and at the end.
 
 # %%
 from vxmlib import records
@@ -379,9 +395,9 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 # epoch is only the interval between two checkpoints, because pairs are drawn at random.
 #
 # **Remedy.** Count optimiser steps, and watch the Dice of some validation subjects.
-# `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` stops training when
-# it no longer rises; `training.RegistrationMonitor` provides `val_dice`. With few subjects, use
-# augmentation ([Ablations](ablations.ipynb)).
+# `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` stops the training
+# when Dice has not risen for five epochs. `training.RegistrationMonitor` provides `val_dice`. With
+# few subjects, use augmentation ([Ablations](ablations.ipynb)).
 #
 # Threads [134](https://github.com/voxelmorph/voxelmorph/issues/134),
 # [166](https://github.com/voxelmorph/voxelmorph/issues/166),
@@ -390,7 +406,7 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 # %% [markdown]
 # ### I think that I need a training loop of my own
 #
-# Almost nobody does. [Four situations](16_situations.ipynb) shows the few cases, and
+# Almost nobody needs one. [Four situations](16_situations.ipynb) shows the few cases, and
 # [One step, three ways](15_steps.ipynb) shows what `fit()` already does.
 
 # %% [markdown]
@@ -408,8 +424,8 @@ print("predict: ", model.predict(batch, verbose=0)[1].shape[1:])
 print("register:", models.register(model, moving, fixed).shape)
 
 # %% [markdown]
-# **Cause.** With integration, the second output is the *velocity* at half resolution. The smoothness
-# loss needs it, but it does not warp the image.
+# **Cause.** With integration, the second output is the *velocity* at half resolution. The
+# smoothness loss needs it, but it does not warp the image.
 #
 # **Remedy.** Use `model.register` of voxelmorph or `models.register`.
 # [Diffeomorphic registration](11_diffeomorphic.ipynb) shows the wrong results that the velocity
@@ -432,7 +448,8 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
     print(f"{name}: {np.setdiff1d(warped, labels).size} new labels")
 
 # %% [markdown]
-# **Cause.** Linear interpolation between label 2 and label 41 yields every number between them.
+# **Cause.** Linear interpolation between the background (0) and the labels 2 and 41 can yield any
+# number between them.
 #
 # **Remedy.** Use nearest-neighbour interpolation on the integers
 # ([Dice](04_dice.ipynb#warp-a-label-map-with-nearest-neighbour-interpolation)).
@@ -443,8 +460,9 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 # %% [markdown]
 # ### Two packages give different Dice
 #
-# The next cell scores the same two maps with voxelmorph's function and with ours: for both labels,
-# with a label that neither map holds, and with the background.
+# The next cell computes the mean Dice of the same two maps with voxelmorph's function and with
+# ours. The first line uses the two labels, the second adds a label that neither map holds, and the
+# third adds the background.
 
 # %%
 other = np.where(fixed > 0.5, 41, 2) * (fixed > 0)
@@ -454,8 +472,9 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
     print(f"{numbers!s:12} voxelmorph {theirs:.3f}, ours {ours:.3f}")
 
 # %% [markdown]
-# **Cause.** A label that neither map holds counts 0 in voxelmorph and 1 elsewhere, and we leave it
-# out. The background is large and overlaps in any case.
+# **Cause.** voxelmorph gives a Dice of 0 to a label that neither map holds, some other packages
+# give 1, and we leave it out. The background is large and overlaps in every pair, so it raises the
+# mean.
 #
 # **Remedy.** Score the structures that both subjects have, without the background, and state the
 # rule ([Definitions](definitions.ipynb)).
@@ -465,8 +484,9 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
 # %% [markdown]
 # ### The Jacobian determinant looks wrong
 #
-# Test the function on a displacement whose determinant is known. This one stretches the image to
-# twice its length along the first axis, so the determinant is 2.
+# Test the function on a displacement whose determinant is known. This one doubles the first
+# coordinate of every point, so the determinant is 2. The next cell also makes three common
+# mistakes.
 
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
@@ -478,8 +498,8 @@ print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 
 # %% [markdown]
 # **Cause.** The function expects one displacement of shape `(*vol, nd)` without a batch axis, in
-# voxels of its own grid. Displacements in other units, or taken from another grid, give wrong
-# numbers without an error.
+# voxels of its own grid. Only the batch axis raises an error. A displacement that was subsampled,
+# or divided by the size of the image, gives a wrong number without an error.
 #
 # **Remedy.** Pass the result of `register`, and count determinants of 0 or less inside the brain
 # ([Jacobian](05_jacobian.ipynb)).
@@ -501,9 +521,9 @@ print("moving image:", np.argwhere(dot)[0])
 print("warped image:", np.argwhere(warp.warp_image(dot, shift))[0])
 
 # %% [markdown]
-# **Cause.** The displacement belongs to the *fixed* grid. It says where to look in the moving image:
-# `warped(x) = moving(x + u(x))`. It therefore carries points of the fixed image to the moving image,
-# and the content moves in the opposite direction.
+# **Cause.** The displacement belongs to the *fixed* grid. It says where to look in the moving
+# image: `warped(x) = moving(x + u(x))`. It therefore carries points of the fixed image to the
+# moving image, and the content moves in the opposite direction.
 #
 # **Remedy.** Move points of the moving image with the inverse displacement, and check the error of
 # the inverse.
@@ -538,8 +558,10 @@ with TemporaryDirectory() as folder:
 # **Cause.** The file holds the weights and the arguments of the class `VxmDense`, which Keras does
 # not know.
 #
-# **Remedy.** Load with the class that wrote the file. The weights of the 2018 papers belong to
-# another network, which [Run the authors' weights](07_weights.ipynb) rebuilds.
+# **Remedy.** Load with the class that wrote the file. Do not use the format `.keras`, although
+# Keras recommends it, because the file cannot be loaded ([the claims](claims.ipynb) try it). The
+# weights of the 2018 papers belong to another network, which [Run the authors'
+# weights](07_weights.ipynb) rebuilds.
 #
 # > **Warning: Models from strangers**
 # >
@@ -555,7 +577,7 @@ with TemporaryDirectory() as folder:
 # | Question | Answer |
 # |---|---|
 # | How do I use the warp in ITK, ANTs or Slicer? ([438](https://github.com/voxelmorph/voxelmorph/issues/438), [577](https://github.com/voxelmorph/voxelmorph/issues/577)) | `vxmlib.nifti.write_displacement` writes it in their convention. |
-# | How do I register T1 to T2? ([31](https://github.com/voxelmorph/voxelmorph/issues/31), [201](https://github.com/voxelmorph/voxelmorph/issues/201)) | Use `vxm.losses.MutualInformation`, because NCC needs equal contrast. [Four situations](16_situations.ipynb) runs it. |
+# | How do I register T1 to T2? ([31](https://github.com/voxelmorph/voxelmorph/issues/31), [201](https://github.com/voxelmorph/voxelmorph/issues/201)) | Use `vxm.losses.MutualInformation`, because NCC expects similar contrast in both images. [Four situations](16_situations.ipynb) runs it. |
 # | How do I train with labels? ([169](https://github.com/voxelmorph/voxelmorph/issues/169), [459](https://github.com/voxelmorph/voxelmorph/issues/459)) | voxelmorph version 0.2 has `VxmDenseSemiSupervisedSeg`. |
 # | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | The scans were not aligned affinely. |
 # | What do KL and its λ mean? ([150](https://github.com/voxelmorph/voxelmorph/issues/150), [336](https://github.com/voxelmorph/voxelmorph/issues/336)) | [Diffeomorphic registration](11_diffeomorphic.ipynb) explains both. |
@@ -571,17 +593,17 @@ with TemporaryDirectory() as folder:
 #
 # <details><summary>Answer</summary>
 #
-# First the direction of the displacement, because applied backwards it moves everything further
-# away. Then whether the labels lie on the images: an affine alignment may have been applied to only
-# one of them. Then whether the same structures are counted before and after. None of these mistakes
-# raises an error.
+# First check the direction of the displacement, because a displacement that is applied backwards
+# moves structures further apart. Then check whether the labels lie on the images, because an affine
+# alignment may have been applied to only one of them. Finally, check whether the same structures
+# are counted before and after. None of these mistakes raises an error.
 #
 # </details>
 #
 # ## Summary
 #
 # - Check the data first, then the gradient, then one pair, then the network.
-# - A displacement with a known answer reveals mistakes of direction, size and axis in a minute.
-# - An error message is the easy case. The costly mistakes run without one.
+# - A known displacement quickly reveals mistakes of direction, size and axis.
+# - Many mistakes raise no error, so test each part on a case with a known result.
 #
 # **Read on:** [Check the claims](claims.ipynb) lists common advice with a verdict for each.
