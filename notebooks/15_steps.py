@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | train with `fit()`, with your own `train_step` and with a bare loop, and compare the losses step by step |
-# | **You will learn** | how much `fit()` can do already, and what each of the other two ways gives up |
+# | **You will learn** | what `fit()` can already do, and what you give up with each of the other two ways |
 # | **You need** | [Compile and fit](03_fit.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
 # | **In → out** | training subjects → three lists of losses and the time of a step |
 # | **Not here** | when to choose which way, which is the subject of [the next lesson](16_situations.ipynb) |
@@ -30,8 +30,8 @@ result = display(Markdown("The result will stand here when the page has run."), 
 # %% [markdown]
 # ## Set the parameters
 #
-# The training runs of this lesson are short and use slices with voxels of 2 mm, because the lesson
-# compares steps and not results.
+# The training runs of this lesson are short and use slices with voxels of 2 mm. This is enough,
+# because the lesson compares single training steps and not the quality of a registration.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -51,7 +51,8 @@ people = runs.load_cohort(settings)
 print(people.shape, "voxels,", len(people.split["train"]), "training subjects")
 
 # %% [markdown]
-# The two losses are those of the recipe: local NCC, and the smoothness of the displacement.
+# The two losses are local NCC for the images and voxelmorph's `Grad` for the smoothness of the
+# displacement, as in [Compile and fit](03_fit.ipynb).
 
 # %%
 from vxmlib import losses
@@ -61,8 +62,8 @@ image_loss = losses.LocalNCC().loss
 smoothness = vxm.losses.Grad("l2").loss
 
 # %% [markdown]
-# Every training run of this page starts from the same weights. `fresh` therefore sets the seed
-# before it builds and compiles voxelmorph's stock network.
+# Every training run of this page starts from the same weights. The function `fresh` therefore sets
+# the seed before it builds and compiles voxelmorph's stock network.
 
 # %%
 from vxmlib import backend
@@ -78,7 +79,7 @@ def fresh(network=vxm.networks.VxmDense):
 
 
 # %% [markdown]
-# Every run also sees the same pairs in the same order.
+# Every training run also uses the same pairs in the same order.
 
 # %%
 from vxmlib import pairs
@@ -92,14 +93,14 @@ def data():
 # %% [markdown]
 # ## Ask `fit()` first
 #
-# Four wishes are often given as reasons for a custom loop: to clip gradients, to freeze layers, to
-# change the learning rate during training, and to watch the displacement. Keras has an argument or
-# a callback for each of them.
+# Four tasks are often given as reasons for a custom loop: clipping gradients, freezing layers,
+# changing the learning rate during training, and monitoring the displacement. Keras has a property,
+# an argument or a callback for each of them.
 #
 # ### Freeze and clip
 #
 # A layer with `trainable = False` keeps its weights. Set it before `compile`, because Keras
-# collects the trainable weights there. The next cell freezes the encoder.
+# collects the trainable weights at that moment. The next cell freezes the encoder.
 
 # %%
 model = fresh()
@@ -108,10 +109,11 @@ for layer in model.layers:
         layer.trainable = False
 
 # %% [markdown]
-# Every Keras optimiser clips gradients if it is built with `clipnorm` (each weight tensor by
-# itself) or `global_clipnorm` (all tensors together). We use plain gradient descent with a
-# learning rate of 1 here, because its step is exactly as long as the clipped gradient. Adam scales
-# each gradient by its usual size, so its step would not show the clipping.
+# Every Keras optimiser can limit the norm of the gradients. The argument `clipnorm` limits it for
+# each weight tensor separately, and `global_clipnorm` for all tensors together. We use plain
+# gradient descent with a learning rate of 1 here, because its step is exactly as long as the
+# clipped gradient. Adam divides each gradient by a running average of its size, so the length of
+# its step would not show the clipping.
 
 # %%
 limit = 0.01
@@ -119,10 +121,10 @@ optimizer = tf.keras.optimizers.SGD(1.0, clipnorm=limit)
 model.compile(optimizer, loss=model.loss, loss_weights=[1.0, settings.lam])
 
 # %% [markdown]
-# ### Change the learning rate and watch the displacement
+# ### Change the learning rate and monitor the displacement
 #
-# A learning-rate schedule is a callback that Keras ships. This one halves the rate from the third
-# epoch on.
+# Keras has a callback for learning-rate schedules. The next cell uses it to halve the rate at the
+# start of the third epoch and of each later one.
 
 # %%
 falling = tf.keras.callbacks.LearningRateScheduler(
@@ -130,8 +132,8 @@ falling = tf.keras.callbacks.LearningRateScheduler(
 )
 
 # %% [markdown]
-# A callback of our own registers one validation pair after each epoch and adds the folded share of
-# the brain to the log.
+# For monitoring, we write a callback. It registers one validation pair after each epoch and adds
+# the percentage of folded voxels in the brain to the log.
 
 # %%
 from vxmlib import metrics, models
@@ -149,11 +151,12 @@ class WatchFolding(tf.keras.callbacks.Callback):
 
 
 # %% [markdown]
-# `training.RegistrationMonitor` does the same for a list of pairs and adds their Dice.
+# Our callback `training.RegistrationMonitor` does the same for a list of pairs and adds their Dice.
 #
 # ### Run all four at once
 #
-# The first epoch has a single step, so that we can measure how far each weight moved in it.
+# The first epoch has a single step, so that we can measure how far this step moved each weight
+# tensor.
 
 # %%
 import numpy as np
@@ -165,13 +168,14 @@ moved = [w.numpy() - old for w, old in zip(model.weights, start, strict=True)]
 longest = max(np.linalg.norm(change) for change in moved)
 
 # %% [markdown]
-# Three longer epochs follow.
+# Three longer epochs follow, so that the schedule changes the learning rate.
 
 # %%
 history = model.fit(data(), initial_epoch=1, epochs=4, steps_per_epoch=5, **callbacks)
 
 # %% [markdown]
-# The next cell checks that the encoder kept its weights and that the clipping held.
+# The next cell tests whether the encoder kept its weights and whether the step stayed within the
+# limit.
 
 # %%
 encoder = [
@@ -183,7 +187,7 @@ print("encoder unchanged:", all(encoder))
 print(f"longest step of a weight: {longest:.4f} (limit {limit})")
 
 # %% [markdown]
-# The log shows the schedule and the folding that the callback measured.
+# The log shows the learning rate of each epoch and the folding that the callback measured.
 
 # %%
 import pandas as pd
@@ -192,8 +196,8 @@ log = pd.DataFrame(history.history, index=[2, 3, 4]).rename_axis("epoch")
 log[["lr", "loss", "folded, % of the brain"]].rename(columns={"lr": "learning rate"}).round(4)
 
 # %% [markdown]
-# None of the four wishes needed a loop. The rest of the page writes the step out, for the rare
-# wish that does.
+# None of the four tasks needed a loop. The rest of the page shows how to write the training step
+# yourself, for the rare task that needs it.
 
 # %% [markdown]
 # ## First way: call `fit()`
@@ -208,9 +212,9 @@ history = model.fit(data(), epochs=steps, steps_per_epoch=1, verbose=0)
 by_step = {"fit()": np.array(history.history["loss"])}
 
 # %% [markdown]
-# To time a step, a callback records when each step ends. The model continues for one long epoch,
-# because the end of an epoch takes time, too. We take the tenth percentile of the times, because
-# other programs on the machine can only make a step slower.
+# To time a step, a callback records when each step ends. The timed steps belong to one long epoch,
+# because the work at the end of an epoch takes time, too. We report the tenth percentile of the
+# times, because other programs on the machine can only make a step slower.
 
 # %%
 from vxmlib.methods import loops
@@ -229,8 +233,8 @@ times = {"fit()": milliseconds(clock)}
 # ## Second way: replace `train_step`
 #
 # `fit()` calls the model's `train_step` once for each batch. A subclass that replaces this method
-# keeps everything else of `fit()`: callbacks, history, checkpoints and distribution. The step
-# itself is four lines.
+# keeps everything else of `fit()`, such as callbacks, history, checkpoints and training on several
+# devices. The method has only six lines.
 
 # %%
 class OwnStep(vxm.networks.VxmDense):
@@ -244,9 +248,12 @@ class OwnStep(vxm.networks.VxmDense):
 
 
 # %% [markdown]
-# To change a gradient on its way, replace `minimize` by `tape.gradient` and `apply_gradients`. In
-# [mixed precision](../book/glossary.md#mixed-precision) you then have to scale the loss yourself;
-# `minimize` does so unasked. [HyperMorph](14_hypermorph.ipynb) is trained by such a `train_step`.
+# To change the gradients before they are applied, replace `minimize` by `tape.gradient` and
+# `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision) you then have to
+# scale the loss yourself, whereas `minimize` does so automatically.
+# [HyperMorph](14_hypermorph.ipynb) is trained by such a `train_step`.
+#
+# The model is trained and timed in the same way as before.
 
 # %%
 model = fresh(OwnStep)
@@ -261,8 +268,9 @@ times["own train_step"] = milliseconds(clock)
 # %% [markdown]
 # ## Third way: write the loop
 #
-# A bare loop needs the same lines, and the loss has to be written out, too, because nothing of
-# `fit()` is left. `tf.function` compiles the step; without it the loop would be much slower.
+# A bare loop needs the same operations. The sum of the losses has to be written out, too, because
+# the loop uses nothing of `fit()`. `tf.function` compiles the step, and without it the loop would
+# be much slower.
 
 # %%
 model = fresh()
@@ -284,7 +292,7 @@ def one_step(inputs, targets):
 
 
 # %% [markdown]
-# The loop itself takes the batches one by one, and records the time as the callback did.
+# The loop takes the batches one by one and records the times with the same clock as before.
 
 # %%
 clock, by_loop = loops.Clock(), []
@@ -297,11 +305,15 @@ times["bare loop"] = milliseconds(clock)
 # %% [markdown]
 # ## Guard the loop
 #
-# The loop above would continue with a loss of NaN until its last step. `loops.train` is the same
-# loop with guards. It stops with a message when the loss or a weight is no longer finite, or when
-# the batches run out. It keeps the last good weights in a file, writes every term of the loss to a
-# table, and refuses an optimiser that scales the loss for 16 bits. `loops.compiled_terms` reads
-# losses and weights from the compiled model.
+# The loop above would continue with a loss of NaN until its last step. Our function `loops.train`
+# is the same loop with guards:
+#
+# - It stops with a message when the loss or a weight is no longer finite, or when the batches run
+#   out.
+# - It can keep the last good weights in a file, and it returns a table with every term of the loss.
+# - It refuses an optimiser that scales the loss for mixed precision.
+#
+# `loops.compiled_terms` takes the losses and their weights from the compiled model.
 
 # %%
 model, clock = fresh(), loops.Clock()
@@ -310,16 +322,21 @@ table = loops.train(model, data(), terms, steps=steps, after=clock.after)
 by_step["guarded loop"] = table["loss"].to_numpy()
 times["guarded loop"] = milliseconds(clock)
 
+# %% [markdown]
+# The returned table has one row for each step, and the next cell shows the last two.
+
 # %%
 table.set_index("step").set_axis(["loss", "image loss", "smoothness"], axis=1).tail(2).round(4)
 
 # %% [markdown]
-# Neither loop can resume an interrupted run, because the state of the optimiser is not saved.
+# Neither the bare loop nor the guarded one can resume an interrupted training run, because the
+# state of the optimiser is not saved.
 #
 # ## Compare the losses and the time of a step
 #
-# If all ways are written correctly, they give the same loss at every step. The table shows the
-# largest relative difference from `fit()` over all steps, and the time of a step.
+# If every way is written correctly, all of them give the same loss at every step. The table shows
+# the largest relative difference from `fit()` over all steps, the time of a step, and the loss of
+# the last step.
 
 # %%
 reference = by_step["fit()"]
@@ -334,22 +351,22 @@ bridge.style.format(shown)
 # %% tags=["remove-input"]
 most = max(apart.values())
 assert most < 1e-4
-equal = f"equal to within a relative difference of {most:.0e}" if most else "equal to the last digit"
+equal = f"equal to within a relative difference of {most:.0e}" if most else "exactly equal"
 Markdown(f"""
-Over {steps} steps the losses of all ways are {equal}. On another machine a difference of up to
-about `1e-5` is no error. The order in which numbers are added may differ between the ways, and
-single precision rounds every sum.
+Over {steps} steps, the losses of all ways are {equal}. On another machine the ways may add numbers
+in a different order, and single precision rounds every sum. A relative difference of up to about
+`1e-5` is therefore no error.
 """)
 
 # %% [markdown]
-# The times depend on the machine and may change with the next build, so speed is no reason to
-# leave `fit()`.
+# The times depend on the machine and on its load. Before you leave `fit()` because of its speed,
+# measure both on your machine.
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
-**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal}, over
-{steps} steps of the stock VxmDense on slices of {people.shape[0]} × {people.shape[1]} voxels. A step
-takes {times["fit()"]:.0f} ms in `fit()` and {times["bare loop"]:.0f} ms in the bare loop.
+**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal} in
+{steps} steps of the stock VxmDense on slices of {people.shape[0]} × {people.shape[1]} voxels. A
+step takes {times["fit()"]:.0f} ms in `fit()` and {times["bare loop"]:.0f} ms in the bare loop.
 """))
 
 # %% tags=["remove-cell"]
@@ -382,19 +399,19 @@ recording.keep_record("15_steps", record)
 # | Several devices (`tf.distribute`) | yes | yes | write it |
 # | Mixed precision | yes | with `minimize` | write the scaling |
 # | Stop at NaN | a callback | a callback | write it (`loops.train`) |
-# | Another loss or gradient | limited | yes | yes |
+# | Change the gradients | only clipping | yes | yes |
 # | Two optimisers in turn | no | yes | yes |
 #
 # > **Tip: Keep `fit()` as the reference**
 # >
-# > If you do write a loop, first let it make the same step as `fit()` and compare the losses, as
-# > this page does. Then change one thing at a time.
+# > If you do write a loop, first write it so that it makes the same step as `fit()`, and compare
+# > the losses as this page does. Then change one thing at a time.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Forget the smoothness term in the loop. At which step does the comparison notice
-# the mistake?
+# **Exercise 1.** Leave the smoothness term out of the loop, as if you had forgotten it. At which
+# step does the comparison with `fit()` show the mistake?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 model = fresh()
@@ -404,7 +421,12 @@ difference = abs(wrong.set_index("step")["loss"] / reference - 1)
 print(difference.iloc[[0, 1, 4, 9]].map("{:.0e}".format).to_string())
 
 # %% [markdown]
-# **Exercise 2.** Clip the gradients of the bare loop. Which line do you add?
+# The solution prints the relative difference at four steps. The first step shows no difference,
+# because the untrained network moves almost nothing, so the smoothness term is almost zero. The
+# difference then grows, and after a few steps it is larger than rounding can explain.
+#
+# **Exercise 2.** Clip the gradients of the bare loop. Which line do you add? For brevity, the
+# solution uses the image loss only.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 with tf.GradientTape() as tape:
@@ -419,8 +441,9 @@ print(f"norm before {norm:.4f}, after {tf.linalg.global_norm(clipped):.4f}")
 #
 # - Clipping, freezing, a learning-rate schedule and monitoring are arguments and callbacks of
 #   Keras.
-# - A custom `train_step` of four lines keeps the rest of `fit()`.
-# - A bare loop gives the same losses, and leaves resuming, mixed precision and guards to you.
+# - A custom `train_step` of six lines keeps the rest of `fit()`.
+# - A bare loop gives the same losses, but you have to write resuming, mixed precision and guards
+#   yourself.
 # - Test a loop against `fit()` step by step before you change it.
 #
 # **Read on:** [Decide whether you need a loop](16_situations.ipynb) goes through the situations

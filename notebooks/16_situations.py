@@ -15,24 +15,24 @@
 #
 # | | |
 # |---|---|
-# | **You will** | try the four situations for which training loops are written, and measure each beside `fit()` |
-# | **You will learn** | the least that each situation needs, and what it gained here |
+# | **You will** | try the four situations for which training loops are written, and compare each with `fit()` |
+# | **You will learn** | what each situation needs at least, and whether it improved the registration here |
 # | **You need** | [the training step three ways](15_steps.ipynb) |
 # | **In → out** | training subjects → short training runs of equal length, scored on validation pairs |
-# | **Not here** | better registration: one seed and few steps cannot rank these ideas |
+# | **Not here** | a ranking of these ideas, because each was trained once and for few steps |
 # | **Time** | 25 minutes |
 
 # %% [markdown]
-# Almost nobody needs a custom training loop. The table lists what people want from one, and the
-# least that it needs.
+# Almost nobody needs a custom training loop. The table lists the usual reasons for one, and the
+# simplest means that is enough for each.
 #
-# | You want | The least it needs |
+# | You want | It is enough to use |
 # |---|---|
 # | clipped gradients, frozen layers | an argument of the optimiser, a property of the layer |
 # | a learning-rate schedule, monitoring, pictures during training | a callback |
-# | a λ that changes, by a plan or by a rule | a loss that reads a variable, and a callback |
+# | a λ that changes during training, by a schedule or by a rule | a loss that reads a variable, and a callback |
 # | two training stages | `compile` and `fit()`, twice |
-# | several contrasts in step | a `tf.data.Dataset` |
+# | several contrasts of each subject | a `tf.data.Dataset` |
 # | the gradient of each loss term | a `tf.GradientTape`, for one batch |
 # | a discriminator, or another second network | a custom `train_step` |
 # | networks or optimisers that alternate in ways that `train_step` cannot express | a loop |
@@ -49,7 +49,7 @@ result = display(Markdown("The result will stand here when the page has run."), 
 # %% [markdown]
 # ## Set the parameters
 #
-# The data are slices with voxels of 2 mm, so that a dozen training runs take a few minutes.
+# The images are slices with voxels of 2 mm, so that a dozen training runs take only a few minutes.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -71,8 +71,8 @@ steps = max(settings.steps // 4, 6)
 print(steps, "steps for each training run")
 
 # %% [markdown]
-# All runs train the stock VxmDense. They start from the same weights and see the same pairs in the
-# same order.
+# All runs train the stock VxmDense. Unless the text says otherwise, they start from the same
+# weights and use the same pairs in the same order.
 
 # %%
 from vxmlib import backend, models, pairs
@@ -94,7 +94,8 @@ def data(seed=settings.seed, **options):
 
 
 # %% [markdown]
-# `measure` scores a trained model on all validation pairs.
+# The function `measure` scores a trained model on all validation pairs, so that every variant is
+# judged by the same numbers.
 
 # %%
 from functools import partial
@@ -117,7 +118,7 @@ def measure(name, register):
 # ## Train the reference with `fit()`
 #
 # The reference is `fit()` for the same number of steps. We train it with three seeds, because their
-# range shows how large a difference has to be before it means anything.
+# range shows how large a difference in Dice can be by chance.
 
 # %%
 measure("identity", "identity")
@@ -130,8 +131,8 @@ for name, number in {"fit()": 0, "fit(), second seed": 1, "fit(), third seed": 2
 fitted = [row["dice_mean"] for name, row in results.items() if name.startswith("fit()")]
 reference, seed_range = fitted[0], max(fitted) - min(fitted)
 Markdown(f"""
-The three Dice values span a range of {seed_range:.3f}. A difference from `fit()` below that is no
-finding.
+The three seeds differ by up to {seed_range:.3f} in Dice. A smaller difference between a variant and
+`fit()` can therefore be due to chance.
 """)
 
 # %% [markdown]
@@ -140,8 +141,9 @@ finding.
 # ### A curriculum for λ
 #
 # A [curriculum](../book/glossary.md#curriculum) begins with an easier task. Here λ starts at ten
-# times its value, so that only stiff deformations are allowed, and falls during the first half of
-# the steps. A loss is traced once, so a number that changes later has to be a `tf.Variable`.
+# times its final value, so that only very smooth deformations are allowed, and falls during the
+# first half of the steps. Keras compiles a loss only once and then keeps its numbers, so a number
+# that changes later has to be a `tf.Variable`.
 
 # %%
 stiffness = tf.Variable(10 * settings.lam)
@@ -153,7 +155,8 @@ def loosen(step):
 
 
 # %% [markdown]
-# With `fit()`, the smoothness loss reads the variable and a callback changes it after each step.
+# In `fit()`, the smoothness loss is multiplied by this variable, and a callback changes the
+# variable after each step.
 
 # %%
 model = fresh()
@@ -167,7 +170,8 @@ model.fit(data(), steps_per_epoch=steps, callbacks=[schedule], verbose=0)
 measure("curriculum, fit()", partial(models.register, model))
 
 # %% [markdown]
-# The loop of the last lesson does the same. It calls `after` when a step is done.
+# For comparison, the guarded loop of the last lesson trains the same model. It calls the function
+# `after` at the end of each step.
 
 # %%
 from vxmlib.methods import loops
@@ -183,9 +187,10 @@ measure("curriculum, loop", partial(models.register, model))
 #
 # ### A λ that follows a folding budget
 #
-# Here λ starts at a tenth of its value. After each step it rises when more of the field folds than
-# the budget allows, and falls when less does. `loops.FoldingBudget` holds the variable and the
-# rule, and smooths the folding over the last steps.
+# Here λ starts at a tenth of its usual value, and a rule adapts it to a folding budget of `percent`
+# of all voxels. After each step, λ is multiplied by `rate` if more voxels fold than the budget
+# allows, and divided by it if fewer fold. `loops.FoldingBudget` holds the variable and the rule. It
+# uses a running average of the folding, in which `memory` is the weight of the earlier steps.
 
 # %%
 from vxmlib import metrics
@@ -201,8 +206,8 @@ def follow(step, logs, outputs):
 
 
 # %% [markdown]
-# The values that `follow` returns become columns of the loop's table. λ falls first, because the
-# untrained network folds nothing.
+# The loop calls `follow` after each step and adds the values that it returns to its table. λ falls
+# at first, because the displacement of the untrained network has no folds.
 
 # %%
 model = fresh()
@@ -210,23 +215,25 @@ terms = loops.compiled_terms(model, lam=budget.lam)
 adapted = loops.train(model, data(), terms, steps=steps, after=follow).set_index("step")
 measure("λ by a folding budget, loop", partial(models.register, model))
 
-# %% mystnb={"image": {"alt": "Two panels against the training step: the weight lambda, which rises while folding is above the budget and falls while it is below, and the percentage of folded voxels of each training pair."}, "figure": {"caption": "λ and the folded share of each training pair's field while λ follows the budget.", "name": "fig-situations-budget"}}
+# %% mystnb={"image": {"alt": "Two panels against the training step: the weight lambda, which rises while folding is above the budget and falls while it is below, and the percentage of folded voxels of each training pair."}, "figure": {"caption": "λ and the percentage of folded voxels of each training pair, while λ follows the folding budget.", "name": "fig-situations-budget"}}
 from vxmlib.book import figures
 
 labels = ["λ", "folded, % of all voxels"]
 figures.steps_of({"training pair": adapted}, ["λ", "folding"], labels);
 
 # %% [markdown]
-# **Could `fit()` do it?** Nearly. A callback does not see the field of the training pair, but it can
-# register a validation pair every few steps and change the variable by the same rule.
+# **Could `fit()` do it?** Nearly. A callback has no access to the displacement of the training
+# pair. It can, however, register a validation pair every few steps and change λ by the same rule.
 #
 # ### A discriminator in place of NCC
 #
-# A [discriminator](../book/glossary.md#discriminator) learns to separate warped images from good
-# ones, and the registration network learns to deceive it
-# ([Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545)). A good image is here the fixed
-# image with some of the moving one mixed in. `loops.AdversarialSimilarity` holds the second network
-# and its optimiser. Its λ is a setting of its own, because its loss has another scale than NCC.
+# A [discriminator](../book/glossary.md#discriminator) learns to distinguish warped images from
+# well-aligned ones, and the registration network learns to deceive it
+# ([Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545)). As the
+# well-aligned image, we use a weighted mean of the fixed and the moving image, with most of the
+# weight on the fixed one.
+# `loops.AdversarialSimilarity` holds the second network and its optimiser. It has a separate λ,
+# because its loss has another scale than NCC.
 
 # %%
 model = fresh()
@@ -236,25 +243,27 @@ contest = loops.train(model, data(), rival.objective, steps=steps, **roles)
 measure("discriminator, loop", partial(models.register, model))
 
 # %% tags=["remove-input"]
+from math import log
+
 judged = contest["discriminator_loss"]
 against = results["discriminator, loop"]
 Markdown(f"""
-The discriminator's loss went from {judged.iloc[0]:.2f} to {judged.iloc[-20:].mean():.2f}; a
-discriminator that guesses has a loss of $2 \\ln 2$. Dice went from
-{results["identity"]["dice_mean"]:.3f} to {against["dice_mean"]:.3f} without any similarity measure,
-and {against["folding_percent_brain"]:.2f} % of the brain folded.
+The loss of the discriminator went from {judged.iloc[0]:.2f} to {judged.iloc[-20:].mean():.2f}.
+A discriminator that only guesses has a loss of $2 \\ln 2 \\approx$ {2 * log(2):.2f}. Dice went from
+{results["identity"]["dice_mean"]:.3f} to {against["dice_mean"]:.3f} without NCC in the loss.
 """)
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, with a `train_step` that updates both networks. Two optimisers are
-# more than a loss function can express.
+# **Could `fit()` do it?** Yes, with a `train_step` that updates both networks. A loss function
+# alone is not enough, because there are two optimisers.
 #
 # ## Situation 2: gradients under control
 #
 # ### The gradient of each loss term
 #
-# `fit()` uses only the gradient of the weighted sum. A tape gives the gradient of each term, here
-# without its weight, for one batch.
+# `fit()` uses only the gradient of the weighted sum of the losses. A `tf.GradientTape` gives the
+# gradient of each term for one batch. The table shows the norm of each gradient over all trainable
+# weights, without the loss weight.
 
 # %%
 import pandas as pd
@@ -269,14 +278,17 @@ columns = {"image_loss": "image loss", "smoothness_loss": "smoothness"}
 pd.DataFrame(norms).T.rename(columns=columns)
 
 # %% [markdown]
-# The untrained network moves almost nothing, so the smoothness term has almost no gradient. λ
-# begins to matter when there is a deformation. **Could `fit()` do it?** The measurement needs a tape
-# for one batch and no loop.
+# The displacement of the untrained network is almost 0, so the smoothness term has almost no
+# gradient. λ therefore has an effect only when the network has learned to deform. The gradient of
+# the image loss belongs to a single pair, so it need not be small after training on many pairs.
+#
+# **Could `fit()` do it?** The measurement needs a tape for one batch, but no loop.
 #
 # ### Two stages
 #
-# The first stage trains all weights with ten times λ. The second stage freezes the encoder and
-# trains the rest with λ. With Keras, that is `compile` and `fit()`, twice.
+# The first stage trains all weights with ten times the usual λ. The second stage freezes the
+# encoder and trains the other layers with the usual λ. In Keras, each stage is a call of `compile`
+# and one of `fit()`.
 
 # %%
 half = steps // 2
@@ -292,15 +304,16 @@ model.fit(data(start_step=half), steps_per_epoch=steps - half, verbose=0)
 measure("two stages, fit()", partial(models.register, model))
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, as this section shows. A loop (`loops.train(..., variables=...)`)
-# would also keep the optimiser's running averages between the stages.
+# **Could `fit()` do it?** Yes, as the two cells show. A loop (`loops.train(..., variables=...)`)
+# could also keep the running averages of the optimiser between the stages.
 #
-# ## Situation 3: two contrasts in step
+# ## Situation 3: two contrasts of each subject
 #
 # Some studies have two contrasts of each subject, such as T1 and T2. We simulate the second one by
 # inverting the intensities inside the head. The network receives both contrasts of both subjects,
-# and the loss compares the warped first contrast with the fixed *second* one. Both are made from
-# the same drawn pair, so they cannot fall out of step. With files, read both by the same index.
+# and the loss compares the warped first contrast with the fixed *second* one. Both contrasts are
+# computed from the same image, so they always belong to the same subject. If they come from files,
+# read both files with the same index.
 
 # %%
 def second(image):
@@ -314,7 +327,8 @@ def both(inputs, targets):
 
 
 # %% [markdown]
-# VxmDense accepts several channels. Its warped image has both, and the loss takes the first.
+# VxmDense accepts images with several channels. Its warped image has both contrasts, so the loss
+# takes the first channel.
 
 # %%
 def across(similarity):
@@ -330,7 +344,8 @@ def across(similarity):
 
 
 # %% [markdown]
-# `models.register` takes images of one contrast, so this network needs a register function.
+# Our `models.register` takes images of one contrast, so we write a function that gives this network
+# both.
 
 # %%
 def register_both(model):
@@ -345,8 +360,10 @@ def register_both(model):
 
 
 # %% [markdown]
-# Our NCC counts a negative correlation as none, so we also train with voxelmorph's
-# [mutual information](../book/glossary.md#mutual-information). λ stays as it is, although it was
+# The second contrast is inverted, so aligned images have a negative correlation. Our NCC, like
+# voxelmorph's, counts a negative correlation as 0, so it does not reward the alignment. We
+# therefore also train with voxelmorph's
+# [mutual information](../book/glossary.md#mutual-information). λ stays the same, although it was
 # chosen for NCC.
 
 # %% tags=["remove-output"]
@@ -363,7 +380,7 @@ for name, similarity in {"NCC": correlation, "mutual information": information}.
     measure(f"two contrasts, {name}, fit()", register_both(model))
 
 # %% [markdown]
-# The same training run with mutual information, written as a loop:
+# For comparison, the next cell repeats the training run with mutual information as a loop.
 
 # %%
 model = across(information)
@@ -378,22 +395,23 @@ by_fit, by_loop = (dice[f"two contrasts, mutual information, {way}"] for way in 
 rounding = abs(by_loop - by_fit)
 Markdown(f"""
 With NCC, Dice is {ncc:.3f}, compared with {dice["identity"]:.3f} before registration. With mutual
-information it is {by_fit:.3f} by `fit()` and {by_loop:.3f} by the loop.
+information it is {by_fit:.3f} with `fit()` and {by_loop:.3f} with the loop.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The last two are the same training run with sums formed in another order. Rounding alone made a
-difference of {rounding:.3f} in Dice, so a difference of that size is no finding either.
+The last two training runs do the same, but add some numbers in a different order. Rounding alone
+therefore changed Dice by {rounding:.3f}, so a difference of this size has no meaning.
 """)
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes. The network takes the channels, the data set keeps them in step, and
-# mutual information is a loss like any other.
+# **Could `fit()` do it?** Yes. The network takes two channels, the data set delivers both contrasts
+# together, and mutual information is a loss like any other.
 #
-# ## Situation 4: look inside during training
+# ## Situation 4: see the registration during training
 #
-# A callback can register a validation pair at any step. This one keeps six of its displacements.
+# A callback can register a validation pair after any step. The next callback keeps the displacement
+# of this pair at six steps.
 
 # %%
 import numpy as np
@@ -415,7 +433,7 @@ class Look(tf.keras.callbacks.Callback):
 fresh().fit(data(), steps_per_epoch=steps, callbacks=[Look()], verbose=0);
 
 # %% [markdown]
-# Each displacement that was kept becomes one frame of a film.
+# Each stored displacement becomes one frame of a film, so that the steps can be compared.
 
 # %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 from vxmlib import warp
@@ -425,15 +443,20 @@ frames = []
 for step, u in film.items():
     drawn = warp.warp_image(images[0], u), images[1], u, people.brain(fixed)
     frames.append(steppable.registration_step(str(step), *drawn, label="step"))
+
+# %% [markdown]
+# The last cell shows the film. Choose a step to see the registered pair at that step.
+
+# %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 steppable.steps(frames, name="film", label="step", start=str(kept[-1]))
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, as this section shows. A custom `train_step` is needed only for
-# values of the training batch itself, such as the activations of a layer.
+# **Could `fit()` do it?** Yes, as the callback shows. You need a custom `train_step` only for
+# values that are computed inside a training step, such as the activations of a layer.
 #
 # ## Compare what each variant gained
 #
-# The table scores every variant on the same validation pairs.
+# The table shows the scores of every variant on the same validation pairs.
 
 # %%
 table = pd.DataFrame(results).T.astype(float)
@@ -447,21 +470,21 @@ noise = max(seed_range, rounding)
 above = list(gain.index[gain > noise])
 
 # %% tags=["remove-input"]
-beyond = f"These exceed `fit()` by more than that: {'; '.join(above)}." if above else (
-    "No variant exceeds `fit()` by more than that."
+beyond = f"These variants gain more than this range: {'; '.join(above)}." if above else (
+    "No variant gains more than this range over the first seed."
 )
 Markdown(f"""
-Every trained row is the stock VxmDense after {steps} steps on slices of {settings.spacing:g} mm,
-with {len(people.split["train"])} training subjects. `fit()` reaches a Dice of {reference:.3f}, and
-its three seeds span a range of {seed_range:.3f}. {beyond} Each variant was trained once and briefly, so even a
-larger difference would be a hint and no ranking.
+Every network is a VxmDense after {steps} steps on slices of {settings.spacing:g} mm, with
+{len(people.split["train"])} training subjects. The first seed of `fit()` reaches a Dice of
+{reference:.3f}, and the three seeds cover a range of {seed_range:.3f}. {beyond} Each variant was
+trained only once and for few steps, so even a larger gain would not be enough for a ranking.
 """)
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
-**Result.** In training runs of {steps} steps, `fit()` reached a Dice of {reference:.3f}, and
-three seeds of it span a range of {seed_range:.3f}. {beyond} Every variant except the folding budget and the discriminator
-ran inside `fit()`, and those two need no more than a callback and a custom `train_step`.
+**Result.** In training runs of {steps} steps, `fit()` reached a Dice of {reference:.3f} with the
+first seed. Three seeds cover a range of {seed_range:.3f}. {beyond} All but two variants ran inside
+`fit()`. A λ that follows a folding budget could use a callback, and a discriminator a `train_step`.
 """))
 
 # %% tags=["remove-cell"]
@@ -485,8 +508,9 @@ recording.keep_record("16_situations", record)
 # %% [markdown]
 # ## See how a loop fails
 #
-# A loop without guards continues with NaN until its last step. `loops.train` stops and says where
-# the last good weights are. A learning rate of ten thousand shows it.
+# A loop without guards continues with NaN until its last step. `loops.train` stops and reports
+# where the last good weights are. To provoke a failure, we train with a learning rate of ten
+# thousand.
 
 # %%
 import tempfile
@@ -505,18 +529,18 @@ except loops.LoopStopped as reason:
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Which variants of this page really needed a loop?
+# **Exercise 1.** Which variants of this page cannot be written without a loop?
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # None of them. The curriculum, the two stages, the two contrasts and the film ran inside `fit()`. A
 # callback can follow a folding budget on validation pairs, and a `train_step` can train a
-# discriminator. A loop becomes simpler when several of these wishes meet.
+# discriminator. A loop can become the simpler choice when you need several of these together.
 #
 # </details>
 #
-# **Exercise 2.** How often did λ change its direction while it followed the budget?
+# **Exercise 2.** How often did λ change between rising and falling while it followed the budget?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 turns = np.diff(np.sign(adapted["λ"].diff().dropna())) != 0
@@ -529,8 +553,8 @@ print(int(turns.sum()), "times; at the end λ =", round(float(budget.lam), 3))
 # - A loop is needed when two networks or optimisers alternate in ways that `train_step` cannot
 #   express, or for research on the step itself.
 # - Compare every variant with `fit()` at the same number of steps, by Dice and folding.
-# - Train the reference with several seeds before you believe a gain.
-# - Guard a loop: stop at NaN with a message, and keep weights that were checked.
+# - Train the reference with several seeds, and compare each gain with their range.
+# - If you write a loop, let it stop at NaN with a message and keep the last good weights.
 #
 # **Read on:** [Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545) train a registration
 # network with a discriminator.

@@ -15,8 +15,8 @@
 #
 # | | |
 # |---|---|
-# | **You will** | look up a claim about VoxelMorph and read whether it holds, with the measurement |
-# | **You will learn** | which advice to follow, and which advice holds only under a condition |
+# | **You will** | look up a claim about VoxelMorph, and read whether it holds and how this was measured |
+# | **You will learn** | which advice you can follow, and which holds only under a condition |
 # | **You need** | nothing; each row links to the lesson that shows the measurement |
 # | **In → out** | the records of all lessons and small experiments → one verdict per claim |
 # | **Not here** | claims that could not be measured |
@@ -65,11 +65,11 @@ counts = ledger.counts()
 Markdown(f"""
 | Verdict | Claims | Meaning |
 |---|---|---|
-| **holds** | {counts["holds"]} | the measurement agrees |
+| **holds** | {counts["holds"]} | the measurement agrees with the claim |
 | **holds with a condition** | {counts["holds with a condition"]} | it agrees, but only under the condition that the row names |
 | **does not hold** | {counts["does not hold"]} | the measurement contradicts the claim |
-| **not replicated in our setting** | {counts["not replicated in our setting"]} | a paper measured something else, with other data and longer training |
-| **undecided** | {counts["undecided"]} | the difference is within its interval or its spread |
+| **not replicated in our setting** | {counts["not replicated in our setting"]} | a paper's result differs from ours, which has other data and shorter training |
+| **undecided** | {counts["undecided"]} | the measurements are too uncertain, or too mixed, to decide |
 """)
 
 # %% tags=["remove-input"]
@@ -77,8 +77,8 @@ key, order, refined = (ledger.numbers[name] for name in ("key", "order", "instan
 Markdown(f"""
 Three of these {sum(counts.values())} results matter most for a reproduction. With NCC,
 λ = 0.01 folds {key["folded_low"]:.1f} % of the brain, so start at λ = 1. Without integration, the
-second output of `predict()` is the displacement, but with the default of `VxmDense` it is a
-velocity at half size. In 3D, the Dice of the plain network minus that of SyN is
+second output of `predict()` is the displacement. With the defaults of `VxmDense`, it is a velocity
+on a grid of half the size. In 3D, the Dice of the network minus that of SyN is
 {order["difference"]:+.3f}, and with instance optimisation it becomes {refined["difference"]:+.3f}.
 """)
 
@@ -86,19 +86,19 @@ velocity at half size. In 3D, the Dice of the plain network minus that of SyN is
 # > **Note: How to read the tables**
 # >
 # > "Tutorial" is the blog post that this project started from. "Common belief" is a statement that
-# > many users repeat without a source. Numbers in parentheses after a difference are its 95
+# > users repeat without a source. The two numbers in parentheses after a difference are its 95
 # > percent interval over subjects.
 # >
-# > A paper's data differ from ours: the papers train on thousands of scans at 1 mm. A paper's claim is
-# > therefore never called wrong here. It is replicated in our setting, or it is not.
+# > The papers use other data than we do, and some train on thousands of scans at 1 mm. We therefore
+# > never call a paper's claim wrong. We only say whether we replicated it in our setting.
 
 # %% [markdown]
 # ## Training with `fit()`
 #
 # The tutorial's main advice is to configure the model, the losses and the data correctly, and to
-# leave the training to `fit()`. Most of this holds. The measurements use voxelmorph version 0.2, two
-# validation subjects of this build and the files `claims_measure.py` and `claims_verdicts.py` in
-# `vxmlib/book` (function `interface`).
+# leave the training to `fit()`. Most of this advice holds. The measurements use
+# voxelmorph version 0.2 and the data of this build. The code is in `claims_measure.py` (function
+# `interface`) and in `claims_verdicts.py`, both in `vxmlib/book`.
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("interface"))
@@ -106,7 +106,7 @@ Markdown(ledger.table("interface"))
 # %% [markdown]
 # ## Losses and targets
 #
-# The same two subjects serve to test the losses (`claims_measure.losses`).
+# The losses are tested on two validation subjects of this build (`claims_measure.losses`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("losses"))
@@ -114,9 +114,9 @@ Markdown(ledger.table("losses"))
 # %% [markdown]
 # ## λ and folding
 #
-# These numbers come from the committed λ grid: coronal slices of real subjects at 2 mm, 15 training
-# subjects, three seeds per point, the stock `VxmDense` and 1000 steps
-# (`claims_records.all_of_lam`). Folding is a percentage of the brain.
+# These numbers come from training runs at many values of λ, which are stored with the book. They
+# use the stock `VxmDense`, 15 training subjects, coronal slices at 2 mm, 1000 steps and three seeds
+# for each λ (`claims_records.all_of_lam`). Folding is a percentage of the brain.
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("lam"))
@@ -133,8 +133,8 @@ Markdown(ledger.table("trainings"))
 # %% [markdown]
 # ## Labels and Dice
 #
-# One registered pair of this build, which the network has not seen, serves to test how labels are
-# warped and counted (`claims_measure.labels`).
+# One pair of validation subjects, on which the network was not trained, is used to test how labels
+# are warped and counted (`claims_measure.labels`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("labels"))
@@ -142,7 +142,7 @@ Markdown(ledger.table("labels"))
 # %% [markdown]
 # ## The Jacobian
 #
-# A mirrored grid folds everywhere, so it shows whether a measure counts folds
+# A displacement that mirrors the grid folds everywhere, so it shows whether a measure counts folds
 # (`claims_measure.jacobian`).
 
 # %% tags=["remove-input"]
@@ -151,8 +151,8 @@ Markdown(ledger.table("jacobian"))
 # %% [markdown]
 # ## Files, arguments and packages
 #
-# A compiled model, trained for a few steps, was saved and loaded in each format
-# (`claims_measure.files`).
+# For the rows on files, a compiled model was trained for a few steps, saved, and loaded in each
+# format (`claims_measure.files`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("files"))
@@ -161,8 +161,9 @@ Markdown(ledger.table("files"))
 # ## Results of the papers
 #
 # The comparison in 3D uses real subjects, all ordered pairs of ten test subjects and 23 structures.
-# The network is the strided U-Net of the 2018 paper, trained once (`claims_records.papers`). The
-# rows about the authors' weights use their two published scans.
+# The network is the strided U-Net of the 2018 paper, trained once (`claims_records.papers`). "CC"
+# is the paper's name for local NCC. The rows about the authors' weights use their two published
+# scans.
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("papers"))
@@ -170,8 +171,9 @@ Markdown(ledger.table("papers"))
 # %% [markdown]
 # ## Training loops
 #
-# Almost nobody needs a custom training loop. [Four situations](16_situations.ipynb) says who does.
-# These training runs are short, with one seed each (`claims_records.loops`).
+# Almost nobody needs a custom training loop, and
+# [another lesson](16_situations.ipynb) explains the exceptions. The training runs behind these rows
+# are short, with one seed for each variant (`claims_records.loops`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("loops"))
@@ -195,8 +197,9 @@ recording.keep_record(
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** A verdict is a pure function of numbers. At which folding, in percent of the brain,
-# would the verdict on λ = 0.01 change?
+# **Exercise 1.** Each verdict is computed from the measured numbers by a rule. Assume that λ = 0.01
+# had a higher Dice than λ = 1. At which folding, in percent of the brain, would the verdict on
+# λ = 0.01 change?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from vxmlib.book.claims_verdicts import RULES
@@ -206,25 +209,28 @@ for folded in (2.0, 1.1, 0.9):
     print(folded, RULES["key"](measured | {"folded_low": folded}))
 
 # %% [markdown]
-# The rule asks for a folding below `1 %` *and* at least the Dice of λ = 1, so both numbers must
-# change.
+# The verdict changes below one percent. The rule asks for less than one percent of folded voxels
+# *and* for at least the Dice of λ = 1. The cell therefore replaces the measured Dice by invented
+# values before it varies folding.
 #
 # **Exercise 2.** Why are the claims about curricula, adversarial losses and an adaptive λ
-# undecided, although two of them have a higher Dice?
+# undecided, although two of the three have a higher Dice than `fit()`?
 #
 # <details><summary>Answer</summary>
 #
-# Each was trained once. The spread of repeated training runs is unknown, and rounding alone already
-# changes Dice. A claim about three methods also needs an answer for all three.
+# The claim names three methods, and only two of them have a higher Dice. Each method was also
+# trained only once. The lesson trains `fit()` with three seeds, and their Dice differs by more than
+# either gain. Rounding alone also changes Dice a little.
 #
 # </details>
 #
 # ## Summary
 #
 # - Most of the tutorial's advice on `fit()` holds. Its value of λ, its use of the second output and
-#   its claims about labels do not.
-# - Several results of the papers were not replicated here with few training subjects at 2 mm.
-# - Many failures raise no error, so measure before you trust.
+#   some of its claims about labels do not.
+# - Several results of the papers were not replicated in our setting, which has few training
+#   subjects at 2 mm.
+# - Many mistakes raise no error, so measure the result before you trust it.
 #
 # **Read on:** [Find what is wrong](troubleshooting.ipynb) starts from the symptom instead of the
 # claim.

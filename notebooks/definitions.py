@@ -23,8 +23,8 @@
 # | **Time** | 20 minutes, or look up one section |
 
 # %% [markdown]
-# Two papers that print "Dice" or "SDlogJ" need not print the same quantity. On this page the
-# registration stays the same and only the definition changes.
+# Two papers that report "Dice" or "SDlogJ" do not necessarily report the same quantity. On this
+# page, the images and the registration stay the same, and only the definition changes.
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown, display
@@ -34,8 +34,8 @@ result = display(Markdown("The result will stand here when the page has run."), 
 # %% [markdown]
 # ## Set the parameters
 #
-# The training run is that of the Jacobian lesson with λ = 0.01, because a displacement without
-# folds cannot show how folds are counted.
+# The training run is that of the Jacobian lesson with λ = 0.01. This λ is small, so the
+# displacement has folds, and we can compare the rules for counting them.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -56,7 +56,7 @@ run = runs.run(settings)
 print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 
 # %% [markdown]
-# One test pair is registered, and its labels are warped with nearest-neighbour interpolation.
+# The next cells register one test pair and warp its labels with nearest-neighbour interpolation.
 
 # %%
 from vxmlib import cohorts, warp
@@ -78,12 +78,13 @@ target = people.labels(fixed)
 #
 # | Choice | voxelmorph | Elsewhere |
 # |---|---|---|
-# | window | 9 voxels | 3 in MONAI by default; the whole image in "global" NCC |
-# | negative correlation | counts as 0 | squared, so it counts as a match (MONAI) |
+# | window | 9 voxels wide | 3 voxels wide (default of MONAI), or the whole image ("global" NCC) |
+# | negative correlation | counts as 0 | squared, so it counts like a positive one (MONAI) |
 # | region | whole image | brain only |
 # | sign | loss between −1 and 0 | similarity between 0 and 1 |
 #
-# **Run.** The next cells score the pair *before* registration. voxelmorph's loss comes first.
+# **Run.** The next cells score the pair *before* registration, and the first one uses voxelmorph's
+# loss.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -93,7 +94,8 @@ loss = vxm.losses.NCC().loss(batch[1], batch[0])
 print(f"loss {float(loss):.3f}")
 
 # %% [markdown]
-# `metrics.local_ncc` computes the same value with a positive sign, and takes a mask.
+# Our `metrics.local_ncc` computes the same value with a positive sign, and it can restrict the mean
+# to a mask.
 
 # %%
 import numpy as np
@@ -112,12 +114,14 @@ pd.Series(ncc, name="NCC").round(3).to_frame()
 # %% tags=["remove-input"]
 Markdown(f"""
 An unregistered pair scores {ncc["window 9, whole image"]:.2f} on the whole image and
-{ncc["window 9, brain"]:.2f} in the brain, because flat background matches flat background.
+{ncc["window 9, brain"]:.2f} in the brain. The whole image scores higher because a window of
+constant background counts as a perfect match.
 """)
 
 # %% [markdown]
-# The next cell compares a brain with its own negative. A squared correlation without voxelmorph's
-# rule would score 1.
+# The next cell compares an image with its negative. The correlation of the two is −1, and its
+# square would be the best possible score. voxelmorph counts a negative correlation as 0, so we
+# expect 0.
 
 # %%
 negative = metrics.local_ncc(images[0], 1 - images[0], mask=people.brain(moving))
@@ -134,12 +138,13 @@ print(f"an image and its negative: {negative:.3f}")
 # | Choice | This book | Elsewhere |
 # |---|---|---|
 # | structure absent in both maps | left out | 0 in voxelmorph, NaN in MONAI, 1 in some scripts |
-# | warped labels | integers, nearest neighbour | one-hot maps, linear, then the largest |
+# | warped labels | integers, nearest neighbour | one-hot maps, linear; the largest map gives the label |
 # | mean | over structures, then pairs | over groups of structures, or over voxels |
-# | "±" | SD over pairs, and over pairs and structures | one of them, often without a name |
+# | "±" | SD over pairs, and SD over pairs and structures | one of the two, often without saying which |
 #
 # **Run: absent structures.** A list of labels often holds structures that a slice or a subject
-# lacks. The next cell asks for two labels that neither map has.
+# lacks. The next cells therefore ask for two labels that neither map has, first with voxelmorph's
+# function and then with each rule.
 
 # %%
 present = [k for k in people.structures if (target == k).any()]
@@ -157,13 +162,14 @@ pd.DataFrame({"Dice": absent.values()}, index=meaning).round(4)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The same registration scores from {min(absent.values()):.3f} to {max(absent.values()):.3f} with
-{len(present)} structures and two empty labels.
+The Dice of the same registration lies between {min(absent.values()):.3f} and
+{max(absent.values()):.3f}. Only the rule for the two absent labels changed, and the other
+{len(present)} structures are the same.
 """)
 
 # %% [markdown]
-# **Run: interpolation.** Labels can also be warped as one smooth map for each structure. The
-# largest map then wins the voxel.
+# **Run: interpolation.** Labels can also be warped as one-hot maps, one for each structure, with
+# linear interpolation. Each voxel then gets the label of the map with the largest value.
 
 # %%
 kept = np.array([0, *present])
@@ -179,8 +185,8 @@ print(f"nearest {nearest_dice:.4f}, one-hot linear {linear_dice:.4f}")
 # %% [markdown]
 # **Run: mean and spread.** The mean can be taken over structures, or first within groups such as
 # left and right, as TransMorph's evaluation does
-# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The "±" can be over pairs, or
-# over pairs and structures.
+# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The SD behind
+# "±" can be taken over pairs, or over pairs and structures together.
 
 # %%
 pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs)
@@ -201,14 +207,14 @@ pd.Series(means, name="Dice").round(4).to_frame()
 # %% tags=["remove-input"]
 spread = means["SD over pairs and structures"] / means["SD over pairs"]
 Markdown(f"""
-The SD over pairs and structures is {spread:.0f} times as large as the SD over pairs. The tables of
-the journal paper print the larger one
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+The SD over pairs and structures is {spread:.0f} times as large as the SD over pairs, because Dice
+differs more between structures than between pairs. The tables of the journal paper report the
+larger one ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 """)
 
 # %% [markdown]
-# **This book** leaves absent structures out, warps integers with nearest-neighbour interpolation,
-# averages over structures and then over pairs, and names each SD.
+# **This book** leaves absent structures out, warps integer labels with nearest-neighbour
+# interpolation, averages over structures and then over pairs, and names each SD.
 #
 # ## SD of log det J
 #
@@ -217,12 +223,12 @@ the journal paper print the larger one
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | folded voxels, which have no logarithm | left out, and reported beside it | raised to a small floor |
+# | folded voxels, which have no logarithm | left out, and their share is reported | determinant raised to a small positive number |
 # | added constant | none | Learn2Reg's evaluator adds 3 to every determinant |
 # | region | brain | all voxels, or without a border of two voxels (Learn2Reg) |
 #
-# **Run.** The three rules are applied to one displacement. The last one follows the evaluator of
-# the Learn2Reg challenge ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)).
+# **Run.** The next cells apply three rules to one displacement. The last rule follows the evaluator
+# of the Learn2Reg challenge ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)).
 
 # %%
 folds = metrics.folding(displacement, mask=brain)
@@ -241,13 +247,13 @@ pd.Series(spreads, name="SD of log det J").round(3).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-After the shift by 3, {int((shifted <= 0).sum())} voxels count as folded, although the displacement
-folds {folds.count} voxels. The evaluator clips the determinant at a positive number before it
-counts, so its count of folds is always 0.
+The displacement folds {folds.count} voxels, but after adding 3 the evaluator's rule counts
+{int((shifted <= 0).sum())}. Its count is always 0, whatever the displacement, because the rule
+raises each value to a positive number before it counts.
 """)
 
 # %% [markdown]
-# **This book** leaves folds out, reports their share beside the value, and adds no constant.
+# **This book** leaves folded voxels out, reports their share, and adds no constant.
 #
 # ## Surface distance (HD95)
 #
@@ -257,7 +263,7 @@ counts, so its count of folds is always 0.
 # | Choice | This book | Elsewhere |
 # |---|---|---|
 # | unit | mm | voxels (Learn2Reg's evaluator) |
-# | two directions | percentile of each, then the larger (as MONAI) | one percentile of both together (MedPy) |
+# | two directions | percentile of each, then the larger (as in MONAI) | one percentile of both together (MedPy) |
 # | empty structure | NaN | an error (MedPy) |
 #
 # **Run.** The function below gives the distances of one direction.
@@ -272,8 +278,9 @@ def distances(a, b, spacing):
 
 
 # %% [markdown]
-# Both percentiles are averaged over the structures of the pair. `metrics.surface_distance` computes
-# the first one.
+# The loop computes HD95 in three ways for each structure, and the mean over structures follows. Our
+# `metrics.surface_distance` takes the larger percentile. We call it with a wrong voxel size of 2
+# mm, to show what the unit changes.
 
 # %%
 rows = []
@@ -285,15 +292,15 @@ for label in [k for k in present if (warped == k).any()]:
     rows.append([larger, pooled, metrics.surface_distance(a, b, spacing=2.0)])
 
 # %%
-kinds = ["larger of two, mm", "both together, mm", "larger of two, voxels of 2 mm"]
+kinds = ["larger of two, mm", "both together, mm", "larger of two, mm, if voxels were 2 mm wide"]
 surface = pd.Series(np.mean(rows, axis=0), index=kinds, name="HD95")
 surface.round(2).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two percentiles differ by {surface.iloc[0] - surface.iloc[1]:.2f} mm. The third row scores the
-same label maps as if their voxels were 2 mm wide, and the distance doubles. An answer in voxels
-would be the same for both grids.
+The two ways of combining the directions differ by {surface.iloc[0] - surface.iloc[1]:.2f} mm. The
+third row scores the same label maps as if their voxels were 2 mm wide, and the distance in
+millimetres doubles. A distance in voxels would not change, so it cannot be compared between grids.
 """)
 
 # %% [markdown]
@@ -301,16 +308,17 @@ would be the same for both grids.
 #
 # ## Folding
 #
-# **Definition.** The voxels whose Jacobian determinant is zero or negative.
+# **Definition.** A voxel is folded if its Jacobian determinant is zero or negative. Folding is the
+# number or the share of these voxels.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | denominator | count, % of all voxels and % of the brain | one of them, often without a name |
+# | denominator | count, % of all voxels and % of the brain | one of the three, often without saying which |
 # | differences | central, as in voxelmorph | one-sided, or all combinations of one-sided ones |
 # | rule | det ≤ 0 | det < 0, which differs only at exactly 0 |
 #
-# **Run: denominators.** Each row counts the folds inside a region and divides them by the voxels
-# of that region.
+# **Run: denominators.** The next cell counts the folded voxels inside each of three regions and
+# divides by the number of voxels of that region.
 
 # %%
 regions = {"all voxels": brain >= 0, "brain": brain, "labelled voxels": target > 0}
@@ -318,9 +326,9 @@ shares = {k: metrics.folding(displacement, mask=m).percent_in_mask for k, m in r
 pd.Series(shares, name="folded, %").round(3).to_frame()
 
 # %% [markdown]
-# **Run: differences.** The determinant needs derivatives. Central differences compare the two
-# neighbours of a voxel and skip the voxel itself. One-sided differences compare the voxel with its
-# next neighbour.
+# **Run: differences.** The determinant needs derivatives, which are computed as differences between
+# voxels. Central differences compare the two neighbours of a voxel and skip the voxel itself.
+# One-sided differences compare the voxel with its next neighbour.
 
 # %%
 def one_sided_determinant(field):
@@ -335,13 +343,14 @@ print("central:", folds.count, "folded voxels; one-sided:", one_sided)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-One-sided differences find {one_sided} folded voxels and central ones {folds.count}. A displacement
-that jumps back and forth between neighbours can fold without a central difference that shows it.
+One-sided differences find {one_sided} folded voxels, and central ones find {folds.count}. A
+displacement that alternates from voxel to voxel can fold, but central differences do not show this.
 """)
 
 # %% [markdown]
-# [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) therefore combine all one-sided
-# differences in their digital diffeomorphism; [the Jacobian lesson](05_jacobian.ipynb) computes it.
+# For this reason, [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) combine all
+# one-sided differences in their definition of a digital diffeomorphism. This
+# measure is computed in [the Jacobian lesson](05_jacobian.ipynb).
 #
 # **This book** counts det ≤ 0 with central differences, and gives the count and both percentages.
 
@@ -358,8 +367,8 @@ ranges = {
 # %% tags=["remove-cell"]
 lines = [f"| {k} | {min(v):{d}} to {max(v):{d}} | {why} |" for k, (v, why, d) in ranges.items()]
 result.update(Markdown(f"""
-**Result.** One model (stock VxmDense, {run.title}, {settings.steps} steps) gives these ranges, by
-definition alone.
+**Result.** One model (stock VxmDense, {run.title}, {settings.steps} steps) was trained and applied
+to test pairs. Each range arises only because the definition changes.
 
 | Measure | Range | What changes |
 |---|---|---|
@@ -385,17 +394,17 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 #
 # Every choice whose effect differs between methods can: the rule for structures that a warp
 # removes, the interpolation of labels, the rule for folds in SD of log det J, the kind of
-# differences, and the region in which folds are counted. The unit of a distance cannot, because it
-# multiplies every method by the same factor.
+# differences, and the region in which folds are counted. The unit of a distance cannot if the
+# voxels are cubes, because it then multiplies the result of every method by the same factor.
 #
 # </details>
 
 # %% [markdown]
 # ## Summary
 #
-# - NCC: state window and region, and report it in the brain.
+# - NCC: state the window and the region, and report the value in the brain.
 # - Dice: state the rule for absent structures, the interpolation, and what the "±" is over.
-# - SD of log det J: state what happens to folds, and add no constant.
+# - SD of log det J: state how folded voxels are treated, and add no constant.
 # - HD95: report millimetres, and state how the two directions are combined.
 # - Folding: give the count and the denominator.
 #
