@@ -435,7 +435,7 @@ fresh().fit(data(), steps_per_epoch=steps, callbacks=[Look()], verbose=0);
 # %% [markdown]
 # Each stored displacement becomes one frame of a film, so that the steps can be compared.
 
-# %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
+# %%
 from vxmlib import warp
 from vxmlib.book import steppable
 
