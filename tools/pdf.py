@@ -111,7 +111,8 @@ def one_page(folder: Path, pages: list[str]) -> str:
             if not element.find_parent(class_=LOGS):
                 element["open"] = ""
         _join(article, page, pages)
-        section = first.new_tag("section", attrs={"class": "vxm-page bd-content", "id": _name(page)})
+        section = first.new_tag("section", id=_name(page))
+        section["class"] = "vxm-page bd-content"
         section.append(article)
         if footer := parsed.find(class_="extra_footer"):
             section.append(footer)
