@@ -111,7 +111,8 @@ def one_page(folder: Path, pages: list[str]) -> str:
             if not element.find_parent(class_=LOGS):
                 element["open"] = ""
         _join(article, page, pages)
-        section = first.new_tag("section", attrs={"class": "vxm-page", "id": _name(page)})
+        section = first.new_tag("section", id=_name(page))
+        section["class"] = "vxm-page bd-content"
         section.append(article)
         if footer := parsed.find(class_="extra_footer"):
             section.append(footer)
@@ -122,7 +123,10 @@ def one_page(folder: Path, pages: list[str]) -> str:
     style.string = _STYLE
     first.head.append(style)
     if body.find(class_="math") and (folder / "mathjax" / "tex-svg.js").exists():
-        first.head.append(first.new_tag("script", src="../mathjax/tex-svg.js"))
+        # The theme keeps MathJax away from the text, except from what this setting names.
+        setting = first.new_tag("script")
+        setting.string = 'window.MathJax = {options: {processHtmlClass: "math"}};'
+        first.head.extend([setting, first.new_tag("script", src="../mathjax/tex-svg.js")])
     return f'<!DOCTYPE html>\n<html lang="en" data-theme="light">{first.head}{body}</html>'
 
 

@@ -38,9 +38,17 @@ def dress(text: str) -> str:
     <BLANKLINE>
     >>> dress("a [label map](../book/glossary.md#label-map)")
     'a {term}`label map <label map>`'
+    >>> dress("a [U-Net](../book/glossary.md#u-net)")
+    'a {term}`U-Net <U-Net>`'
     """
     text = _QUOTE.sub(_admonition, text)
-    return _TERM.sub(lambda m: f"{{term}}`{m['text']} <{m['anchor'].replace('-', ' ')}>`", text)
+    return _TERM.sub(_term, text)
+
+
+def _term(match: re.Match) -> str:
+    text, anchor = match["text"], match["anchor"]
+    same = text.lower().replace(" ", "-") == anchor  # only the text has a term's own hyphens
+    return f"{{term}}`{text} <{text if same else anchor.replace('-', ' ')}>`"
 
 
 def _admonition(match: re.Match) -> str:

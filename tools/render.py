@@ -44,8 +44,14 @@ def render_book(site: Path, html: Path) -> None:
         shutil.move(made, html)
 
 
-#: Scripts that no page needs: the theme has its signs as a font, too, and nothing runs in the page.
-UNUSED = ("scripts/fontawesome.js", "sphinx-thebe.js")
+#: Files that no page needs: the theme has its signs as a font, too, nothing runs in the page, and
+#: no page has cards or tabs.
+UNUSED = ("scripts/fontawesome.js", "sphinx-thebe", "sphinx-design", "design-tabs.js")
+#: What only some pages need, by a text that such a page has.
+PARTLY_USED = {
+    'class="math': ("mathjax/",),
+    'id="search-results"': ("searchtools.js", "language_data.js", "searchindex.js"),
+}
 #: What the generators write against the rules of accessible HTML, and what stands for it.
 MENDED = {
     # A button's name has to have the words that it shows.
@@ -55,21 +61,25 @@ MENDED = {
     # A role that may not stand in a list, and the list that then has no items.
     r' role="(?:doc-biblioentry|doc-backlink)"|(?<=<div) role="list"(?= class="citation-list")': "",
     # The corner of a table heads nothing.
-    r"<th></th>": "<td></td>",
+    r'<th(?: class="head[^"]*")?>(?:<p></p>)?</th>': "<td></td>",
+    # A folded cell is named by the words that it shows.
+    r'<summary aria-label="Toggle hidden content">': "<summary>",
 }
 
 
 def finish(page: str) -> str:
-    """Take the scripts out of a page that it does not need, and mend what readers trip over.
+    """Take out of a page the scripts and styles that it does not use, and mend its markup.
 
     MathJax stays where a page has maths: with 2 MB it is heavier than all the rest.
     """
-    unused = UNUSED if 'class="math' in page else (*UNUSED, "mathjax/")
+    unused = list(UNUSED)
+    for sign, files in PARTLY_USED.items():
+        unused += [] if sign in page else files
     names = "|".join(map(re.escape, unused))
     page = re.sub(rf'<script\b[^>]*src="[^"]*(?:{names})[^"]*"[^>]*></script>\n?', "", page)
+    page = re.sub(rf'<link\b[^>]*href="[^"]*(?:{names})[^"]*"[^>]*>\n?', "", page)
     thebe = r"<script[^>]*>(?:(?!</script>).)*?[Tt]hebe.*?</script>\n?"
     page = re.sub(thebe, "", page, flags=re.DOTALL)
-    page = re.sub(r"<link[^>]*sphinx-thebe\.css[^>]*>\n?", "", page)
     for pattern, better in MENDED.items():
         page = re.sub(pattern, better, page)
     return page
