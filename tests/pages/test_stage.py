@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from tools import stage
+from tools import pages, stage
 from tools.book import choose, lessons
 
 PATHS = {"/home/ann/work/book": ".", "/mnt/scans": "$VXMLIB_MIRROR", "/home/ann": "~"}
@@ -108,12 +108,9 @@ def test_a_number_that_no_record_has_is_named(tmp_path, page, complaint):
 
 def test_settings_name_the_run(root):
     config = stage.settings(root / "_config.yml", {"build": FACTS}, None)
-    assert "cohort mni, profile quick, seed 0" in config["html"]["extra_footer"]
-    assert "Simulated people" in config["html"]["extra_footer"]
+    footer = config["sphinx"]["config"]["html_context"]["vxm_footer"]
+    assert "ohort mni, profile quick, seed 0" in footer
     assert "announcement" not in config["html"]
-    real = stage.settings(root / "_config.yml", {"build": FACTS | {"cohort": "malf"}}, None)
-    assert "Neuromorphometrics" in real["html"]["extra_footer"]
-    assert "CC BY-NC" in real["html"]["extra_footer"]
     smoke = {"build": FACTS | {"profile": "smoke"}}
     assert "smoke" in stage.settings(root / "_config.yml", smoke, None)["html"]["announcement"]
 
@@ -132,10 +129,12 @@ def test_settings_name_the_run(root):
     ],
 )
 def test_the_address_of_the_repository_decides_about_the_buttons(root, environment, url):
-    home = stage.repository(environment)
+    home = stage.repository(environment, root / "_config.yml")
     assert (home and home["url"]) == url
     config = stage.settings(root / "_config.yml", {"build": FACTS}, home)
-    assert (str(url) in config["html"]["extra_footer"]) == bool(url)
+    line = pages.source_line("notebooks/04_dice", home)
+    assert (f'href="{url}"' in line) == bool(url)
+    assert ("project folder" in line) != bool(url)
     on_github = "github.com" in str(url)
     assert ("launch_buttons" in config) == on_github
     assert config["repository"]["url"] == (url if on_github else "")
