@@ -61,7 +61,7 @@ MENDED = {
     # A role that may not stand in a list, and the list that then has no items.
     r' role="(?:doc-biblioentry|doc-backlink)"|(?<=<div) role="list"(?= class="citation-list")': "",
     # The corner of a table heads nothing.
-    r'<th(?: class="head[^"]*")?>(?:<p></p>)?</th>': "<td></td>",
+    r'<th(?: class="(?:head|blank)[^"]*")? *>(?:<p></p>|&nbsp;)?</th>': "<td></td>",
     # A folded cell is named by the words that it shows.
     r'<summary aria-label="Toggle hidden content">': "<summary>",
 }
