@@ -25,15 +25,15 @@
 # %% [markdown]
 # So far the network predicted the displacement itself. A diffeomorphic model predicts a
 # [velocity](../book/glossary.md#velocity) $v$ instead. Every point flows along $v$ for one unit of
-# time, and the way from its start to its end is the displacement. The paths of a smooth flow do not
-# cross, so in theory nothing folds
+# time, and the vector from its start to its end is the displacement. The paths of a smooth flow do
+# not cross, so in theory nothing folds
 # ([Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006)).
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run of an integrated model. It uses λ = 0.1, for a reason that
-# the section on λ gives.
+# The parameters name the training run of an integrated model. The section "Choose λ anew" explains
+# why it uses λ = 0.1.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -59,9 +59,10 @@ people = runs.load_cohort(settings)
 # %% [markdown]
 # ## Look at the result first
 #
-# The committed comparison [in 3D](08_real.ipynb) has a plain and an integrated network. Both are
-# strided U-Nets of the 2018 paper, trained with NCC on 15 real subjects at 2 mm, for 3000 steps.
-# The table shows means over the 90 ordered pairs of ten test subjects.
+# The stored comparison [in 3D](08_real.ipynb) has a network without integration ("plain") and an
+# integrated one. Both are the U-Net with strided convolutions of the 2018 paper. Each was trained
+# with the λ that was chosen for it on slices. The training used NCC and 15 real subjects at 2 mm,
+# for 3000 steps. The table shows means over the 90 ordered pairs of ten test subjects.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
@@ -83,19 +84,21 @@ from vxmlib.experiments.statistics import interval_text
 gap = real.differences({"gap": ("ncc-integrated", "ncc")}).loc["gap"]
 folds = real.summary()["folding_percent_brain"]
 Markdown(f"""
-Integration changes Dice by {interval_text(gap)}, with an interval over subjects in brackets. It
-lowers folding from {folds["ncc"]:.2f} % to {folds["ncc-integrated"]:.4f} % of the brain.
+The Dice of the integrated network differs from that of the plain one by {interval_text(gap)}. The
+brackets hold the 95 percent interval over subjects. Folding is {folds["ncc"]:.2f} % of the brain
+for the plain network and {folds["ncc-integrated"]:.4f} % for the integrated one.
 """)
 
 # %% [markdown]
-# A reader who needs invertible maps will take this exchange. The rest of the page shows how the
-# model works, on the simulated slices of this build.
+# If you need invertible maps, this small loss of Dice may be acceptable. Both networks register a
+# pair in about the same time. The rest of the page shows how the model works, on the slices of this
+# build.
 
 # %% [markdown]
 # ## Build a model that integrates
 #
-# In voxelmorph a single argument turns the integration on. `int_steps=7` is the default of
-# `VxmDense`, so many users run this model without knowing it.
+# In voxelmorph a single argument, `int_steps`, turns the integration on. Its default in `VxmDense`
+# is 7, so a model that is built with the default arguments integrates.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -111,8 +114,7 @@ for layer in model.layers[-5:]:
 # `VecInt` integrates it there, and a second one enlarges the result to the size of the image. Then
 # the `SpatialTransformer` warps the moving image with it.
 #
-# The next cell trains such a model, or finds the training run of this build. The network is
-# `VxmDense`.
+# The next cell trains this `VxmDense`, or loads it if this build has already trained it.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
@@ -135,8 +137,9 @@ warped, velocity = run.model.predict(batch, verbose=0)
 # ## Integrate by scaling and squaring
 #
 # *Scaling and squaring* ([Arsigny et al. 2006](https://doi.org/10.1007/11866565_113)) first divides
-# the velocity by $2^7$, which makes it a very small displacement. It then composes the displacement
-# with itself seven times, and each composition doubles the time. These are the few lines:
+# the velocity by $2^7$. The result is nearly the displacement after $1/2^7$ of the time. Each
+# squaring composes the current displacement with itself, which doubles the time. After seven
+# squarings the whole unit of time is covered. The next cell writes the method out.
 
 # %%
 import numpy as np
@@ -148,8 +151,9 @@ for _ in range(7):
     flow = warp.compose(flow, flow)
 
 # %% [markdown]
-# voxelmorph's layer `VecInt` does the same, and `RescaleTransform` enlarges the result and its
-# values.
+# voxelmorph's layer `VecInt` does the same. `RescaleTransform` then enlarges the field to the size
+# of the image and doubles its values. We put both into a function, because later sections integrate
+# other velocities.
 
 # %%
 def integrate(velocity, steps=7):
@@ -158,7 +162,7 @@ def integrate(velocity, steps=7):
 
 
 # %% [markdown]
-# The next cell compares our loop with the layer.
+# The next cell compares our loop with the layer `VecInt`.
 
 # %%
 by_layer = vxm.layers.VecInt(method="ss", int_steps=7)(velocity)[0]
@@ -167,8 +171,8 @@ print(f"largest difference: {abs(flow - by_layer.numpy()).max():.0e} voxels")
 # %% [markdown]
 # ## Take the displacement, not the second output
 #
-# The second output of `predict` is the velocity at half the size, because the smoothness loss needs
-# it. The displacement is a tensor inside the model, `references.pos_flow`.
+# The second output of `predict` is the velocity at half the size, because the smoothness loss is
+# computed from it. The displacement is a tensor inside the model, `references.pos_flow`.
 
 # %%
 to_displacement = tf.keras.Model(run.model.inputs, run.model.references.pos_flow)
@@ -178,7 +182,8 @@ print(f"differs from integrate: {abs(integrate(velocity[0]) - displacement).max(
 
 # %% [markdown]
 # voxelmorph's `model.register` returns this displacement, but it builds a new model in each call.
-# `models.register` builds it once, checks the images, and returns an array without a batch axis.
+# The function `models.register` of `vxmlib` builds it once, checks the images, and returns an array
+# without a batch axis.
 
 # %%
 from vxmlib import models
@@ -207,15 +212,16 @@ for first, second in pairs:
     bent.append((image, warp.warp_labels(people.labels(first), change), second))
 
 # %% [markdown]
-# There are three ways to misread the velocity: as it comes, enlarged to the size of the image, or
-# enlarged with its values doubled into voxels of the image.
+# There are three ways to mistake the velocity for the displacement. The velocity can be used
+# unchanged, or it can be enlarged to the size of the image. When it is enlarged, its values can
+# also be doubled, because one voxel of the small grid is as wide as two voxels of the image.
 
 # %%
 def readings(image, second):
     inputs = [each[None, ..., None] for each in (image, people.image(second))]
     half = run.model.predict(inputs, verbose=0)[1][0]
     return {
-        "velocity as it comes": half,
+        "velocity, unchanged": half,
         "velocity, enlarged": upsample(half, 2),
         "velocity, enlarged and doubled": 2 * upsample(half, 2),
         "displacement": models.register(run.model, image, people.image(second)),
@@ -223,8 +229,9 @@ def readings(image, second):
 
 
 # %% [markdown]
-# Dice can be computed only where the field has the size of the labels. Folding is given in percent
-# of the voxels of the field.
+# The next function measures each of these fields. Folding is given in percent of the voxels of the
+# field. Dice needs a field of the size of the labels, so it cannot be computed for the unchanged
+# velocity.
 
 # %%
 import pandas as pd
@@ -255,7 +262,7 @@ read = pd.DataFrame(rows).groupby("reading", sort=False).mean()
 read[["Dice", "folded, %", "SD of log det J"]].round(3).astype(object).fillna("–")
 
 # %% tags=["remove-input"]
-names_read = ["velocity as it comes", "velocity, enlarged", "velocity, enlarged and doubled"]
+names_read = ["velocity, unchanged", "velocity, enlarged", "velocity, enlarged and doubled"]
 raw, small, straight = (read.loc[name] for name in names_read)
 right = read.loc["displacement"]
 unmoved = np.mean([measured(0 * same, x, s)["Dice"] for _, x, s in bent])
@@ -267,18 +274,18 @@ The doubled velocity gives {straight["Dice"]:.3f}, so Dice does not reveal this 
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Folding misleads in the other direction. Measured on the velocity as it comes,
-{raw["folded, %"]:.2f} % of the voxels seem to fold, where the displacement folds
-{right["folded, %"]:.3f} %. A reader of this number would conclude that integration does not work.
-None of the wrong readings raises an error.
+Folding can mislead, too. In the unchanged velocity {raw["folded, %"]:.2f} % of the voxels seem to
+be folded, whereas {right["folded, %"]:.3f} % are folded in the displacement. The first number
+suggests that integration does not work. All these numbers were computed without an error or a
+warning.
 """)
 
 # %% [markdown]
 # ## Compute the inverse
 #
 # A flow is inverted by flowing backwards, that is by integrating $-v$. The negative *displacement*
-# is not the inverse. The next cell measures how far from its start a point ends after it has gone
-# there and back. It compares both with an inverse found by fixed-point iteration.
+# is not the inverse. The next cells compare both with an inverse found by fixed-point iteration.
+# They map each point forwards and back, and measure its distance from where it started.
 
 # %%
 brain = people.brain(pairs[0][1])
@@ -295,10 +302,12 @@ missed = {
 pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 
 # %% [markdown]
-# The integrated inverse needs no iteration, and only interpolation limits its accuracy. A plain
-# displacement can be inverted by iteration too, but only where it does not fold. Because the inverse
-# is so cheap, `VxmDense(..., bidir=True)` also returns the fixed image warped back, so that a
-# training can compare both images.
+# The integrated inverse needs no iteration. It is not exact, because both fields are integrated on
+# a grid of half the size and interpolated. A plain displacement can be inverted by iteration, too,
+# but only where it does not fold.
+#
+# Because the inverse is cheap, `VxmDense(..., bidir=True)` also warps the fixed image to the moving
+# one. The image loss can then be computed in both directions.
 
 # %% [markdown]
 # ## Choose λ anew
@@ -307,9 +316,9 @@ pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 # one and of the displacement in the other. In addition, voxelmorph's training script multiplies the
 # loss `Grad` by `int_resolution`, and `models.build` does so for integrated models.
 #
-# So λ was chosen for each model separately, on validation subjects, as described in
-# [Choose λ](06_choose.ipynb). The table shows the committed trainings on slices of 15 real subjects
-# (`VxmDense`, NCC, 1000 steps, means over three seeds).
+# For these reasons λ was chosen for each model separately, on validation subjects, as described in
+# [Choose λ](06_choose.ipynb). The table shows the stored training runs on slices of 15 real
+# subjects (`VxmDense`, NCC, 1000 steps, means over three seeds).
 
 # %%
 def grid(kind):
@@ -327,15 +336,16 @@ by_lam.rename(columns={0: "plain", 7: "integrated"}).rename_axis("λ").round(3)
 chosen = grid("chosen").set_index("int_steps")["lam"]
 overlap, folded = by_lam["Dice"][7], by_lam["folded, %"][7]
 Markdown(f"""
-The rule chooses λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
-At λ = 0.01 the integrated model folds only {folded[0.01]:.3f} % of the brain, although its Dice of
-{overlap[0.01]:.3f} is lower than at the chosen λ ({overlap[chosen[7]]:.3f}).
+The rule chooses the largest λ whose Dice is within one standard error of the best. It gives
+λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one. The integrated
+model folds only {folded[0.01]:.3f} % of the brain at λ = 0.01, so its folding does not show that
+this λ is too small. Its Dice shows it: {overlap[0.01]:.3f}, and {overlap[chosen[7]]:.3f} at the
+chosen λ.
 """)
 
 # %% [markdown]
-# The folding of an integrated model is close to zero at every λ, so it cannot show that λ is too
-# small. Dice on validation subjects makes the choice, and the two models are compared at the λ that
-# was chosen for each.
+# We therefore choose λ by Dice on validation subjects, and compare the two models at the λ that was
+# chosen for each. The next cell trains the plain model with λ = 1, or loads it.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -343,8 +353,8 @@ from dataclasses import replace
 plain = runs.run(replace(settings, int_steps=0, lam=1.0), people)
 
 # %% [markdown]
-# Both models of this build are `VxmDense`, trained on the same simulated slices for the same number
-# of steps. The table shows means over the test pairs.
+# Both models of this build are `VxmDense`, trained on the same slices for the same number of steps.
+# The table shows means over the test pairs.
 
 # %%
 from vxmlib.experiments import recording
@@ -360,18 +370,19 @@ table.rename(columns=keys).round(3)
 # %% tags=["remove-input"]
 change = table.loc[run.title, "dice_mean"] - table.loc[plain.title, "dice_mean"]
 Markdown(f"""
-On these slices integration changes Dice by {change:+.4f}, over {len(pairs)} pairs of
-{len(people.split["test"])} test subjects. Each model was trained once, with
-{len(people.split["train"])} training subjects and {settings.steps} steps. One run of each cannot
-say whether so small a difference has a cause.
+On these slices the Dice of the integrated model differs from that of the plain one by
+{change:+.4f}. This is the mean over {len(pairs)} pairs of {len(people.split["test"])} test
+subjects. Each model was trained once, with {len(people.split["train"])} training subjects and
+{settings.steps} steps. One training run of each model cannot show whether so small a difference
+comes from integration or from chance.
 """)
 
 # %% [markdown]
 # ## Make it fold
 #
-# In theory a flow never folds. On a grid it can, if the velocity changes faster than the grid can
-# represent. The next cell multiplies the velocity and integrates it with two, seven and ten
-# squarings.
+# In theory a flow never folds. On a grid it can fold if the velocity changes faster than the grid
+# can represent. The next cells multiply the velocity by a factor and integrate it with two, seven
+# and ten squarings. The table gives the folded part of the brain in percent.
 
 # %%
 def folded_share(scale, steps):
@@ -382,7 +393,7 @@ def folded_share(scale, steps):
 # %%
 counts = {f"{steps} squarings": steps for steps in (2, 7, 10)}
 scaled = {x: {name: folded_share(x, n) for name, n in counts.items()} for x in (1, 2, 4, 8)}
-pd.DataFrame(scaled).T.rename_axis("velocity times").round(3)
+pd.DataFrame(scaled).T.rename_axis("velocity multiplied by").round(3)
 
 # %% tags=["remove-cell"]
 recording.write_record(
@@ -405,9 +416,9 @@ recording.write_record(
 # %% tags=["remove-input"]
 most = scaled[8]
 Markdown(f"""
-At eight times the velocity {most["7 squarings"]:.2f} % of the brain is folded. More squarings do
-not help ({most["10 squarings"]:.2f} % with ten), because the grid is too coarse and not the time.
-Too few squarings make it worse ({most["2 squarings"]:.2f} % with two).
+At eight times the velocity, {most["7 squarings"]:.2f} % of the brain is folded with seven
+squarings and {most["2 squarings"]:.2f} % with two. Ten squarings do not solve the problem
+({most["10 squarings"]:.2f} %), because they divide the time more finely, but not the space.
 """)
 
 # %% [markdown]
@@ -432,16 +443,16 @@ pd.DataFrame(cost).T.rename_axis("int_resolution").round(3)
 # %% tags=["remove-input"]
 both = real.trainings()["seconds"][["ncc", "ncc-integrated"]] / 3600
 Markdown(f"""
-Half the size makes integration several times cheaper. The 3D trainings took {both.iloc[1]:.2f}
-hours with integration at half the size and {both.iloc[0]:.2f} hours without it, on two cores that
-also did other work.
+Integration at half the size is several times cheaper than at full size. The 3D training runs took
+{both.iloc[1]:.2f} hours with integration at half the size and {both.iloc[0]:.2f} hours without it.
+These two times are rough, because the two cores also did other work.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Are seven squarings enough? Compare several numbers of squarings with a walk along
-# the velocity in 1000 small, straight steps.
+# **Exercise 1.** Are seven squarings enough? Compare several numbers of squarings with Euler's
+# method, which follows the velocity in 1000 small, straight steps.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 walked = warp.identity(velocity.shape[1:-1])
@@ -454,8 +465,8 @@ for steps in (0, 1, 3, 5, 7, 9):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Yes. Beyond seven squarings the distance hardly changes. The rest of it comes from the
-# interpolation.
+# Yes, because the distance hardly changes beyond seven squarings. The distance that remains comes
+# from interpolation, which differs between the two methods.
 #
 # </details>
 #
@@ -469,7 +480,8 @@ print(f"largest difference from our warp: {abs(ours - warped[0, ..., 0]).max():.
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With the displacement. So the warped image is right even for those who misread the second output.
+# The image is warped with the displacement. The warped image is therefore correct even if the
+# second output is misread.
 #
 # </details>
 #
@@ -477,10 +489,11 @@ print(f"largest difference from our warp: {abs(ours - warped[0, ..., 0]).max():.
 #
 # - With `int_steps` above 0 the second output of the model is a velocity at half the size. The
 #   displacement is `references.pos_flow`, which `register` returns.
-# - Integrating minus the velocity gives the inverse; minus the displacement is not the inverse.
+# - Integrating minus the velocity gives the inverse, but minus the displacement is not the inverse.
 # - An integrated model hardly folds at any λ, so folding cannot show whether λ is right. Choose λ
 #   for it separately.
-# - It can still fold where the velocity is steeper than its grid can represent.
+# - An integrated model can still fold where the velocity changes faster than its grid can
+#   represent.
 #
 # **Read on:** [Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006) describe the model,
 # and [Arsigny et al. 2006](https://doi.org/10.1007/11866565_113) the integration.

@@ -25,17 +25,17 @@
 # %% [markdown]
 # A network predicts a displacement in one pass, from what it has learned on other subjects. A
 # classical method such as SyN ([Avants et al. 2008](https://doi.org/10.1016/j.media.2007.06.004))
-# fits one pair and takes longer. Two methods lie between them:
+# optimises the displacement of one pair and takes longer. Two methods lie between them:
 #
 # - *Instance optimisation* starts from the network's displacement and minimises the training loss
 #   for this pair alone ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
-# - *Repeated passes* apply the same network again, to what its first displacement left
-#   ([Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070)).
+# - *Repeated passes* apply the same network again, to register what remains after its first
+#   displacement ([Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070)).
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run whose model is improved in the live parts of this page.
+# The parameters name the training run whose displacements this page improves.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -57,9 +57,10 @@ print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 # %% [markdown]
 # ## Look at the result first
 #
-# The committed records of the comparison [in 3D](08_real.ipynb) hold both methods. Two strided
-# U-Nets of the 2018 paper were trained with NCC on 15 real subjects at 2 mm, for 3000 steps: the
-# usual one, and a wide one with more filters and twice the λ.
+# The stored comparison [in 3D](08_real.ipynb) includes both methods, applied to two networks. The
+# base network is the U-Net with strided convolutions of the 2018 paper, trained with λ = 1. The
+# wide network has more filters and was trained with λ = 2. Both were trained with NCC on 15 real
+# subjects at 2 mm, for 3000 steps.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
@@ -68,8 +69,8 @@ folder = results_folder()
 real = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 
 # %%
-names = {"identity": "affine alignment only", "ncc": "usual network"}
-names |= {"ncc-instance": "usual network, optimised", "ncc-wide": "wide network"}
+names = {"identity": "affine alignment only", "ncc": "base network"}
+names |= {"ncc-instance": "base network, optimised", "ncc-wide": "wide network"}
 names |= {"wide-twice": "wide network, two passes"}
 names |= {"wide-instance": "wide network, optimised", "syn-mattes": "SyN, mutual information"}
 
@@ -87,33 +88,35 @@ from IPython.display import Markdown
 
 from vxmlib.experiments.statistics import interval_text
 
-asked = {"usual": ("ncc-instance", "ncc"), "wide": ("wide-instance", "ncc-wide")}
+asked = {"base": ("ncc-instance", "ncc"), "wide": ("wide-instance", "ncc-wide")}
 asked |= {"passes": ("wide-twice", "ncc-wide"), "syn": ("wide-instance", "syn-mattes")}
 gap = {name: interval_text(row) for name, row in real.differences(asked).iterrows()}
 Markdown(f"""
-Instance optimisation changes the Dice of the usual network by {gap["usual"]} and that of the wide
-network by {gap["wide"]}. The brackets are intervals over subjects. A second pass changes the Dice
-of the wide network by {gap["passes"]}.
+Instance optimisation changes the Dice of the base network by {gap["base"]} and that of the wide
+network by {gap["wide"]}. The brackets hold 95 percent intervals over subjects. A second pass
+changes the Dice of the wide network by {gap["passes"]}.
 """)
 
 # %% tags=["remove-input"]
 times = table["seconds"]["syn-mattes"] / table["seconds"]["wide-instance"]
 folds = table["folding_percent_brain"][["ncc-wide", "wide-instance", "wide-twice"]]
 Markdown(f"""
-The Dice of the optimised wide network minus that of SyN is {gap["syn"]}. SyN takes {times:.0f}
-times as long, but its time covers both directions, and it folds nothing. The optimisation changes
-the folded part of the brain from {folds.iloc[0]:.2f} % to {folds.iloc[1]:.2f} %, whereas two passes
-have {folds.iloc[2]:.2f} %.
+The Dice of the optimised wide network differs from that of SyN by {gap["syn"]}. SyN takes
+{times:.0f} times as long, but in this time it registers the pair in both directions. Its
+displacements do not fold. The optimisation changes the folded part of the brain from
+{folds.iloc[0]:.2f} % to {folds.iloc[1]:.2f} %, whereas it is {folds.iloc[2]:.2f} % after two
+passes.
 """)
 
 # %% [markdown]
-# Both methods were set up on validation subjects, and then measured once on the test subjects. The
-# rest of the page shows how they work, on the small simulated slices of this build.
+# The settings of both methods were chosen on validation subjects. The results were then measured
+# once on the test subjects. The rest of the page shows how the methods work, on the small slices of
+# this build.
 
 # %% [markdown]
 # ## Optimise one pair with voxelmorph
 #
-# We use three validation pairs to set up the optimisation, and look at the first one closely.
+# We use three validation pairs to choose the settings, and begin with the first pair.
 
 # %%
 from vxmlib import cohorts
@@ -123,10 +126,10 @@ moving, fixed = (people.image(subject) for subject in pairs[0])
 start = run.register(moving, fixed)
 
 # %% [markdown]
-# voxelmorph has a model for the purpose, `InstanceDense`. It has no U-Net. Its only weights are the
+# voxelmorph's model for this purpose is `InstanceDense`. It has no U-Net. Its only weights are the
 # field itself, so `fit()` changes the field of one pair. With `int_steps=0` the field is the
-# displacement. It then needs `int_resolution=1` as well, because the default makes a field of half
-# the size of the image, and voxelmorph only warns about it.
+# displacement, and it must have the size of the image. This requires `int_resolution=1`, because
+# the default makes a field of half the size. voxelmorph prints only a warning in that case.
 
 # %% tags=["remove-stderr", "hide-output"]
 from vxmlib.backend import tf, vxm
@@ -134,10 +137,10 @@ from vxmlib.backend import tf, vxm
 instance = vxm.networks.InstanceDense(people.shape, int_steps=0, int_resolution=1)
 
 # %% [markdown]
-# The field is stored divided by `mult`, which is 1000. Its first values are random, and after the
-# multiplication they are displacements of many voxels. So the starting field has to be set. The
-# method `set_flow` is meant for this, but it fails, because it passes an array where Keras expects
-# a list.
+# The weights are multiplied by `mult`, which is 1000, to give the field. Their first values are
+# random, and after the multiplication they are displacements of many voxels. Therefore we have to
+# set the starting field. The method `set_flow` is meant for this, but it fails, because it passes
+# an array where Keras expects a list.
 
 # %%
 import textwrap
@@ -151,12 +154,16 @@ try:
 except ValueError as error:
     print(textwrap.fill(f"set_flow: {str(error).split('. ')[0]}", 70))
 
+# %% [markdown]
+# We set the weights of the layer directly instead.
+
 # %%
 layer.set_weights([start / mult])
 
 # %% [markdown]
-# Compiling and fitting are those of a training, with one difference: the data set is one pair. A
-# learning rate of 1e-4, multiplied by `mult`, moves a voxel by about a tenth of a voxel in a step.
+# The model is compiled and fitted as in a training run, but the data set is one pair. In each step,
+# Adam changes a weight by about the learning rate. A learning rate of 1e-4, multiplied by `mult`,
+# thus changes the displacement by about a tenth of a voxel.
 
 # %% tags=["hide-output"]
 ncc, smooth = vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss
@@ -169,8 +176,8 @@ zeros = start[None] * 0
 fitted = instance.fit(batch[0], [batch[1], zeros], epochs=40, verbose=0)
 
 # %% [markdown]
-# The registration model returns the displacement. The next cell compares Dice and folding before
-# and after the 40 steps.
+# `get_registration_model` gives a model that returns the displacement. The next cells compare Dice
+# and folding before and after the 40 steps.
 
 # %% tags=["remove-stderr"]
 import pandas as pd
@@ -190,17 +197,18 @@ rows = {"network": score(start, pairs[0]), "after 40 steps": score(by_voxelmorph
 pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 
 # %% [markdown]
-# With voxelmorph's default, `int_steps=7`, the layer holds a velocity, so it cannot start from the
-# displacement of a network without integration. If your network integrates, start from its
-# velocity, because a displacement that is added to a flow may fold again.
+# With voxelmorph's default, `int_steps=7`, the weights are a velocity. Such a model cannot start
+# from the displacement of a network without integration. If your network integrates, keep
+# `int_steps=7` and start from its velocity. If you optimise its displacement instead, the result is
+# no longer the integral of a velocity and may fold.
 
 # %% [markdown]
 # ## Use a smoother optimiser
 #
 # The project's `InstanceOptimiser` minimises the same loss from the same start. It adds three
-# things: it changes the displacement on a grid of half the resolution, which keeps each step
-# smooth; it is compiled once for all pairs of a grid; and it stops with a clear error if the loss
-# is no longer finite.
+# things. It changes the displacement on a grid of half the resolution, which keeps each step
+# smooth. It is compiled only once for all pairs of the same size. It also stops with a clear error
+# if the loss is no longer finite.
 
 # %%
 from vxmlib.methods.instance import InstanceOptimiser
@@ -211,8 +219,9 @@ refined, history = optimise(start, moving, fixed, steps=40)
 history.iloc[[0, 1, 20, 39]][["step", "loss", "seconds"]].round(3)
 
 # %% [markdown]
-# The learning rate is given in voxels. The first step takes longest because it includes the
-# compilation. The table compares both optimisers after 40 steps.
+# The learning rate is given in voxels. The seconds are counted from the start, and most of them
+# belong to the first step, which includes the compilation. The next table compares both optimisers
+# after 40 steps on this pair.
 
 # %%
 rows = {"network": score(start, pairs[0]), "InstanceDense": score(by_voxelmorph, pairs[0])}
@@ -222,9 +231,9 @@ pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 # %% [markdown]
 # ## Choose the number of steps
 #
-# The loss must fall, because it is what Adam minimises. Dice is computed from labels, which the
-# loss never sees, so Dice decides how many steps are useful. The next function records Dice and
-# folding at every fifth step.
+# The loss falls because Adam minimises it, so it cannot show how many steps are useful. We use Dice
+# for this choice, because it is computed from labels, which the loss never sees. The next function
+# records Dice and folding at every fifth step.
 
 # %%
 def watched(pair, begin, optimise, steps=60):
@@ -240,8 +249,8 @@ def watched(pair, begin, optimise, steps=60):
 
 
 # %% [markdown]
-# We average over the three validation pairs, once with a start from the network and once with a
-# start from no displacement.
+# We average over the three validation pairs. The optimisation starts once from the network's
+# displacement and once from no displacement.
 
 # %%
 nothing = start * 0
@@ -260,7 +269,7 @@ from_nothing = mean_of(dict.fromkeys(pairs, nothing))
 # %% [markdown]
 # The figure shows both curves over the steps.
 
-# %% mystnb={"image": {"alt": "Two panels against the optimisation step. Left, Dice: the curve that starts from the network begins high and rises a little, and the curve that starts from no displacement begins low and climbs towards it. Right, folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding during the optimisation, from the network's displacement and from no displacement: means over three validation pairs of simulated slices.", "name": "fig-instance-steps"}}
+# %% mystnb={"image": {"alt": "Two panels against the optimisation step. Left, Dice: the curve that starts from the network begins high and rises further, and the curve that starts from no displacement begins low, climbs and stays below it. Right, folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding during the optimisation, from the network's displacement and from no displacement: means over three validation pairs of this build.", "name": "fig-instance-steps"}}
 from vxmlib.book import figures
 
 curves = {"from the network": from_network, "from no displacement": from_nothing}
@@ -268,7 +277,7 @@ figures.steps_of(curves, ["Dice", "folded, %"], ["Dice", "folded, % of the brain
 
 # %% [markdown]
 # More steps bring little once the curve is flat. Our rule takes the first of the recorded steps
-# whose Dice is within 2 thousandths of the best.
+# whose Dice is at most `0.002` below the best.
 
 # %%
 near_best = from_network["Dice"] >= from_network["Dice"].max() - 0.002
@@ -278,14 +287,15 @@ print(chosen, "steps")
 # %% tags=["remove-input"]
 dice = from_network["Dice"]
 Markdown(f"""
-Dice rises from {dice.iloc[0]:.3f} to {dice[chosen]:.3f} in the chosen {chosen} steps. Without the
-network, {from_nothing.index[-1]} steps reach {from_nothing["Dice"].iloc[-1]:.3f}.
+Dice rises from {dice.iloc[0]:.3f} to {dice[chosen]:.3f} in the chosen {chosen} steps. When the
+optimisation starts from no displacement, Dice is {from_nothing["Dice"].iloc[-1]:.3f} after
+{from_nothing.index[-1]} steps.
 """)
 
 # %% [markdown]
 # ## Compare the methods on test pairs
 #
-# The next cell defines five methods. SyN uses its correlation metric at three resolutions. It is
+# The next cell defines five methods. SyN uses its correlation metric at three resolutions. SyN is
 # left out if its package is not installed.
 
 # %%
@@ -328,7 +338,7 @@ summary = pd.DataFrame({name: metrics.summary(t) for name, t in tables.items()})
 words = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of the brain"}
 words |= {"seconds": "seconds for a pair"}
 rows = {"identity": "before registration", "network": "network (VxmDense)"}
-rows |= {"network, refined": f"network, {chosen} steps", "nothing, 60 steps": "60 steps alone"}
+rows |= {"network, refined": f"network, {chosen} steps", "nothing, 60 steps": "60 steps from zero"}
 summary[list(words)].astype(float).rename(index=rows, columns=words).round(3)
 
 # %% tags=["remove-cell"]
@@ -347,8 +357,9 @@ recording.write_record(
 # %% tags=["remove-input"]
 plain, better = summary.loc["network"], summary.loc["network, refined"]
 Markdown(f"""
-The steps change the Dice of the network by {better["dice_mean"] - plain["dice_mean"]:+.3f} and take
-{better["seconds"] - plain["seconds"]:.2f} seconds more for a pair. The network is the `VxmDense` of
+The {chosen} steps of optimisation change the Dice of the network by
+{better["dice_mean"] - plain["dice_mean"]:+.3f}, and they take
+{better["seconds"] - plain["seconds"]:.2f} seconds for each pair. The network is the `VxmDense` of
 [Compile and fit](03_fit.ipynb), trained for {run.history["step"].iloc[-1]} steps on
 {len(people.split["train"])} subjects.
 """)
@@ -358,18 +369,20 @@ against = "SyN is not installed here, so its row is missing."
 if "SyN" in tables:
     syn = summary.loc["SyN"]
     factor = syn["seconds"] / better["seconds"]
-    against = f"SyN reaches {syn['dice_mean']:.3f} and takes {factor:.0f} times as long."
+    against = f"SyN reaches a Dice of {syn['dice_mean']:.3f}. It takes {factor:.0f} times as long "
+    against += "as the network with its optimisation."
 if people.simulated:
     against += """ The subjects are simulated and their differences are smooth, so the order of the
-methods may be another one on real subjects."""
+methods may be different on real subjects."""
 Markdown(against)
 
 # %% [markdown]
 # ## See what the steps cost in 3D
 #
-# On real subjects the optimisation was followed further than the steps that are used. The committed
-# record has six validation pairs in 3D, starting from the usual network. The optimiser takes few
-# and large steps there.
+# In 3D we recorded the optimisation for more steps than we use, to see how Dice and folding go on.
+# The stored record has six validation pairs of real subjects, starting from the base network. In 3D
+# the optimiser takes fewer and larger steps, because each step takes longer. The next cell prints
+# its settings.
 
 # %%
 from vxmlib.experiments.results import committed_record
@@ -379,7 +392,7 @@ instance_3d = watched_3d["parameters"]["instance"]
 print("{steps} steps, learning rate {learning_rate} voxels, λ = {lam:g}".format(**instance_3d))
 
 # %% [markdown]
-# The table shows every fourth step, and the step that is used.
+# The table shows every fourth step and the last step that we use.
 
 # %%
 measures = ["dice", "folding_percent_brain", "seconds"]
@@ -400,7 +413,7 @@ for key, name in {"cc": "SyN, correlation", "mattes": "SyN, mutual information"}
     syn_3d[name] = same.merge(pd.DataFrame(result))[measures].mean()
 points = {name: row[measures[:2]].rename(row["seconds"]) for name, row in syn_3d.items()}
 
-# %% mystnb={"image": {"alt": "Two panels against seconds in 3D. Dice of the optimisation rises steeply within the first seconds and levels off, and two markers of SyN stand far to the right. Folding in percent of the brain first falls a little, rises above its start, and falls again slowly, while SyN has none."}, "figure": {"caption": "Instance optimisation in 3D, from the usual network's displacement, and SyN with two metrics: means over six validation pairs of real subjects.", "name": "fig-instance-3d"}}
+# %% mystnb={"image": {"alt": "Two panels against seconds in 3D. Dice of the optimisation rises steeply within the first seconds and levels off, and two markers of SyN stand far to the right. Folding in percent of the brain first falls a little, rises above its start, and falls again slowly, while SyN has none."}, "figure": {"caption": "Instance optimisation in 3D, from the base network's displacement, and SyN with two metrics: means over six validation pairs of real subjects.", "name": "fig-instance-3d"}}
 curve = {"network, optimised": steps_3d.set_index("seconds")}
 labels = ["Dice", "folded, % of the brain"]
 figures.steps_of(curve, measures[:2], labels, xlabel="seconds", points=points);
@@ -409,29 +422,29 @@ figures.steps_of(curve, measures[:2], labels, xlabel="seconds", points=points);
 used, peak = instance_3d["steps"], steps_3d["folding_percent_brain"].idxmax()
 part = steps_3d["folding_percent_brain"]
 Markdown(f"""
-The {used} steps that are used change Dice from {steps_3d["dice"][0]:.3f} to
+We use {used} steps, which change Dice from {steps_3d["dice"][0]:.3f} to
 {steps_3d["dice"][used]:.3f}. Folding is {part[0]:.2f} % of the brain before and {part[used]:.2f} %
-after these steps. Later steps bring little Dice, and folding rises to {part[peak]:.2f} % at step
-{peak}.
+after these steps. Later steps raise Dice only slightly, and folding reaches its maximum of
+{part[peak]:.2f} % at step {peak}.
 """)
 
 # %% [markdown]
-# The number of steps, the learning rate and λ (2, where the usual network was trained with 1) were
-# tried on three of these pairs. The journal paper reports a smaller gain from instance optimisation
-# on other data: Dice 0.774 becomes 0.786 with NCC
+# The number of steps, the learning rate and λ were chosen on three of these pairs. The optimiser
+# uses λ = 2, whereas the base network was trained with λ = 1. The journal paper reports a smaller
+# gain from instance optimisation on other data, where Dice rises from 0.774 to 0.786 with NCC
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), Table II).
 
 # %% [markdown]
 # ## Apply the same network again
 #
-# A repeated pass needs no optimisation at all. The moving image is warped by the first displacement
+# A repeated pass needs no optimisation. The moving image is warped by the first displacement
 # $u$, and the network registers the warped image to the fixed image. The second displacement $u_2$
 # is composed with the first:
 #
 # $$u \leftarrow u_2 + u \circ (\mathrm{id} + u_2)$$
 #
-# The composed displacement warps the original moving image, so that it is interpolated only once.
-# voxelmorph's layer `ComposeTransform` computes this formula.
+# The composed displacement warps the original moving image, so that the image is interpolated only
+# once. voxelmorph's layer `ComposeTransform` computes this formula.
 
 # %%
 warped = vxm.layers.SpatialTransformer()([batch[0], start[None]])
@@ -439,8 +452,8 @@ second = run.register(warped[0, ..., 0].numpy(), fixed)
 both = vxm.layers.ComposeTransform()([start[None], second[None]])[0].numpy()
 
 # %% [markdown]
-# `passes` repeats these three lines any number of times. It interpolates in float64 and yields the
-# displacement after each pass.
+# The project's function `passes` repeats these three lines any number of times. It interpolates in
+# float64 and yields the displacement after each pass.
 
 # %%
 from vxmlib.methods.passes import passes
@@ -455,13 +468,13 @@ pd.DataFrame(each, index=["Dice", "folded, % of the brain"]).T.round(3)
 # They also train several networks as one cascade, which is a different method. Here the network was
 # trained for a single pass.
 #
-# The committed record has up to four passes of three networks in 3D, on all ordered pairs of the
-# validation subjects. The third network integrates a
+# The stored comparison in 3D has up to four passes of three networks, measured on all ordered pairs
+# of the validation subjects. The third network integrates a
 # [velocity](../book/glossary.md#velocity) and was trained with λ = 0.1.
 
 # %%
 by_pass = real.passes()
-networks = {"ncc": "usual", "ncc-wide": "wide", "ncc-integrated": "integrated"}
+networks = {"ncc": "base", "ncc-wide": "wide", "ncc-integrated": "integrated"}
 by_pass = {word: by_pass[name] for name, word in networks.items()}
 dice_of = {f"Dice, {word}": result["dice"] for word, result in by_pass.items()}
 pd.DataFrame(dice_of).rename_axis("passes").round(3)
@@ -469,7 +482,7 @@ pd.DataFrame(dice_of).rename_axis("passes").round(3)
 # %% [markdown]
 # The figure shows the same Dice beside the folded part of the brain.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve each for the usual, the wide and the integrated network. Dice of the wide network rises at the second pass and then stays nearly level, and that of the other two hardly changes at the second pass and then falls. Folding falls for the usual and the wide network and leaves zero for the integrated one."}, "figure": {"caption": "Dice and folding when one network registers a pair once, twice, three and four times: means over validation pairs in 3D.", "name": "fig-instance-passes"}}
+# %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve each for the base, the wide and the integrated network. Dice of the wide network rises at the second pass and then stays nearly level, and that of the other two hardly changes at the second pass and then falls. Folding falls for the base and the wide network and rises slightly above zero for the integrated one."}, "figure": {"caption": "Dice and folding when one network registers a pair once, twice, three and four times: means over validation pairs in 3D.", "name": "fig-instance-passes"}}
 figures.steps_of(by_pass, measures[:2], labels, xlabel="passes");
 
 # %% tags=["remove-input"]
@@ -477,24 +490,25 @@ more = {word: result["dice"].diff() for word, result in by_pass.items()}
 torn = by_pass["integrated"]["folding_percent_brain"]
 Markdown(f"""
 The second pass changes the Dice of the wide network by {more["wide"][2]:+.4f}, and the third by
-{more["wide"][3]:+.4f}. So two passes of the wide network entered the comparison on test subjects.
-For the usual network the second pass brings {more["usual"][2]:+.4f} and the third
-{more["usual"][3]:+.4f}.
+{more["wide"][3]:+.4f}. For this reason the comparison on test subjects uses two passes of the wide
+network. For the base network the second pass changes Dice by {more["base"][2]:+.4f} and the third
+by {more["base"][3]:+.4f}.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-A second pass is therefore not always an improvement. The two networks differ in size and in λ, so
-these runs cannot say which of the two matters. For the integrated network, passes add nothing, and
-the fourth leaves {torn[4]:.3f} % of the brain folded where one pass folds {torn[1]:.3f} %.
+The gain of a second pass therefore depends on the network. The base and the wide network differ in
+size and in λ, so these runs cannot show which of the two matters. Further passes do not improve the
+integrated network. After one pass {torn[1]:.3f} % of the brain is folded, and after four passes
+{torn[4]:.3f} %.
 """)
 
 # %% [markdown]
 # > **Warning: Repeated passes do not converge**
 # >
-# > The network was trained to make *one* displacement smooth, from the affine alignment. Nothing
-# > limits the composed displacement. Choose the number of passes on validation subjects, by Dice
-# > and folding together.
+# > The network was trained to predict *one* smooth displacement for a pair after affine alignment.
+# > No loss keeps the composed displacement smooth. Choose the number of passes on validation
+# > subjects, by Dice and folding together.
 
 # %% [markdown]
 # ## Exercises
@@ -509,12 +523,12 @@ print(pd.DataFrame(last).round(3).to_string())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The optimiser buys similarity with folds, as a training with this λ does. λ has the same meaning
-# in both.
+# With so small a λ, the optimiser makes the images more similar by folding the displacement, and
+# Dice falls. Training with this λ also causes folds, because λ weighs the same loss in both.
 #
 # </details>
 #
-# **Exercise 2.** What does a learning rate of one voxel do?
+# **Exercise 2.** What happens with a learning rate of one voxel?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 wide_options = options | {"learning_rate": 1.0}
@@ -525,20 +539,22 @@ print(pd.concat(rates, axis=1).iloc[[0, 1, 2, 4, 8, 12]].round(3).to_string())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Adam moves every voxel by about the learning rate, whatever the size of the gradient. With one
-# voxel a step, Dice rises in fewer steps, and more of the brain is folded after the first of them.
-# Few and large steps are the choice in 3D as well, where each step takes longer.
+# In each step, Adam changes every displacement by about the learning rate, whatever the size of the
+# gradient. With a learning rate of one voxel, Dice rises in fewer steps, but more of the brain is
+# folded after the first five steps. In 3D we use few and large steps, because each step takes
+# longer.
 #
 # </details>
 #
 # ## Summary
 #
-# - Instance optimisation minimises the training loss for one pair; no weights of the network
-#   change.
-# - In voxelmorph, `InstanceDense` does it if you set its starting field yourself.
-# - Follow Dice and folding by step on validation pairs, and fix the number of steps there.
-# - The gain has a price: some seconds for each pair and, for the wide network in 3D, more folds.
-# - A second pass of one network costs no training, but whether it helps depends on the network.
+# - Instance optimisation minimises the training loss for one pair. The weights of the network do
+#   not change.
+# - voxelmorph's `InstanceDense` can do this if you set its starting field yourself.
+# - Record Dice and folding at several steps on validation pairs, and choose the number of steps
+#   there.
+# - In 3D the gain costs one or two seconds for each pair and, for the wide network, more folding.
+# - A second pass of one network needs no training, but whether it helps depends on the network.
 #
 # **Read on:** the section on instance-specific optimisation in
 # [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), and
