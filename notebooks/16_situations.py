@@ -433,9 +433,10 @@ class Look(tf.keras.callbacks.Callback):
 fresh().fit(data(), steps_per_epoch=steps, callbacks=[Look()], verbose=0);
 
 # %% [markdown]
-# Each stored displacement becomes one frame of a film, so that the steps can be compared.
+# Each stored displacement becomes one frame of a film, so that the steps can be compared. Choose a
+# step to see the registered pair at that step.
 
-# %%
+# %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 from vxmlib import warp
 from vxmlib.book import steppable
 
@@ -443,11 +444,6 @@ frames = []
 for step, u in film.items():
     drawn = warp.warp_image(images[0], u), images[1], u, people.brain(fixed)
     frames.append(steppable.registration_step(str(step), *drawn, label="step"))
-
-# %% [markdown]
-# The last cell shows the film. Choose a step to see the registered pair at that step.
-
-# %% mystnb={"figure": {"caption": "One validation pair while the network trains. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 steppable.steps(frames, name="film", label="step", start=str(kept[-1]))
 
 # %% [markdown]
