@@ -330,7 +330,8 @@ def grid(kind):
 shown = {"Dice": grid("dice"), "folded, %": grid("folding")}
 by_lam = {word: table.pivot(index="lam", columns="int_steps") for word, table in shown.items()}
 by_lam = pd.concat({word: table["mean"] for word, table in by_lam.items()}, axis=1)
-by_lam.rename(columns={0: "plain", 7: "integrated"}).rename_axis("λ").round(3)
+models_of = {0: "plain", 7: "integrated"}
+by_lam.rename(columns=models_of).rename_axis("λ").rename_axis(columns=[None, "model"]).round(3)
 
 # %% tags=["remove-input"]
 chosen = grid("chosen").set_index("int_steps")["lam"]
@@ -438,7 +439,8 @@ for resolution in (1, 2, 4):
     layer(field)  # compiles
     seconds = timeit.timeit(lambda f=field, run=layer: run(f).numpy(), number=1)
     cost[resolution] = {"thousand voxels": np.prod(field.shape[1:-1]) / 1000, "seconds": seconds}
-pd.DataFrame(cost).T.rename_axis("int_resolution").round(3)
+sizes = {1: "full size", 2: "half size", 4: "quarter size"}
+pd.DataFrame(cost).T.rename(index=sizes).round(3)
 
 # %% tags=["remove-input"]
 both = real.trainings()["seconds"][["ncc", "ncc-integrated"]] / 3600

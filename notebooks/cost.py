@@ -376,7 +376,8 @@ set_policy("float32")
 half = pd.DataFrame(runs_by_policy, index=["losses", "s"]).T
 half_table = pd.DataFrame({"last loss": half["losses"].str[-1].astype(float)})
 half_table["time, × 32 bits"] = (half["s"] / half.loc["float32", "s"]).astype(float)
-half_table.rename_axis("policy").round({"last loss": 4, "time, × 32 bits": 1})
+policies = {"float32": "32 bits", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
+half_table.rename(index=policies).round({"last loss": 4, "time, × 32 bits": 1})
 
 # %% tags=["remove-input"]
 difference = max(np.abs(x - half["losses"].iloc[0]).max() for x in half["losses"])

@@ -544,7 +544,7 @@ print("error of the inverse:", np.abs(warp.inversion_error(shift, inverse)).max(
 #
 # The next cell saves a model and loads it in two ways.
 
-# %%
+# %% tags=["remove-stderr"]
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import papermill
 import pytest
+import yaml
 
 from tools.book import lessons
 from tools.lesson import read_source
@@ -177,3 +178,42 @@ def test_a_wrong_parameter_stops_a_lesson_before_any_training(
             kernel_name="python3",
             progress_bar=False,
         )
+
+
+# -- outputs that a reader sees ------------------------------------------------------------------
+
+#: Lines of a printed output; a longer one scrolls or is hidden.
+LONGEST_PRINT = 25
+
+
+def shown_outputs(notebook):
+    """Each output that a page shows, with the number of its cell and the cell's tags."""
+    for number, cell in enumerate(notebook.cells, start=1):
+        tags = set(cell.metadata.get("tags", ()))
+        if cell.cell_type == "code" and not tags & {"remove-cell", "remove-output", "hide-output"}:
+            for output in cell.get("outputs", ()):
+                yield number, tags, output
+
+
+def words_of_tables(output):
+    """The texts of all cells of the HTML and Markdown tables of an output."""
+    data = output.get("data", {})
+    words = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", data.get("text/html", ""))
+    rows = [row for row in data.get("text/markdown", "").splitlines() if row.startswith("|")]
+    return [word.strip() for word in [*words, *(w for row in rows for w in row.split("|"))]]
+
+
+def test_no_page_shows_a_warning_or_a_wall_of_log(smoke, lesson):
+    for number, tags, output in shown_outputs(smoke.notebook(lesson)):
+        place = f"{lesson}, cell {number}: {output.get('text', '')[:200]}"
+        assert output.get("name") != "stderr" or "remove-stderr" in tags, place
+        assert output.get("text", "").count("\n") <= LONGEST_PRINT or "scroll-output" in tags, place
+
+
+def test_no_table_shows_a_key_in_place_of_a_name(smoke, lesson, root):
+    plan = yaml.safe_load((root / "config" / "real.yaml").read_text(encoding="utf8"))
+    keys = {key for part in ("trainings", "methods", "few") for key in plan[part] if "-" in key}
+    for number, _, output in shown_outputs(smoke.notebook(lesson)):
+        for word in words_of_tables(output):
+            is_key = word in keys or re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", word)
+            assert not is_key, f"{lesson}, cell {number}: a table shows {word!r}"
