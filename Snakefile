@@ -31,7 +31,10 @@ if RUN["own"]:
 # What only the pages depend on; the picture of the package is drawn from all modules.
 PAGES = [path for path in (ROOT / "book").rglob("*") if path.is_file()]
 PAGES += [ROOT / name for name in ("_config.yml", "_toc.yml", "config/book.yaml")]
-PAGES += [CODE / "tools" / f"{name}.py" for name in ("stage", "render", "record_table", "package")]
+PAGES += [
+    CODE / "tools" / f"{name}.py"
+    for name in ("stage", "pages", "plain", "render", "record_table", "package")
+]
 PAGES += [CODE / "pyproject.toml", *(CODE / "vxmlib").rglob("*.py")]
 
 

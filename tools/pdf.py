@@ -16,6 +16,16 @@ from bs4 import BeautifulSoup
 from tools.pages import listed
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "microsoft-edge")
+#: A browser without a window that leaves the user's own settings and the network alone.
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 #: Of cells with this class the output is a log, which stays folded on paper.
 LOGS = "tag_hide-output"
 #: Virtual seconds that the page may take for its formulas.
@@ -82,9 +92,7 @@ def print_book(folder: Path, target: Path, pages: list[str]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="book-pdf-") as profile:
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-        command += ["--disable-background-networking", "--disable-component-update"]
-        command += ["--disable-sync", f"--user-data-dir={profile}", "--no-pdf-header-footer"]
+        command = [browser, *FLAGS, f"--user-data-dir={profile}", "--no-pdf-header-footer"]
         command += ["--generate-pdf-document-outline", f"--virtual-time-budget={PATIENCE * 1000}"]
         command += [f"--print-to-pdf={target}", whole.as_uri()]
         try:

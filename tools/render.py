@@ -7,6 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
+from tools.pages import listed
 from tools.stage import DOWNLOADS
 
 
@@ -28,7 +31,8 @@ def render_book(site: Path, html: Path) -> None:
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".render-") as scratch:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
         command += ["build", str(site), "-W", "--keep-going", "--path-output", scratch]
-        done = subprocess.run(command, capture_output=True, text=True)
+        # In its folder, since Sphinx looks for the scorer of the search in the working directory.
+        done = subprocess.run(command, cwd=site, capture_output=True, text=True)
         log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         html.parent.mkdir(parents=True, exist_ok=True)
         html.with_suffix(".log").write_text(log, encoding="utf8")
@@ -40,6 +44,9 @@ def render_book(site: Path, html: Path) -> None:
             shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
         for page in made.rglob("*.html"):
             page.write_text(finish(page.read_text(encoding="utf8")), encoding="utf8")
+        config = yaml.safe_load((site / "_config.yml").read_text(encoding="utf8"))
+        if address := config.get("html", {}).get("baseurl"):
+            (made / "sitemap.xml").write_text(sitemap(address, listed(site / "_toc.yml")), "utf8")
         shutil.rmtree(html, ignore_errors=True)
         shutil.move(made, html)
 
@@ -83,6 +90,13 @@ def finish(page: str) -> str:
     for pattern, better in MENDED.items():
         page = re.sub(pattern, better, page)
     return page
+
+
+def sitemap(address: str, pages: list[str]) -> str:
+    """The list of the pages for search engines, which needs the address of the site."""
+    urls = "".join(f"<url><loc>{address.rstrip('/')}/{page}.html</loc></url>\n" for page in pages)
+    space = "http://www.sitemaps.org/schemas/sitemap/0.9"
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{space}">\n{urls}</urlset>\n'
 
 
 def explain(log: str, site: Path) -> str:

@@ -1,6 +1,8 @@
 """What a machine sees of the finished site without a browser, in the smoke build."""
 
 import os
+import re
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
+from tools import pdf, render
 from tools.pages import listed
 from tools.stage import HEAVY_IMAGE
 
@@ -126,3 +129,36 @@ def test_each_old_address_leads_to_its_page(root, site):
         old_page = site / f"{old}.html"
         assert f"url={target}" in old_page.read_text(encoding="utf8").replace('"', ""), old
         assert (old_page.parent / target).exists()
+
+
+def test_a_sitemap_lists_the_pages():
+    text = render.sitemap("https://example.org/book/", ["book/index", "notebooks/04_dice"])
+    assert re.findall("<loc>(.+?)</loc>", text) == [
+        "https://example.org/book/book/index.html",
+        "https://example.org/book/notebooks/04_dice.html",
+    ]
+
+
+def test_without_an_address_of_the_site_there_is_no_sitemap(site):
+    assert not (site / "sitemap.xml").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "lesson_name"),
+    [
+        ("lambda", "06_lambda"),
+        ("dice", "04_dice"),
+        ("jacobian", "05_jacobian"),
+        ("folding", "05_jacobian"),
+    ],
+)
+def test_the_search_finds_the_lesson_first(site, tmp_path, word, lesson_name):
+    address = f"{(site / 'search.html').as_uri()}?q={word}"
+    try:
+        command = [pdf.find_browser(), *pdf.FLAGS, f"--user-data-dir={tmp_path}"]
+    except pdf.PdfError as error:
+        pytest.skip(str(error))
+    command += ["--virtual-time-budget=20000", "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    results = BeautifulSoup(done.stdout, "html.parser").select("#search-results li > a")
+    assert f"notebooks/{lesson_name}.html" in results[0]["href"]

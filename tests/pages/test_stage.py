@@ -140,6 +140,23 @@ def test_the_address_of_the_repository_decides_about_the_buttons(root, environme
     assert config["repository"]["url"] == (url if on_github else "")
 
 
+@pytest.mark.parametrize("home", [None, {"url": "https://github.com/a/b"}])
+def test_the_notebook_to_download_is_plain_and_has_its_outputs(tmp_path, home):
+    term = "A [label map](../book/glossary.md#label-map)."
+    notebook = executed(new_output("stream", text="read /mnt/scans/a.nii\n"))
+    notebook.cells[0].source = f"# Title\n\n> **Note: look**\n>\n> {term}\n"
+    notebook = stage.publishable(notebook, PATHS)
+    stage.downloadable(notebook, home, tmp_path / "a.ipynb")
+    stage.dress(notebook, ["labels"])
+    assert "{term}" in notebook.cells[0].source  # the page has what its download has not
+    install, title, *_, last = nbformat.read(tmp_path / "a.ipynb", as_version=4).cells
+    assert install.metadata.tags == ["install", "remove-cell"]
+    assert ("https://github.com/a/b" in install.source) == bool(home)
+    assert term in title.source
+    assert "{" not in title.source
+    assert last.outputs[0].text == "read $VXMLIB_MIRROR/a.nii\n"
+
+
 def test_toc_and_lessons_agree(root, tmp_path):
     stage.check_toc(root / "_toc.yml", lessons(root))
     toc = tmp_path / "_toc.yml"
