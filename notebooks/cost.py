@@ -65,9 +65,8 @@ import pandas as pd
 from vxmlib.book.claims import LESSONS
 from vxmlib.experiments import runs
 
-names = LESSONS | {"06_lambda": "Weight of smoothness", "claims": "Claims"}
-paths = {name: runs.output_folder() / name / "cost.json" for name in names}
-costs = {names[k]: json.loads(p.read_text()) for k, p in paths.items() if p.exists()}
+paths = {name: runs.output_folder() / name / "cost.json" for name in LESSONS}
+costs = {LESSONS[k]: json.loads(p.read_text()) for k, p in paths.items() if p.exists()}
 costs = pd.DataFrame(costs, index=["seconds", "peak_gb", "threads"]).T
 
 # %% [markdown]

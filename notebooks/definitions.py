@@ -392,9 +392,9 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Every choice whose effect differs between methods can: the rule for structures that a warp
-# removes, the interpolation of labels, the rule for folds in SD of log det J, the kind of
-# differences, and the region in which folds are counted. The unit of a distance cannot if the
+# Every choice whose effect differs between methods can change their order. Such choices are the
+# rule for structures that a warp removes and the interpolation of labels. The rule for folds in SD
+# of log det J, the kind of differences and the region in which folds are counted do so, too. The unit of a distance cannot if the
 # voxels are cubes, because it then multiplies the result of every method by the same factor.
 #
 # </details>

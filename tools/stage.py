@@ -91,7 +91,8 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
             dress(notebook, page_plans.get(f"notebooks/{lesson}", {}).get("search", []))
             nbformat.write(notebook, fresh / "notebooks" / f"{lesson}.ipynb")
         copy_pages(root, fresh)
-        described = describe(root, build, run, lessons, home)
+        products = build / "products" / run.name
+        described = describe(root, products, values["build"], page_plans, lessons, home)
         for page in (fresh / "book").glob("*.md"):
             words = page_plans.get(f"book/{page.stem}", {}).get("search", [])
             page.write_text(pages.with_index(page.read_text(encoding="utf8"), words), "utf8")
@@ -107,7 +108,9 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
 
 def check_toc(path: Path, lessons: Mapping[str, dict]) -> None:
     """Refuse a table of contents whose lessons are not those of ``config/book.yaml``."""
-    listed = re.findall(r"file:\s*notebooks/(\S+)", path.read_text(encoding="utf8"))
+    listed = [
+        page.partition("/")[2] for page in pages.listed(path) if page.startswith("notebooks/")
+    ]
     if listed != list(lessons):
         raise StageError(f"{path}: lists lessons {listed}, config/book.yaml has {list(lessons)}")
 
@@ -147,16 +150,17 @@ def figure_width(cell) -> int | None:
     return None
 
 
-def describe(root: Path, build: Path, run: Run, lessons: Mapping, home) -> dict[str, dict]:
+def describe(
+    root: Path, products: Path, facts: Mapping, page_plans: Mapping, lessons: Mapping, home
+) -> dict[str, dict]:
     """Footer and description of each page, as the templates of ``book/_templates`` read them."""
-    facts = build_facts(root, run)
     described = {}
-    for page, plan in pages.plans(root).items():
+    for page, plan in page_plans.items():
         folder, name = page.split("/")
         lesson = lessons.get(name, {}) if folder == "notebooks" else {}
         stored = [f"results/{part}" for part in lesson.get("results", [])]
         shows = plan["shows"]
-        if "record" in shows and repeats_record(root, build / "products" / run.name / name, stored):
+        if "record" in shows and repeats_record(root, products / name, stored):
             shows = [word for word in shows if word != "live"]
         suffix = "py" if folder == "notebooks" else "md"
         text = (root / f"{page}.{suffix}").read_text(encoding="utf8")

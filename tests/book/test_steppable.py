@@ -6,7 +6,6 @@ import io
 import json
 import os
 import select
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
@@ -18,6 +17,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from tools import pdf
 from vxmlib import warp
 from vxmlib.book import figures, steppable
 
@@ -328,10 +328,10 @@ def _high(descriptor):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip(f"no browser found; looked for {', '.join(names)}")
+    try:
+        program = pdf.find_browser()
+    except pdf.PdfError as error:
+        pytest.skip(str(error))
     window = Browser(program, tmp_path_factory.mktemp("browser"))
     yield window
     window.close()

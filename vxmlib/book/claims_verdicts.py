@@ -6,25 +6,14 @@ whose claim it is, follows from it in :func:`vxmlib.book.claims.verdict`.
 
 from itertools import pairwise
 
+from vxmlib.experiments.statistics import above_zero
+
 RAN = "no error"
 
 #: Differences in Dice that are smaller than this are no difference for a reader.
 SMALL = 0.01
 #: A paper's Dice counts as reached within this distance, because data and structures differ.
 NEAR = 0.02
-
-
-def above_zero(low, high):
-    """Whether a difference is positive; None when its interval holds 0.
-
-    Examples
-    --------
-    >>> above_zero(0.01, 0.03), above_zero(-0.03, -0.01), above_zero(-0.01, 0.01)
-    (True, False, None)
-    """
-    if low > 0:
-        return True
-    return False if high < 0 else None
 
 
 def reverse(answer):

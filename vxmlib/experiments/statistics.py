@@ -19,6 +19,19 @@ def interval_text(result):
     return f"{result['difference']:+.3f} ({result['low']:+.3f} to {result['high']:+.3f})"
 
 
+def above_zero(low, high):
+    """Whether a difference is positive; None when its interval holds 0.
+
+    Examples
+    --------
+    >>> above_zero(0.01, 0.03), above_zero(-0.03, -0.01), above_zero(-0.01, 0.01)
+    (True, False, None)
+    """
+    if low > 0:
+        return True
+    return False if high < 0 else None
+
+
 def verdict(result):
     """Return whether the interval of a difference lies above 0, below it, or on both sides.
 
@@ -39,9 +52,8 @@ def verdict(result):
     """
     if np.isnan(result["low"]):
         return "not measured"
-    if result["low"] > 0:
-        return "higher"
-    return "lower" if result["high"] < 0 else "undecided"
+    words = {True: "higher", False: "lower", None: "undecided"}
+    return words[above_zero(result["low"], result["high"])]
 
 
 def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
