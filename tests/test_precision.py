@@ -5,6 +5,7 @@ import pytest
 
 from vxmlib import losses, models, training
 from vxmlib.backend import set_seed, tf, vxm
+from vxmlib.networks.precision import layers_in
 from vxmlib.networks.strided import StridedVxmDense
 
 HALVES = ("float16", "bfloat16")
@@ -86,3 +87,45 @@ def test_a_run_goes_on_after_a_schedule_has_changed_the_rate_of_a_scaled_optimiz
     model.optimizer.learning_rate.assign(1e-5)
     training.restore(model, tmp_path)
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("ndims", [2, 3])
+@pytest.mark.parametrize("int_steps", [0, 3])
+def test_vxmdense_keeps_positions_in_full_precision(ndims, int_steps):
+    with layers_in("mixed_bfloat16"):
+        model = vxm.networks.VxmDense((32,) * ndims, int_steps=int_steps)
+    unet = [layer for layer in model.layers if "_unet_" in layer.name]
+    convolutions = [layer for layer in unet if "conv" in layer.name]
+    assert convolutions
+    assert {layer.compute_dtype for layer in convolutions} == {"bfloat16"}
+    rest = [layer for layer in model.layers if layer not in unet]
+    assert {layer.compute_dtype for layer in rest} == {"float32"}
+    assert {weight.dtype for weight in model.weights} == {tf.float32}
+
+
+def test_vxmdense_in_mixed_precision_gives_the_displacement_of_float32():
+    def displacement(precision):
+        set_seed(0)
+        with layers_in(precision):
+            model = models.build(SHAPE, features="small", learning_rate=1e-3)
+        flow = model.get_layer("vxm_dense_flow")
+        flow.set_weights([1e5 * weight for weight in flow.get_weights()])
+        return models.register(model, *(image[0, ..., 0].numpy() for image in images()))
+
+    full, halved = displacement("float32"), displacement("mixed_bfloat16")
+    assert full.std() > 0.3
+    assert 0 < np.abs(halved - full).max() < 0.05 * full.std()
+
+
+def test_precision_is_put_back_also_after_an_error():
+    layers = vxm.layers.SpatialTransformer, tf.keras.layers.Conv2D
+    with pytest.raises(AssertionError, match="ndims"), layers_in("mixed_bfloat16"):
+        vxm.networks.VxmDense((8, 8, 8, 8))
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    assert (vxm.layers.SpatialTransformer, tf.keras.layers.Conv2D) == layers
+
+
+def test_another_precision_is_refused():
+    wanted = "precision: found 'half', expected one of: float32, mixed_bfloat16"
+    with pytest.raises(ValueError, match=wanted), layers_in("half"):
+        pass

@@ -131,5 +131,9 @@ def method(plan: dict, name: str) -> dict:
 
 
 def training_parameters(settings: Settings) -> dict:
-    """What the record of a training says of it, besides its people."""
-    return {name: asdict(settings)[name] for name in TRAINING}
+    """What the record of a training says of it, besides its subjects.
+
+    The precision stands there only where it is not float32, which the earlier records have.
+    """
+    precision = {} if settings.precision == "float32" else {"precision": settings.precision}
+    return {name: asdict(settings)[name] for name in TRAINING} | precision

@@ -20,6 +20,7 @@ from vxmlib.backend import set_seed
 from vxmlib.experiments import dependencies
 from vxmlib.experiments.settings import Settings
 from vxmlib.networks import NETWORKS, network_class
+from vxmlib.networks.precision import layers_in
 
 #: Validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
@@ -98,15 +99,16 @@ def fingerprint(settings: Settings) -> str:
 def build_model(settings: Settings, shape):
     """The compiled, untrained model of a run, from the run's seed."""
     set_seed(settings.seed)
-    return models.build(
-        shape,
-        image_loss=settings.image_loss,
-        lam=settings.lam,
-        int_steps=settings.int_steps,
-        learning_rate=settings.learning_rate,
-        features=settings.features,
-        network=network_class(settings.network),
-    )
+    with layers_in(settings.precision):
+        return models.build(
+            shape,
+            image_loss=settings.image_loss,
+            lam=settings.lam,
+            int_steps=settings.int_steps,
+            learning_rate=settings.learning_rate,
+            features=settings.features,
+            network=network_class(settings.network),
+        )
 
 
 def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:

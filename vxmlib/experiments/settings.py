@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 
 from vxmlib import checks
 from vxmlib.augment import Augmentation
-from vxmlib.networks import NETWORKS
+from vxmlib.networks import NETWORKS, PRECISIONS
 
 COHORTS = ("mni", "malf", "own")
 IMAGE_LOSSES = ("ncc", "mse")
@@ -53,7 +53,7 @@ PARAMETERS = (
     "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
 )
 #: What the book's lessons leave at its default, and their records leave out.
-_NETWORK = ("network", "features", "augment", "both_ways")
+_NETWORK = ("network", "features", "augment", "both_ways", "precision")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ class Settings:
         :class:`vxmlib.augment.Augmentation`.
     both_ways : bool
         Whether each pair is trained on in both directions, see :func:`vxmlib.pairs.pair_dataset`.
+    precision : {"float32", "mixed_bfloat16"}
+        What the convolutions compute in, see :mod:`vxmlib.networks.precision`.
 
     Raises
     ------
@@ -135,6 +137,7 @@ class Settings:
     features: str = "vxm2"
     augment: Augmentation | None = None
     both_ways: bool = False
+    precision: str = "float32"
 
     def __post_init__(self):
         checks.check_choice("profile", self.profile, PROFILES)
@@ -146,6 +149,7 @@ class Settings:
             ("image_loss", IMAGE_LOSSES),
             ("schedule", SCHEDULES),
             ("network", NETWORKS),
+            ("precision", PRECISIONS),
             ("ndim", (2, 3)),
         ):
             checks.check_choice(name, getattr(self, name), choices)

@@ -10,6 +10,8 @@ NETWORKS = {
     "strided": "vxmlib.networks.strided:StridedVxmDense",
     "vxm": "vxmlib.backend:vxm.networks.VxmDense",
 }
+#: What convolutions compute in, see :mod:`vxmlib.networks.precision`.
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 def network_class(name):
