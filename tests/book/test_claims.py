@@ -330,6 +330,7 @@ def loop_records(**renamed):
     situations = {
         "methods": {renamed.get(name, name): dict(row) for name in names},
         "rounding": 0.004,
+        "seed_range": 0.003,
         "inside_fit": {"λ by the step": True},
     }
     return steps, situations
@@ -343,6 +344,8 @@ def test_numbers_of_loops(name):
     assert numbers["same_step"] == {"apart": 1e-7}
     assert numbers["gains"]["adversarial"] == 0.65
     assert numbers["gains"]["fit"] == 0.6
+    assert numbers["gains"]["spread"] == 0.004
+    assert claims_records.loops(steps, situations | {"seed_range": 0.02})["gains"]["spread"] == 0.02
     assert numbers["lam_in_fit"] == {"inside_fit": True}
 
 

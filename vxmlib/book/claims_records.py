@@ -302,6 +302,6 @@ def loops(steps, situations):
         | {
             "fit": methods["fit()"]["dice_mean"],
             "adversarial_folded": rows["adversarial"]["folding_percent_brain"],
-            "rounding": situations["rounding"],
+            "spread": max(situations["seed_range"], situations["rounding"]),
         },
     }

@@ -155,7 +155,7 @@ LOOPS = {
     "lam_in_fit": lambda m: not m["inside_fit"],
     "modalities": lambda m: m["rounding"] > 0.03,
     "given_up": lambda m: m["callback"] != RAN and m["scaled"] != RAN,
-    "gains": lambda m: all_rise([m[key] - m["fit"] for key in _IDEAS], 3 * m["rounding"]),
+    "gains": lambda m: all_rise([m[key] - m["fit"] for key in _IDEAS], m["spread"]),
 }
 _IDEAS = ("curriculum", "adversarial", "budget")
 
