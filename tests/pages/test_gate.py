@@ -48,7 +48,8 @@ def test_a_good_book_builds_and_says_where_it_is(minibook, monkeypatch):
     assert '<span class="pasted-text">0.25</span>' in page
     assert 'alt="A line that rises"' in page
     # The launch buttons open the notebook that is in the repository.
-    assert "/github/ann/book/blob/main/notebooks/01_make.ipynb" in page
+    assert "colab.research.google.com/github/ann/book/blob/main/notebooks/01_make.ipynb" in page
+    assert "mybinder.org/v2/gh/ann/book/main?urlpath=tree/notebooks/01_make.ipynb" in page
     assert re.search(r"Fig\. 1 .*It ends at .*0\.2", re.sub("<[^>]+>", " ", page))
 
 

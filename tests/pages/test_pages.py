@@ -3,6 +3,7 @@
 import html.parser
 import os
 import re
+import runpy
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,8 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tools.book import lessons
 from tools.lesson import read_source
@@ -210,10 +213,35 @@ def test_no_page_shows_a_warning_or_a_wall_of_log(smoke, lesson):
         assert output.get("text", "").count("\n") <= LONGEST_PRINT or "scroll-output" in tags, place
 
 
-def test_no_table_shows_a_key_in_place_of_a_name(smoke, lesson, root):
+@pytest.fixture(scope="session")
+def is_key(root):
+    """Whether a word is a name that only the code and config/real.yaml use."""
     plan = yaml.safe_load((root / "config" / "real.yaml").read_text(encoding="utf8"))
     keys = {key for part in ("trainings", "methods", "few") for key in plan[part] if "-" in key}
+    return lambda word: word in keys or re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", word)
+
+
+def test_no_table_shows_a_key_in_place_of_a_name(smoke, lesson, is_key):
     for number, _, output in shown_outputs(smoke.notebook(lesson)):
         for word in words_of_tables(output):
-            is_key = word in keys or re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", word)
-            assert not is_key, f"{lesson}, cell {number}: a table shows {word!r}"
+            assert not is_key(word), f"{lesson}, cell {number}: a table shows {word!r}"
+
+
+@pytest.mark.parametrize("page", ["08_real", "ablations"])
+def test_no_figure_shows_a_key_in_place_of_a_name(root, page, is_key, tmp_path, monkeypatch):
+    """Only the running page knows what its figures say: these two draw committed records."""
+    monkeypatch.setenv("VXMLIB_OUTPUT", str(tmp_path))
+    drawn, prepare = [], Figure.__init__
+
+    def remember(figure, *args, **options):
+        drawn.append(figure)
+        prepare(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "__init__", remember)
+    shown = {"display": lambda *_: None, "profile": "smoke"}
+    runpy.run_path(str(root / "notebooks" / f"{page}.py"), init_globals=shown)
+    for figure in drawn:
+        figure.draw_without_rendering()  # the labels of ticks are written only now
+    words = {text.get_text() for figure in drawn for text in figure.findobj(Text)}
+    assert len(words) > 20
+    assert not [word for word in words if is_key(word)]
