@@ -1,5 +1,8 @@
 """Render a staged book with Jupyter Book; a warning is an error, and a failure leaves no pages."""
 
+import base64
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +14,7 @@ import yaml
 
 from tools.pages import listed
 from tools.stage import DOWNLOADS
+from tools.tables import align_words
 
 
 class RenderError(RuntimeError):
@@ -43,7 +47,8 @@ def render_book(site: Path, html: Path) -> None:
         for notebook in (site / DOWNLOADS).glob("*.ipynb"):
             shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
         for page in made.rglob("*.html"):
-            page.write_text(finish(page.read_text(encoding="utf8")), encoding="utf8")
+            text = finish(page.read_text(encoding="utf8"))
+            page.write_text(pictures_as_files(text, page, made / "_images"), encoding="utf8")
         config = yaml.safe_load((site / "_config.yml").read_text(encoding="utf8"))
         if address := config.get("html", {}).get("baseurl"):
             (made / "sitemap.xml").write_text(sitemap(address, listed(site / "_toc.yml")), "utf8")
@@ -89,7 +94,30 @@ def finish(page: str) -> str:
     page = re.sub(thebe, "", page, flags=re.DOTALL)
     for pattern, better in MENDED.items():
         page = re.sub(pattern, better, page)
-    return page
+    return align_words(page)
+
+
+def pictures_as_files(text: str, page: Path, folder: Path) -> str:
+    """Write the pictures that stand inside a page to files, and let each lead to its full size.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as book:
+    ...     page, folder = Path(book, "notebooks", "a.html"), Path(book, "_images")
+    ...     image = '<img src="data:image/png;base64,AAAA" alt="A grid.">'
+    ...     print(pictures_as_files(image, page, folder), len(list(folder.iterdir())))
+    <a href="../_images/709e80c8.png"><img src="../_images/709e80c8.png" alt="A grid."></a> 1
+    """
+
+    def as_file(image):
+        data = base64.b64decode(image.group(1))
+        name = f"{hashlib.sha256(data).hexdigest()[:8]}.png"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+        address = os.path.relpath(folder / name, page.parent)
+        return f'<a href="{address}"><img src="{address}"{image.group(2)}></a>'
+
+    return re.sub(r'<img src="data:image/png;base64,([^"]+)"([^>]*)>', as_file, text)
 
 
 def sitemap(address: str, pages: list[str]) -> str:
