@@ -30,7 +30,7 @@
 # - *Instance optimisation* starts from the network's displacement and minimises the training loss
 #   for this pair alone ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 # - *Repeated passes* apply the same network again, to register what remains after its first
-#   displacement ([Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070)).
+#   displacement ([Zhao et al. 2019](https://arxiv.org/abs/1907.12353)).
 
 # %% [markdown]
 # ## Set the parameters
@@ -464,7 +464,7 @@ each = {f"pass {n}": score(u, pairs[0]) for n, u in enumerate(after, start=1)}
 pd.DataFrame(each, index=["Dice", "folded, % of the brain"]).T.round(3)
 
 # %% [markdown]
-# [Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070) call this shared-weight cascading.
+# [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) call this shared-weight cascading.
 # They also train several networks as one cascade, which is a different method. Here the network was
 # trained for a single pass.
 #
@@ -558,4 +558,4 @@ print(pd.concat(rates, axis=1).iloc[[0, 1, 2, 4, 8, 12]].round(3).to_string())
 #
 # **Read on:** the section on instance-specific optimisation in
 # [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), and
-# [Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070) on cascades.
+# [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) on cascades.

@@ -287,7 +287,7 @@ Doubling λ removes most folds. It changes Dice by {at_usual:+.3f} with the base
 # displacement, the same weights register what is left, and the two displacements are composed. The
 # composed displacement is applied to the original moving image, which is therefore interpolated
 # only once. [Refine one pair](13_instance.ipynb) explains the composition, which [Zhao et al.
-# 2019](https://doi.org/10.1109/ICCV.2019.01070) call shared-weight cascading.
+# 2019](https://arxiv.org/abs/1907.12353) call shared-weight cascading.
 #
 # The next table shows each pass of the 3D networks on the pairs of the validation subjects. Dice
 # is the mean over the same 23 structures as in [Register real brains in 3D](08_real.ipynb).
@@ -372,5 +372,5 @@ better &= tried["folding_percent_brain"] < tried.loc["all", "folding_percent_bra
 # - Mirror a head about its midplane, because reversing the array also shifts the head.
 # - Let validation subjects decide how many passes help.
 #
-# **Read on:** [Zhao et al. 2019](https://doi.org/10.1109/ICCV.2019.01070) train the passes of a cascade
+# **Read on:** [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) train the passes of a cascade
 # jointly, which this book does not do.

@@ -32,4 +32,4 @@ def test_every_publication_that_is_linked_is_in_the_references(root, entries):
 
 def test_every_reference_has_a_link(entries):
     without = [key for key, text in entries.items() if not re.search(r"^  (doi|url) ", text, re.M)]
-    assert without == ["landman2012malf"]  # a workshop, whose papers have no address of their own
+    assert not without
