@@ -1,8 +1,9 @@
-# The graph of the book: source -> notebook -> papermill -> records -> pages -> HTML.
+# Build graph of the book: source -> notebook -> papermill -> records -> pages -> HTML.
 #
-# `make book` runs it through `python -m tools.book build`, which sets the options below. By hand:
+# `make book` runs it through `python -m tools.book build`, which sets the options below. To run it
+# directly:
 #   snakemake --directory _build --cores 2 [--config cohort=malf profile=quick seed=0]
-# Everything it makes lies in that directory; `--dry-run` says what would run, and why.
+# All outputs are written to that directory; `--dry-run` shows what would run, and why.
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from vxmlib import files
 from vxmlib.experiments import dependencies, sweep
 
 CODE = Path(workflow.basedir)
-ROOT = Path(config.get("root", CODE))  # the book's own folder; the tests give another
+ROOT = Path(config.get("root", CODE))  # the folder of the book; tests use another one
 RUN = {
     "cohort": str(config.get("cohort", "mni")),
     "profile": str(config.get("profile", "quick")),
@@ -22,13 +23,13 @@ NAME = f"{RUN['cohort']}-{RUN['profile']}"
 LESSONS = files.read_yaml(ROOT / "config" / "book.yaml", schema="book")["lessons"]
 HTML = "html" if NAME == "mni-quick" else f"html-{NAME}"
 
-# What every lesson's result depends on besides its source, its modules and other lessons.
+# Files that every lesson depends on, besides its source, its modules and other lessons.
 SHARED = [ROOT / "requirements.lock"] if (ROOT / "requirements.lock").exists() else []
 if RUN["own"]:
-    own = ROOT / Path(RUN["own"]).expanduser()  # where a lesson, which runs in ROOT, finds it
+    own = ROOT / Path(RUN["own"]).expanduser()  # relative to ROOT, where lessons run
     scans = [*own.glob("*"), *own.glob("labels/*")]
     SHARED += [path for path in scans if path.is_file()]
-# What only the pages depend on; the picture of the package is drawn from all modules.
+# Files that only the pages depend on. The diagram of the package is drawn from all modules.
 PAGES = [path for path in (ROOT / "book").rglob("*") if path.is_file()]
 PAGES += [ROOT / name for name in ("_config.yml", "_toc.yml", "config/book.yaml")]
 PAGES += [
@@ -39,7 +40,7 @@ PAGES += [CODE / "pyproject.toml", *(CODE / "vxmlib").rglob("*.py")]
 
 
 def sources(lesson):
-    """The lesson's source, the modules of vxmlib that it uses, and what all lessons share."""
+    """Return the lesson's source, the files of vxmlib that it uses, and those of all lessons."""
     source = ROOT / "notebooks" / f"{lesson}.py"
     used = dependencies.of_lesson(source, RUN["cohort"])
     return sorted(str(path) for path in [source, *used, *SHARED])
@@ -55,7 +56,7 @@ def products(lesson):
 
 
 def tool(step, **options):
-    """The start of a shell command that runs one step of tools.book."""
+    """Return the beginning of a shell command that runs one step of tools.book."""
     options = {"root": ROOT, "build": Path.cwd(), **RUN, **options}
     words = [sys.executable, "-m", "tools.book", step]
     words += [f"--{key}={value}" for key, value in options.items()]
@@ -63,7 +64,7 @@ def tool(step, **options):
 
 
 LESSON = tool("lesson")
-GRID = str(config.get("grid", "wide"))  # the one that target `lambda` makes
+GRID = str(config.get("grid", "wide"))  # the grid that the target `lambda` runs
 
 
 def grid_points(name):
@@ -78,13 +79,15 @@ def grid_records(name):
 
 
 def shown_grids(plan):
-    """The grids whose runs a lesson shows. Smoke runs train in less time than a kernel starts in,
-    so the λ lesson trains them itself."""
+    """Return the grids whose runs a lesson shows.
+
+    Smoke runs train faster than a kernel starts, so the λ lesson trains them itself.
+    """
     return [] if RUN["profile"] == "smoke" else plan.get("grids", [])
 
 
 def committed(folder):
-    """Records, tables and weights in one folder of results/: what a lesson reads besides its own."""
+    """Return the committed records, tables and weights in one folder of results/."""
     files = (ROOT / "results" / folder).rglob("*")
     return sorted(str(path) for path in files if path.suffix in (".json", ".csv", ".h5"))
 
@@ -125,7 +128,7 @@ for position, (lesson, plan) in enumerate(LESSONS.items()):
             LESSON + " --threads={threads} {params.lesson}"
 
 
-# The λ grids: one job a run, each one execution of the λ lesson with its parameters.
+# The λ grids: one job per run, which executes the λ lesson with the parameters of the run.
 rule lambda:
     input:
         lambda wildcards: grid_records(GRID),

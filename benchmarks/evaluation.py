@@ -1,9 +1,9 @@
-"""Time and memory of evaluating one full-size pair: vxmlib against the one-hot recipe.
+"""Compare time and memory of vxmlib and of one-hot encoding for the evaluation of one pair.
 
-Both get the same two label maps of 30 structures and the same displacement, and both give the
-nearest-neighbour warp, 30 Dice values and the map of Jacobian determinants. Each runs in
-processes of its own, by turns, so that each has its own peak memory and all have the same share
-of a busy machine; the answers are compared before any time is printed.
+All methods get the same two label maps of 30 structures and the same displacement. They compute the
+nearest-neighbour warp, 30 Dice values and the map of Jacobian determinants. Each measurement runs
+in a new process, so that its peak memory is its own. The methods take turns, so that a busy machine
+affects all of them alike. The results are compared before any time is printed.
 
     python benchmarks/evaluation.py [--shape 160 192 224] [--rounds 3] [--repeats 3] [--json FILE]
 """
@@ -21,14 +21,14 @@ from time import perf_counter, process_time
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
 
-# The 30 structures of the VoxelMorph papers, as FreeSurfer numbers them.
+# The 30 structures of the VoxelMorph papers, in FreeSurfer's numbers.
 STRUCTURES = [2, 3, 4, 7, 8, *range(10, 19), 24, 28, 31, 41, 42, 43, 46, 47, *range(49, 55), 60, 63]
-COARSE = 8  # the pair is drawn on a grid this many times coarser, and enlarged
+COARSE = 8  # the pair is generated on a grid coarser by this factor and then enlarged
 TARGETS = {"seconds": 1.5, "peak_gb": 2.0, "speedup": 8.0}
 
 
 def make_pair(shape, seed=0):
-    """Two label maps with a brain-like share of background, and a smooth displacement."""
+    """Return two label maps with a brain-like share of background and a smooth displacement."""
     rng = np.random.default_rng(seed)
 
     def smooth(sigma):
@@ -49,7 +49,7 @@ def make_pair(shape, seed=0):
 
 
 def vxmlib_way():
-    """Integer labels, one joint count, slabs."""
+    """Return vxmlib's evaluation: integer labels, one joint histogram, determinants in slabs."""
     from vxmlib import metrics, warp
 
     def evaluate(moving, fixed, displacement):
@@ -60,10 +60,10 @@ def vxmlib_way():
 
 
 def one_hot_first():
-    """The common recipe: one channel a label, all warped; Dice by channel; voxelmorph's Jacobian.
+    """Return the common evaluation: one channel per label, all warped, and Dice by channel.
 
-    TensorFlow makes the channels and sums them up: on two cores that is faster than NumPy, and
-    the recipe should have its best chance.
+    The determinants are voxelmorph's. TensorFlow makes and sums the channels because it is faster
+    than NumPy on two cores, and the comparison should be fair to this method.
     """
     from vxmlib.backend import tf, vxm
 
@@ -78,7 +78,7 @@ def one_hot_first():
 
 
 def one_hot_last():
-    """A milder reading of the recipe: warp the integer map, then one channel a label."""
+    """Return a cheaper form of it: warp the integer map, then make one channel per label."""
     from vxmlib.backend import tf, vxm
 
     layer = vxm.layers.SpatialTransformer(interp_method="nearest", fill_value=None)
@@ -93,14 +93,14 @@ def one_hot_last():
 
 
 def one_hot(tf, labels):
-    """Channels of background and 30 structures, float32 as the layers want them."""
+    """Encode the background and the 30 structures as float32 channels, as the layers need them."""
     number = np.zeros(max(STRUCTURES) + 1, np.int32)
     number[STRUCTURES] = np.arange(1, len(STRUCTURES) + 1)
     return tf.one_hot(number[labels], len(STRUCTURES) + 1)
 
 
 def channel_dice(tf, a, b):
-    """Dice of each channel but the background."""
+    """Return the Dice of each channel except the background."""
     axes = list(range(a.ndim - 1))
     top, bottom = 2 * tf.reduce_sum(a * b, axes), tf.reduce_sum(a + b, axes)
     return (top / bottom).numpy()[1:]
@@ -110,7 +110,7 @@ WAYS = {"vxmlib": vxmlib_way, "one-hot first": one_hot_first, "one-hot last": on
 
 
 def measure(way, shape, repeats, answers):
-    """In a process of its own: seconds of each run, peak memory, and the answers in a file."""
+    """Run one method in this process: return times and peak memory, write its results to a file."""
     pair = make_pair(shape)
     evaluate = WAYS[way]()
     result = {"seconds": [], "cpu_seconds": [], "peak_gb_before": peak_gb()}
@@ -124,13 +124,13 @@ def measure(way, shape, repeats, answers):
 
 
 def peak_gb():
-    """Most memory this process has held, in GB of 10^9 bytes."""
+    """Return the peak memory of this process so far, in GB (10^9 bytes)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def run_apart(way, options, folder):
-    """Measure one way in a fresh process."""
+    """Measure one method in a new process."""
     answers = Path(folder) / f"{way}.npz"
     command = [sys.executable, __file__, "--way", way, "--answers", str(answers)]
     command += ["--repeats", str(options.repeats), "--shape", *map(str, options.shape)]
@@ -139,7 +139,7 @@ def run_apart(way, options, folder):
 
 
 def compare(options):
-    """Measure all ways by turns and put their ratios beside them."""
+    """Measure all methods in turns, and add the ratios of their times to that of vxmlib."""
     turns, answers = {way: [] for way in WAYS}, {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.rounds):
@@ -157,7 +157,7 @@ def compare(options):
 
 
 def check_answers(answers):
-    """All ways have to agree, or their times mean nothing."""
+    """Check that all methods agree; otherwise their times must not be compared."""
     for way in WAYS:
         for name, tolerance in (("overlap", 1e-5), ("determinant", 1e-4)):
             ours, expected = answers["vxmlib"][name], answers[way][name]
@@ -165,9 +165,9 @@ def check_answers(answers):
 
 
 def join(results):
-    """One result from those of several rounds.
+    """Combine the results of several rounds.
 
-    The best run counts: whatever else the machine does can only make a run longer.
+    The best run counts, because other load on the machine can only make a run longer.
     """
     seconds = [value for result in results for value in result["seconds"]]
     cpu_seconds = [value for result in results for value in result["cpu_seconds"]]
@@ -183,10 +183,10 @@ def join(results):
 
 
 def show(report):
-    """Print the table and say whether the targets are met."""
+    """Print the table and whether the targets are met."""
     print(f"one pair, {' x '.join(map(str, report['shape']))}, {report['structures']} structures")
     print(
-        f"{'':14} {'best s':>7} {'median':>7} {'times':>6} {'CPU s':>7} {'times':>6} {'peak GB':>8}"
+        f"{'':14} {'best s':>7} {'median':>7} {'ratio':>6} {'CPU s':>7} {'ratio':>6} {'peak GB':>8}"
     )
     for way in WAYS:
         result = report[way]
@@ -205,12 +205,12 @@ def show(report):
 
 
 def main():
-    """Compare all ways, or measure the one that a parent process asks for."""
+    """Compare all methods, or measure the one that the parent process names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=3, default=[160, 192, 224])
-    parser.add_argument("--rounds", type=int, default=3, help="processes for each way")
-    parser.add_argument("--repeats", type=int, default=3, help="runs in each process")
-    parser.add_argument("--json", type=Path, help="write the report to this file, too")
+    parser.add_argument("--rounds", type=int, default=3, help="number of processes for each method")
+    parser.add_argument("--repeats", type=int, default=3, help="number of runs in each process")
+    parser.add_argument("--json", type=Path, help="also write the report to this file")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--answers", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

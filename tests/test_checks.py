@@ -163,7 +163,7 @@ def with_one_voxel(value):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (GOOD[None, ..., None], r"shape \(1, 16, 32, 1\).*Batch and channel"),
+        (GOOD[None, ..., None], r"shape \(1, 16, 32, 1\).*batch and channel"),
         (GOOD.astype(str), "array of numbers"),
         (GOOD[1:], r"\(15, 32\) does not fit.*makes it \(16, 32\)"),
         (with_one_voxel(np.nan), "1 of 512 voxels are NaN or infinite"),
@@ -215,7 +215,7 @@ def test_a_mask_is_boolean_on_the_grid_and_holds_something():
     for mask, message in [
         (np.eye(4, 5), "found dtype float64, expected bool"),
         (np.eye(5, 4) > 0, r"found grid \(5, 4\), expected \(4, 5\)"),
-        (np.zeros((4, 5), bool), "found no voxel in it, expected at least one"),
+        (np.zeros((4, 5), bool), "found no voxel that is True, expected at least one"),
     ]:
         with pytest.raises(ValueError, match=f"^mask: {message}"):
             checks.check_mask(mask, (4, 5))

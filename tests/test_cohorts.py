@@ -183,9 +183,9 @@ def test_load_says_what_is_wrong(arguments, message):
 def test_an_unknown_subject_and_the_truth_of_real_people(mni, tiny_cohort):
     with pytest.raises(ValueError, match=r"no subject 'test-99'; it has train-00, train-01"):
         mni.image("test-99")
-    with pytest.raises(ValueError, match="'tiny' shows real subjects"):
+    with pytest.raises(ValueError, match="'tiny' has real subjects"):
         tiny_cohort.true_displacement("blob-0")
-    with pytest.raises(ValueError, match="'tiny' shows real subjects"):
+    with pytest.raises(ValueError, match="'tiny' has real subjects"):
         tiny_cohort.true_pair_displacement("blob-0", "blob-1")
 
 

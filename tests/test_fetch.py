@@ -163,7 +163,7 @@ def test_a_download_with_other_content_is_refused_and_not_kept(a_mirror, monkeyp
     (a_mirror / PATH).write_bytes(b"<html>please log in</html>")
     with served(a_mirror) as address:
         monkeypatch.setattr(fetch, "BASE_URL", address)
-        with pytest.raises(fetch.FetchError, match="other content than registered"):
+        with pytest.raises(fetch.FetchError, match="downloaded with the wrong content"):
             fetch.fetch(PATH)
     assert files_below(tmp_path / "cache") == []
 
@@ -191,7 +191,7 @@ def test_a_file_known_by_its_git_id_is_checked_as_well(a_mirror, monkeypatch, tm
     kept.write_bytes(b"damaged")
     with served(a_mirror) as address:
         monkeypatch.setattr(fetch, "BASE_URL", address)
-        with pytest.raises(fetch.FetchError, match="other content than registered"):
+        with pytest.raises(fetch.FetchError, match="downloaded with the wrong content"):
             fetch.fetch(PATH)
         assert files_below(tmp_path / "cache") == []
         (a_mirror / PATH).write_bytes(b"hello\n")

@@ -214,7 +214,7 @@ def test_a_cut_off_file_is_named(model, tmp_path, kept):
     models.save(model, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
-    with pytest.raises(models.ModelFileError, match=r"cut\.h5 is no complete VxmDense file"):
+    with pytest.raises(models.ModelFileError, match=r"cut\.h5 is not a complete VxmDense file"):
         models.load(path)
 
 

@@ -160,9 +160,9 @@ def test_read_refuses(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0.5", "1e999", "found 1e999, which is no finite number"),
-        ("0.5", "-1e999", "found -1e999, which is no finite number"),
-        ("0.5", "-Infinity", "found -Infinity, which is no finite number"),
+        ("0.5", "1e999", "found 1e999, which is not a finite number"),
+        ("0.5", "-1e999", "found -1e999, which is not a finite number"),
+        ("0.5", "-Infinity", "found -Infinity, which is not a finite number"),
         ('"dice"', '"seven": 7, "seven": 8, "dice"', "found the key 'seven' twice"),
     ],
 )

@@ -546,10 +546,10 @@ HARMS = {
     no_settings: r"settings\.json: no such file, but the folder holds a run",
     settings_without_names: r"settings\.json is damaged",
     settings_in_latin_1: r"settings\.json is damaged",
-    no_history: r"history\.csv is damaged \(found 0 rows, its checkpoint is of epoch 4",
+    no_history: r"history\.csv is damaged \(found 0 rows, but the checkpoint is of epoch 4",
     short_history: r"history\.csv is damaged",
     cut_row: r"history\.csv is damaged",
-    cut_last_digits: r"history\.csv is damaged \(expected whole rows",
+    cut_last_digits: r"history\.csv is damaged \(expected complete rows",
     cut_row_but_for_its_end: r"history\.csv is damaged \(column seconds",
     no_loss: r"history\.csv is damaged \(column loss",
     loss_in_words: r"history\.csv is damaged \(found text in column loss",
@@ -566,7 +566,7 @@ def test_a_damaged_run_is_named_and_left_alone(model, finished, harm):
     before = contents(finished)
     with pytest.raises(training.RunFolderError, match=HARMS[harm]) as refused:
         train(model, finished)
-    assert "start anew with resume=False" in str(refused.value)
+    assert "start again with resume=False" in str(refused.value)
     assert contents(finished) == before
 
 
@@ -633,7 +633,9 @@ def test_a_full_disk_is_named_with_the_folder_and_the_run_goes_on_later(
 
 def test_other_errors_of_the_disk_do_not_say_that_it_is_full(model, tmp_path, monkeypatch):
     refuse_history(monkeypatch, PermissionError(errno.EACCES, "Permission denied"))
-    with pytest.raises(training.RunFolderError, match=r"folder of your own.*Permission denied"):
+    with pytest.raises(
+        training.RunFolderError, match=r"folder in which you may write.*Permission denied"
+    ):
         train(model, tmp_path, epochs=2)
 
 
@@ -739,7 +741,7 @@ def test_bad_input_is_refused_before_anything_is_written(model, tmp_path, change
 
 def test_model_and_cohort_must_share_a_grid(tmp_path):
     other = models.build((32, 48), features="small")
-    with pytest.raises(ValueError, match=r"of shape \(32, 48\), the cohort's are \(32, 32\)"):
+    with pytest.raises(ValueError, match=r"of shape \(32, 48\), but the cohort's are \(32, 32\)"):
         train(other, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -757,7 +759,7 @@ def test_a_folder_that_cannot_be_written_is_named(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("pairs", "every", "complaint"),
-    [([], 1, "pairs is empty"), ([("a", "b")], 0, "every: found 0, expected a whole")],
+    [([], 1, "pairs: found none"), ([("a", "b")], 0, "every: found 0, expected a whole")],
 )
 def test_monitor_refuses_nothing_to_do(pairs, every, complaint):
     with pytest.raises(ValueError, match=complaint):

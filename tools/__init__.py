@@ -1,1 +1,1 @@
-"""What builds the book: running lessons, staging pages, rendering HTML."""
+"""Tools that build the book: run the lessons, stage the pages, render HTML."""

@@ -1,7 +1,7 @@
-"""The commands behind `make book` and `make lambda`: build, grid, and the steps of both.
+"""Run the commands behind `make book` and `make lambda`: the builds and their single steps.
 
-``build`` and ``grid`` run the graph (Snakefile); ``lesson``, ``point``, ``stage`` and ``render``
-are its steps, and ``notebooks`` writes the .ipynb files.
+``build`` and ``grid`` run the Snakemake workflow (Snakefile). ``lesson``, ``point``, ``stage`` and
+``render`` are its steps, and ``notebooks`` writes the .ipynb files of the lessons.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from vxmlib import files
 from vxmlib.experiments.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
-#: Seconds that Snakemake, lessons and kernels have to end in before they are killed.
+#: Seconds that Snakemake, lessons and kernels get to end before they are killed.
 GRACE = 20
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+    """Run one command and return its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without λ shows a question mark
+            stream.reconfigure(errors="replace")  # a terminal that lacks λ shows a question mark
     options = _parser().parse_args(arguments)
     options.root, options.build = Path(options.root).resolve(), Path(options.build).resolve()
     _handle_signals(signal.default_int_handler)
@@ -37,19 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\nERROR: {error}\n", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped; what was finished is kept.", file=sys.stderr, flush=True)
+        print("\nStopped. Finished results are kept.", file=sys.stderr, flush=True)
         return 130
     return 0
 
 
 def lessons(root: Path) -> dict[str, dict]:
-    """The lessons of ``config/book.yaml`` in order, each with its plan.
+    """Return the lessons of ``config/book.yaml`` in their order, each with its plan.
 
     Raises
     ------
     ValueError
-        For an entry that the schema of the file does not allow, a lesson without a source, and a
-        need that is no earlier lesson.
+        If an entry does not match the schema of the file, a lesson has no source, or a lesson
+        needs one that does not come before it.
     """
     path = root / "config" / "book.yaml"
     plans = files.read_yaml(path, schema="book")["lessons"]
@@ -59,17 +59,21 @@ def lessons(root: Path) -> dict[str, dict]:
             raise ValueError(f"{path}: lesson {name!r} has no source notebooks/{name}.py")
         for need in plan.get("needs", []):
             if need not in list(plans)[:position]:
-                raise ValueError(f"{path}: lesson {name!r} needs {need!r}, no earlier lesson")
+                raise ValueError(
+                    f"{path}: lesson {name!r} needs {need!r}, which is no earlier lesson"
+                )
     return plans
 
 
 def choose(root: Path, wanted: str) -> list[str]:
-    """Lessons by number or name ("04 05", "4,5", "dice", "04_dice"); all for an empty text.
+    """Return the lessons that a text names by number or name; all lessons for an empty text.
+
+    Examples of such texts are "04 05", "4,5", "dice" and "04_dice".
 
     Raises
     ------
     ValueError
-        For one that does not exist; names those that do.
+        If a lesson does not exist. The message names the existing ones.
     """
     known = list(lessons(root))
     chosen = []
@@ -84,7 +88,7 @@ def choose(root: Path, wanted: str) -> list[str]:
 
 
 def build(options) -> None:
-    """Bring the book, or some lessons of it, up to date through Snakemake."""
+    """Bring the book, or some of its lessons, up to date with Snakemake."""
     start = time.monotonic()
     scans = options.own or None
     Settings(cohort=options.cohort, profile=options.profile, seed=options.seed, root=scans)
@@ -102,7 +106,7 @@ def build(options) -> None:
     with only_one(options.build) as lock:
         status = _snakemake(options, lock, targets)
     if status:
-        raise RuntimeError("the book was not built; the reason stands above")
+        raise RuntimeError("the book was not built; the messages above say why")
     front = options.build / (f"{html}/index.html" if whole else f"executed/{run}")
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     print(f"\nUp to date after {minutes}:{seconds:02d}.")
@@ -110,23 +114,23 @@ def build(options) -> None:
 
 
 def grid(options) -> None:
-    """Run what is missing of a λ grid through Snakemake."""
+    """Run the missing training runs of a λ grid with Snakemake."""
     from tools.grid import folder, points
 
     start = time.monotonic()
     known = points(options.root, options.grid, options.cohort, options.profile, options.own)
     target = folder(options.build, options.grid, options.cohort, options.profile)
-    there = sum((target / f"{name}.json").exists() for name in known)
+    finished = sum((target / f"{name}.json").exists() for name in known)
     options.build.mkdir(parents=True, exist_ok=True)
     print(
-        f"λ grid {options.grid}: {len(known)} runs, {there} of them there; cohort "
+        f"λ grid {options.grid}: {len(known)} runs, {finished} of them finished; cohort "
         f"{options.cohort}, profile {options.profile}, {options.cores} cores",
         flush=True,
     )
     with only_one(options.build) as lock:
         status = _snakemake(options, lock, ["lambda"], "--keep-going")
     if status:
-        raise RuntimeError("not every run came to an end; the reasons stand above")
+        raise RuntimeError("some runs did not finish; the messages above say why")
     minutes, seconds = divmod(int(time.monotonic() - start), 60)
     print(f"\nUp to date after {minutes}:{seconds:02d}.\nRecords: {target}", flush=True)
 
@@ -150,7 +154,7 @@ def point(options) -> None:
 
 
 def _label(known: dict[str, Settings], name: str) -> str:
-    """What the progress lines of one point begin with."""
+    """Return the start of the progress lines of one point."""
     point, number = known[name], list(known).index(name) + 1
     what = f"{point.image_loss} λ={point.lam:g} int{point.int_steps} seed{point.seed}"
     return f"[{number}/{len(known)}] {point.cohort} {what:24}"
@@ -164,8 +168,8 @@ def _snakemake(options, lock: int, targets: list[str], *more: str) -> int:
     command += ["--directory", options.build, "--cores", options.cores]
     command += ["--rerun-incomplete", "--nolock", "--quiet", "all", *more]
     command += ["--config", *(f"{name}={value}" for name, value in config.items())]
-    # In a session of its own, so that a Ctrl-C reaches it once, through us; and it holds the lock,
-    # too, so that the folder stays locked even if this process is killed.
+    # Snakemake runs in a separate session, so that Ctrl-C reaches it only once, through this
+    # process. It holds the lock, too, so that the folder stays locked if this process is killed.
     process = subprocess.Popen(
         [str(word) for word in command], cwd=CODE, start_new_session=True, pass_fds=[lock]
     )
@@ -177,19 +181,19 @@ def _snakemake(options, lock: int, targets: list[str], *more: str) -> int:
 
 
 def _handle_signals(handler) -> None:
-    """Treat a request to end and a closed terminal like a Ctrl-C; what is ignored stays so."""
+    """Handle SIGTERM and a closed terminal like Ctrl-C; signals that are ignored stay ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End Snakemake and all that it started; return when nothing of it is left."""
+    """End Snakemake and all processes that it started; return when none of them is left."""
     _handle_signals(signal.SIG_IGN)  # nothing may interrupt this
     if process.poll() is None:
         snakemake = psutil.Process(process.pid)
         family = [snakemake, *snakemake.children(recursive=True)]
-        os.killpg(process.pid, signal.SIGTERM)  # not the kernels: lessons shut them down
+        os.killpg(process.pid, signal.SIGTERM)  # not the kernels, which the lessons shut down
         for child in psutil.wait_procs(family, timeout=GRACE)[1]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
@@ -198,13 +202,19 @@ def _end(process: subprocess.Popen) -> None:
 
 @contextlib.contextmanager
 def only_one(folder: Path):
-    """Keep a second build out of the same folder; yield the file descriptor that locks it."""
+    """Lock a folder against a second build; yield the file descriptor of the lock.
+
+    Raises
+    ------
+    RuntimeError
+        If another build holds the lock.
+    """
     with contextlib.ExitStack() as held:
         try:
             stream = held.enter_context(files.alone(folder, wait=False))
         except BlockingIOError:
             raise RuntimeError(
-                f"another build is at work in {folder}; wait for it to end"
+                f"another build is running in {folder}; wait until it ends"
             ) from None
         yield stream.fileno()
 
@@ -233,7 +243,7 @@ def lesson(options) -> None:
 
 
 def stage(options) -> None:
-    """Put executed lessons and pages into one folder."""
+    """Put the executed lessons and the pages into one folder."""
     from tools.stage import Run, stage_book
 
     run = Run(options.cohort, options.profile, options.seed)
@@ -249,11 +259,11 @@ def render(options) -> None:
 
 
 def notebooks(options) -> None:
-    """Write the .ipynb of every lesson source."""
+    """Write the .ipynb file of every lesson source."""
     from tools.lesson import write_notebooks
 
     changed = write_notebooks(options.root / "notebooks")
-    print("\n".join(f"wrote {path}" for path in changed) or "every notebook equals its source")
+    print("\n".join(f"wrote {path}" for path in changed) or "every notebook matches its source")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -263,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(run.__name__, help=run.__doc__)
         command.set_defaults(run=run)
         command.add_argument("--root", default=CODE, help="folder of the book")
-        command.add_argument("--build", default=CODE / "_build", help="folder of all products")
+        command.add_argument("--build", default=CODE / "_build", help="folder for all outputs")
         command.add_argument("--cohort", default="mni")
         command.add_argument("--profile", default="quick")
         command.add_argument("--seed", type=int, default=0)
@@ -271,14 +281,16 @@ def _parser() -> argparse.ArgumentParser:
         if run in (build, grid):
             command.add_argument("--cores", type=int, default=os.cpu_count())
         if run is build:
-            command.add_argument("--lessons", default="", help="only these, e.g. '04 05'")
+            command.add_argument("--lessons", default="", help="run only these, e.g. '04 05'")
         if run in (grid, point):
-            command.add_argument("--grid", default="wide", help="which of config/lambda.yaml")
+            command.add_argument("--grid", default="wide", help="a grid of config/lambda.yaml")
         if run in (lesson, point):
             command.add_argument("name")
             command.add_argument("--threads", type=int, default=1)
         if run is render:
-            command.add_argument("--html", default="html", help="folder to make in --build")
+            command.add_argument(
+                "--html", default="html", help="name of the output folder in --build"
+            )
     return parser
 
 

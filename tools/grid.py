@@ -1,4 +1,4 @@
-"""Run one point of a λ grid: the λ lesson with its parameters, to one complete record or none."""
+"""Run one point of a λ grid: execute the λ lesson for its parameters and write its record."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ LESSON = "06_lambda"
 
 
 def folder(build: Path, name: str, cohort: str, profile: str) -> Path:
-    """Where the records of one grid go."""
+    """Return the folder for the records of one grid."""
     return build / "lambda" / f"{name}-{cohort}-{profile}"
 
 
@@ -30,15 +30,29 @@ def run_point(
 ) -> None:
     """Execute the λ lesson for one point and write its record to ``target``.
 
-    ``evaluate`` is the part of the people that is measured.
+    The record is written completely or not at all. The executed notebook is in the folder
+    ``executed`` beside the record. A run whose loss becomes NaN or infinite gets a record that says
+    so, because the table has a row for it, too.
 
-    The executed notebook lies beside it, in ``executed``. A run whose loss is no longer a number
-    gets a record that says so: its row belongs in the table.
+    Parameters
+    ----------
+    settings : Settings
+        Parameters of the point.
+    target : Path
+        File of the record.
+    root, build : Path
+        Folder of the book, and folder for all outputs.
+    threads : int
+        Number of cores that the lesson may use.
+    label : str
+        Start of the progress lines.
+    evaluate : str
+        Split whose subjects are measured, "validation" or "test".
 
     Raises
     ------
     LessonError
-        For any other failure; the other points of the grid are not touched.
+        If the lesson fails for another reason. The other points of the grid are not affected.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     notebook = target.parent / "executed" / f"{target.stem}.ipynb"
@@ -69,6 +83,6 @@ def run_point(
 
 
 def points(root: Path, name: str, cohort: str, profile: str, own: str = "") -> dict[str, Settings]:
-    """The points of a grid of ``config/lambda.yaml``, by the names of their records."""
+    """Return the points of a grid of ``config/lambda.yaml``, by the names of their records."""
     path = root / "config" / "lambda.yaml"
     return sweep.points(path, name, cohort=cohort, profile=profile, root=own or None)

@@ -16,15 +16,15 @@ CODE = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train the network, measure its curve and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cohort", default="mni")
     parser.add_argument("--profile", default="quick")
     parser.add_argument("--image-loss", default="ncc")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--times", type=int, default=4, help="steps, in those of a plain run")
-    parser.add_argument("--layers", type=int, default=4, help="dense layers that λ goes through")
-    parser.add_argument("--units", type=int, default=32, help="units in each")
+    parser.add_argument("--times", type=int, default=4, help="steps, as a multiple of a plain run")
+    parser.add_argument("--layers", type=int, default=4, help="dense layers of the hypernetwork")
+    parser.add_argument("--units", type=int, default=32, help="units in each dense layer")
     parser.add_argument("--results", type=Path, default=CODE / "results" / "lambda")
     options = parser.parse_args()
     points = sweep.points(

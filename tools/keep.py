@@ -1,8 +1,8 @@
-"""Keep a lesson's record of this build under ``results/``, for builds that lack the data.
+"""Copy a lesson's record from this build to ``results/``, for builds that lack the data.
 
     python -m tools.keep 07_weights
 
-The lesson must have run on the data, from committed code.
+The lesson must have run on the data, and from committed code.
 """
 
 import argparse
@@ -11,19 +11,28 @@ from pathlib import Path
 from vxmlib import records
 
 CODE = Path(__file__).resolve().parent.parent
-#: Where the record of a lesson is kept.
+#: Path in ``results/`` of the record of each lesson.
 PLACES = {"07_weights": "vxm2018/record.json"}
 
 
 def keep(lesson: str, products: Path, results: Path) -> Path:
-    """Copy a record; return its new file.
+    """Copy the record of a lesson and return the path of the copy.
+
+    Parameters
+    ----------
+    lesson : str
+        Name of a lesson in :data:`PLACES`.
+    products : Path
+        Folder with the products of a build.
+    results : Path
+        Folder for committed records.
 
     Raises
     ------
     ValueError
-        The record was made from code that is not committed.
+        If the record was made from code that is not committed.
     FileNotFoundError, vxmlib.records.RecordError
-        There is no record, or none that can be read.
+        If there is no record, or if it cannot be read.
     """
     source = products / lesson / "record.json"
     record = records.read(source)
@@ -35,7 +44,7 @@ def keep(lesson: str, products: Path, results: Path) -> Path:
 
 
 def main() -> None:
-    """Run the command."""
+    """Copy the record that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lesson", choices=PLACES)
     parser.add_argument("--products", type=Path, default=CODE / "_build/products/mni-quick")

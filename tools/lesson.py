@@ -1,4 +1,4 @@
-"""Run one lesson by papermill, and keep its executed notebook only if every cell ran."""
+"""Run one lesson with papermill, and keep its executed notebook only if every cell succeeded."""
 
 import json
 import os
@@ -23,19 +23,19 @@ from traitlets.config import Config
 from tools import plain
 from vxmlib import files
 
-#: Lines shown of a failing cell and its message; the failed notebook keeps them all.
+#: Number of lines that are printed of a failing cell and its error; the notebook has all of them.
 SHOWN_LINES = 25
-#: File in a lesson's own folder with its seconds and memory.
+#: Name of the file, in the folder of a lesson's products, with its seconds and memory.
 COST = "cost.json"
-#: Seconds between two signs of life while one step lasts.
+#: Seconds between two progress lines while one step runs.
 HEARTBEAT = 60
 
 
 class LessonError(RuntimeError):
-    """A lesson did not run through; the text says which cell and why.
+    """A lesson failed; the message says in which cell, and why.
 
-    ``kind`` is the name of the exception that a cell raised ("" if none did), ``reason`` its
-    message, ``notebook`` the file with the lesson as far as it came.
+    ``kind`` is the name of the exception that a cell raised ("" if none did), ``reason`` is its
+    message, and ``notebook`` is the file with the lesson up to the failure.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LessonError(RuntimeError):
 
 @dataclass
 class Problem:
-    """What went wrong: for people, and the exception's name and message."""
+    """A failure: a text for readers, and the name and message of the exception."""
 
     text: str
     kind: str = ""
@@ -55,9 +55,10 @@ class Problem:
 
 
 def read_source(source: Path):
-    """Read a lesson's ``.py`` (py:percent) as a notebook whose cell ids never change by chance.
+    """Read a lesson's ``.py`` (py:percent) as a notebook with numbered cell ids.
 
-    jupytext draws random ids; a counter makes the same source the same notebook, byte by byte.
+    jupytext draws random ids. With numbers, the same source always gives the same notebook, byte by
+    byte.
     """
     notebook = plain.without_install(jupytext.read(source, fmt="py:percent"))
     for number, cell in enumerate(notebook.cells, start=1):
@@ -68,9 +69,10 @@ def read_source(source: Path):
 
 
 def notebook_text(source: Path) -> str:
-    """The text of the ``.ipynb`` that belongs to a source: no outputs, always the same.
+    """Return the text of the ``.ipynb`` file of a source, without outputs.
 
-    It has the cells of the source, after one that installs the package where it is missing.
+    The first cell installs the package where it is missing, and the cells of the source follow. The
+    same source always gives the same text.
     """
     notebook = read_source(source)
     config = source.parents[1] / "_config.yml"
@@ -80,7 +82,7 @@ def notebook_text(source: Path) -> str:
 
 
 def write_notebooks(folder: Path) -> list[Path]:
-    """Write the ``.ipynb`` beside each lesson source; return the files that changed."""
+    """Write the ``.ipynb`` file beside each lesson source, and return the files that changed."""
     changed = []
     for source in sorted(folder.glob("*.py")):
         target, text = source.with_suffix(".ipynb"), notebook_text(source)
@@ -102,28 +104,32 @@ def run_lesson(
     cwd: Path,
     label: str = "",
 ) -> None:
-    """Execute a lesson with papermill and put the result at ``output`` in one step.
+    """Execute a lesson with papermill and write the executed notebook to ``output``.
+
+    The notebook is written completely or not at all.
 
     Parameters
     ----------
     source, output
-        The lesson's ``.py`` and the executed ``.ipynb`` to make.
+        The ``.py`` file of the lesson, and the executed ``.ipynb`` file to write.
     parameters
-        For the cell tagged ``parameters``.
+        Values for the cell with the tag ``parameters``.
     products
-        The run's folder (``VXMLIB_OUTPUT``); the lesson's own folder in it is emptied first.
+        Folder for the products of the run (``VXMLIB_OUTPUT``). The lesson's subfolder is emptied
+        first.
     runs
-        Where trained models are kept and found again (``VXMLIB_RUNS``).
+        Folder in which trained models are kept, to be loaded again (``VXMLIB_RUNS``).
     expected
-        Files the lesson must leave in its own folder.
+        Files that the lesson must write to its subfolder of ``products``.
     threads, cwd, label
-        Cores it may use, its working directory, and what its progress lines begin with.
+        Number of cores that the lesson may use, its working directory, and the start of its
+        progress lines.
 
     Raises
     ------
     LessonError
-        A cell failed, the kernel died or a product is missing. The notebook as far as it came
-        is then at ``output`` with ``.failed`` in its name, and nothing is at ``output``.
+        If a cell fails, the kernel dies or a product is missing. There is then no file ``output``,
+        and the notebook up to the failure is beside it, with ``.failed`` in its name.
     """
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     folder = products / source.stem
@@ -142,14 +148,14 @@ def run_lesson(
         _keep_cost(folder / COST, time.monotonic() - began, threads)
         missing = [name for name in expected if not (folder / name).exists()]
         if problem is None and missing:
-            problem = Problem(f"it ran, but did not write: {', '.join(missing)} (in {folder})")
-        # The temporary folder may be on another disk: copy, then rename beside the target.
+            problem = Problem(f"all cells ran, but did not write: {', '.join(missing)} ({folder})")
+        # The temporary folder may be on another disk, so copy beside the target and then rename.
         if done.exists():
             with files.whole(failed if problem else output) as part:
                 shutil.copy(done, part)
     if problem:
         raise LessonError(
-            f"lesson {source.stem} failed: {problem.text}\n  as far as it came: {failed}",
+            f"lesson {source.stem} failed: {problem.text}\n  notebook up to here: {failed}",
             kind=problem.kind,
             reason=problem.reason,
             notebook=failed,
@@ -157,8 +163,8 @@ def run_lesson(
 
 
 def _keep_cost(path: Path, seconds: float, threads: int) -> None:
-    """Write the time and memory that the lesson took, for the page on time and memory."""
-    # Of all children that have ended, the largest: the kernel. Linux counts in KiB, macOS in bytes.
+    """Write the time and the memory that the lesson took, for the page about cost."""
+    # The largest of all ended child processes is the kernel. Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
     cost = {"seconds": round(seconds, 1), "peak_gb": round(peak, 3), "threads": threads}
@@ -166,7 +172,7 @@ def _keep_cost(path: Path, seconds: float, threads: int) -> None:
 
 
 def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str) -> Problem | None:
-    """Run; return what went wrong, or None."""
+    """Run the notebook; return the failure, or None."""
     try:
         papermill.execute_notebook(
             given,
@@ -183,21 +189,21 @@ def _papermill(given: Path, done: Path, parameters: dict, cwd: Path, label: str)
     except papermill.PapermillExecutionError as error:
         return Problem(describe(error), error.ename, error.evalue)
     except DeadKernelError:
-        return Problem("its Python died without a word; most often memory ran out")
+        return Problem("its Python process died without a message; often, memory has run out")
     except RuntimeError as error:
-        return Problem(f"its Python did not start: {error}")
+        return Problem(f"its Python process did not start: {error}")
     return None
 
 
 def describe(error: papermill.PapermillExecutionError) -> str:
-    """A failing cell in a few lines: its number, the lines around the mistake, the error."""
+    """Describe a failing cell in a few lines: its number, the code around the error, the error."""
     trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
-    # Frames stand between empty lines; those of the libraries below the lesson say little here.
+    # Empty lines separate the frames. Those of the libraries that the lesson calls are left out.
     frames = re.split(r"\n\s*\n|\n(?=File |Cell In)", trace)
     cells = [frame for frame in frames if frame.startswith("Cell In")][-1:]
     shown = [line[:300] for line in "\n".join(cells).splitlines()]
     shown += f"{error.ename}: {error.evalue}".splitlines()
-    shown[SHOWN_LINES - 1 : -1] = []  # of a long message, the end says most
+    shown[SHOWN_LINES - 1 : -1] = []  # the end of a long message says most
     lines = "\n".join(f"    {line}" for line in shown)
     return f"cell {error.exec_count} raised {error.ename}\n{lines}"
 
@@ -208,16 +214,16 @@ def _kernel_environment(scratch: Path, products: Path, runs: Path, threads: int)
         "VXMLIB_OUTPUT": str(products),
         "VXMLIB_RUNS": str(runs),
         "VXMLIB_GRIDS": str(runs.parent / "lambda"),
-        # Two lessons at once must not each take every core.
+        # Lessons that run at the same time must not each use all cores.
         "OMP_NUM_THREADS": cores,
         "TF_NUM_INTRAOP_THREADS": cores,
         "TF_NUM_INTEROP_THREADS": cores,
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": cores,
         "PYTHONHASHSEED": "0",
-        # That there is no GPU is no part of a page; vxmlib.backend tells the device in words.
+        # A page shows no log of TensorFlow about a missing GPU; vxmlib.backend names the device.
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures land in the page
-        # The kernel of this environment, without the user's own start-up files.
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # figures become outputs
+        # The kernel of this environment, without the user's start-up files.
         "JUPYTER_PREFER_ENV_PATH": "1",
         "JUPYTER_RUNTIME_DIR": str(scratch / "run"),
         "IPYTHONDIR": str(scratch / "ipython"),
@@ -225,7 +231,7 @@ def _kernel_environment(scratch: Path, products: Path, runs: Path, threads: int)
 
 
 class Progress:
-    """Tell which section of which lesson runs, and every minute that it still does."""
+    """Print which section of a lesson is running, and repeat it every minute."""
 
     def __init__(self, label: str):
         self.label, self.start = label, time.monotonic()
@@ -233,12 +239,12 @@ class Progress:
         self.stopped = threading.Event()
 
     def say(self, words: str) -> None:
-        """Print one line with the time since the lesson began."""
+        """Print one line, with the time since the lesson began."""
         seconds = int(time.monotonic() - self.start)
         print(f"{self.label}  {seconds // 60:2d}:{seconds % 60:02d}  {words}", flush=True)
 
     def enter(self, cell, index: int, total: int) -> None:
-        """Note a cell that begins; a heading is a new step."""
+        """Take note of a cell that begins, and print its heading if it has one."""
         self.cell, self.where = cell, f"cell {index + 1} of {total}"
         heading = re.search(r"^#{1,2} (.+)$", cell.source, re.MULTILINE)
         if cell.cell_type == "markdown" and heading:
@@ -254,7 +260,7 @@ class Progress:
             self.say(f"… still at: {self.title} ({self.where}) {self.last_line()}")
 
     def last_line(self) -> str:
-        """What the running cell printed last; of a training, the epoch."""
+        """Return the last line that the running cell printed, such as the epoch in training."""
         outputs = self.cell.get("outputs", ()) if self.cell else ()
         printed = "".join(output.get("text", "") for output in outputs).split("\n")
         return next((line.strip()[:60] for line in reversed(printed) if line.strip()), "")
@@ -264,15 +270,16 @@ class Progress:
 
 
 class BookEngine(NBClientEngine):
-    """papermill's own engine, with progress by section and no network port.
+    """papermill's notebook engine, with progress by section and without network ports.
 
-    Kernels talk over ``sockets``, files in the lesson's own temporary folder: two that start at
-    once cannot be given the same port, and nobody else on the machine can listen.
+    Kernels communicate through ``sockets``, which are files in the temporary folder of the lesson.
+    So two kernels that start at the same time cannot get the same port, and nobody else on the
+    machine can listen.
     """
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, progress, sockets, **kwargs):
-        """Run all cells; ``progress`` is a :class:`Progress`, ``sockets`` how their names begin."""
+        """Run all cells; ``progress`` is a :class:`Progress`, ``sockets`` a prefix of paths."""
         begin, total = nb_man.cell_start, len(nb_man.nb.cells)
 
         def cell_start(cell, cell_index=None, **more):
@@ -281,7 +288,7 @@ class BookEngine(NBClientEngine):
 
         nb_man.cell_start = cell_start
         kwargs["config"] = Config({"KernelManager": {"transport": "ipc", "ip": str(sockets)}})
-        # Figures with two pixels a CSS pixel: sharp on a telephone, and when they are enlarged.
+        # Two image pixels for each CSS pixel, so that figures are sharp on phones and if enlarged.
         kwargs["extra_arguments"] = [
             "--IPKernelApp.log_level=CRITICAL",
             "--InlineBackend.figure_formats={'retina'}",

@@ -1,6 +1,6 @@
 """Draw the layers of vxmlib and the imports between them, for the book's page on the package.
 
-The layers are those of the import contract in pyproject.toml; the arrows come from the code.
+The layers come from the import contract in pyproject.toml, and the arrows from the code.
 
     python -m tools.package package.svg
 """
@@ -17,19 +17,19 @@ from matplotlib.patches import FancyBboxPatch
 
 CODE = Path(__file__).resolve().parent.parent
 TOP_LEVEL, SUBPACKAGE = "#dce9f7", "#f4ead7"
-#: Of a box, in inches; narrow, so that its letters can be read on a phone.
+#: Width of a box in inches, narrow enough that its text can be read on a phone.
 WIDTH = 4.2
 
 
 def layers() -> list[tuple[str, ...]]:
-    """The layers of the import contract, highest first: names of modules, or of one subpackage."""
+    """Return the layers of the import contract, highest first: modules, or one subpackage."""
     contracts = read_configuration(str(CODE / "pyproject.toml"))["contracts_options"]
     (contract,) = (contract for contract in contracts if contract["id"] == "layers")
     return [tuple(layer.replace(" ", "").split(":")) for layer in contract["layers"]]
 
 
 def groups(graph: grimp.ImportGraph) -> list[list[str]]:
-    """The modules of each layer, highest first; a subpackage is named before the modules in it."""
+    """Return the modules of each layer, highest first; a subpackage precedes its modules."""
     return [
         [name for top in layer for name in (top, *sorted(_inside(graph, top)))]
         for layer in layers()
@@ -37,7 +37,10 @@ def groups(graph: grimp.ImportGraph) -> list[list[str]]:
 
 
 def arrows(graph: grimp.ImportGraph) -> set[tuple[int, int]]:
-    """Which layer imports from which, by their numbers, without what other arrows imply."""
+    """Return which layer imports from which, as pairs of layer numbers.
+
+    An arrow that follows from other arrows is left out.
+    """
     layer_of = {
         f"vxmlib.{name}": number
         for number, group in enumerate(groups(graph))
@@ -59,7 +62,7 @@ def arrows(graph: grimp.ImportGraph) -> set[tuple[int, int]]:
 
 
 def draw(path: Path) -> None:
-    """Write the picture of the package as an SVG file."""
+    """Draw the layers of the package and write the picture as an SVG file."""
     graph = grimp.build_graph("vxmlib", cache_dir=None)
     fig = Figure(layout="constrained")
     ax = fig.add_subplot()
@@ -75,7 +78,7 @@ def draw(path: Path) -> None:
         edges.append((top, bottom))
     for upper, lower in arrows(graph):
         start, end, bend = (WIDTH / 2, edges[upper][1]), (WIDTH / 2, edges[lower][0]), 0.0
-        if lower > upper + 1:  # round the boxes between
+        if lower > upper + 1:  # around the boxes in between
             start, end, bend = (WIDTH, start[1] - 0.12), (WIDTH, end[1] + 0.12), -0.15
         arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "fc": "black"}
         ax.annotate("", end, start, arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0})

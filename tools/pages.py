@@ -1,4 +1,4 @@
-"""What the site says about a page beside its text: footer, description, search words, citation."""
+"""Make what the site adds to the text of a page: footer, description, search words, citation."""
 
 import html
 import re
@@ -10,24 +10,30 @@ import yaml
 from vxmlib import files
 from vxmlib.sources import malf, template, vxm2018
 
-#: Scans that a page may show, as `shows` in config/book.yaml names them, and whom to credit.
+#: Credits of the scans that a page may show, by their names in `shows` of config/book.yaml.
 CREDITS = {
     "mni": f"Simulated subjects, made from one template brain. {template.CREDIT}",
     "malf": f"Real subjects. {malf.CREDIT} {malf.LICENCE}.",
     "vxm2018": f"Real subjects. {vxm2018.CREDIT}",
     "own": "Your own scans.",
 }
-#: A description in a search engine's list ends here.
+#: Number of characters at which a description is cut, because search engines show no more.
 DESCRIPTION_LENGTH = 180
 
 
 def plans(root: Path) -> dict[str, dict]:
-    """What config/book.yaml says of each page: ``{"notebooks/04_dice": {"shows": [...]}}``."""
+    """Return the entries of pages in config/book.yaml: ``{"notebooks/04_dice": {"shows": [...]}}``.
+
+    Raises
+    ------
+    ValueError
+        If the file does not match its schema.
+    """
     return files.read_yaml(root / "config" / "book.yaml", schema="book").get("pages", {})
 
 
 def listed(toc: Path) -> list[str]:
-    """The pages of ``_toc.yml`` in their order."""
+    """Return the pages of ``_toc.yml`` in their order."""
     return re.findall(r"(?:file|root):\s*(\S+)", toc.read_text(encoding="utf8"))
 
 
@@ -35,17 +41,17 @@ def listed(toc: Path) -> list[str]:
 
 
 def run_label(facts: Mapping) -> str:
-    """The run of a build in words."""
+    """Describe the run of a build in words."""
     return f"cohort {facts['cohort']}, profile {facts['profile']}, seed {facts['seed']}"
 
 
 def origin(shows: list[str], facts: Mapping, folders: list[str]) -> str:
-    """One or two sentences about where the numbers of a page come from.
+    """Say in one to three sentences where the numbers of a page come from.
 
     Parameters
     ----------
     shows : list of str
-        As in config/book.yaml.
+        Sources of the numbers, as in config/book.yaml.
     facts : dict
         Cohort, profile and seed of the build.
     folders : list of str
@@ -74,17 +80,17 @@ def origin(shows: list[str], facts: Mapping, folders: list[str]) -> str:
         return "The numbers on this page come from the publications that it cites."
     else:
         return "This page reports no measured numbers."
-    return text + (" Values of publications are marked as such." if "paper" in shows else "")
+    return text + (" Values from publications are marked as such." if "paper" in shows else "")
 
 
 def credit(shows: list[str], cohort: str) -> list[str]:
-    """Whom to credit for the scans that a page shows; a live page shows the build's cohort."""
+    """Return the credits of the scans that a page shows; a live page shows the build's cohort."""
     shown = ([cohort] if "live" in shows else []) + [name for name in shows if name in CREDITS]
     return [CREDITS[name] for name in dict.fromkeys(shown)]
 
 
 def footer(shows: list[str], facts: Mapping, folders: list[str], source: str) -> str:
-    """The footer of one page as HTML; `source` is HTML that says where its source is."""
+    """Return the footer of a page as HTML; `source` is the HTML of :func:`source_line`."""
     lines = [html.escape(line) for line in credit(shows, facts["cohort"])]
     lines = [html.escape(origin(shows, facts, folders)), *lines, source]
     lines.append(
@@ -95,7 +101,7 @@ def footer(shows: list[str], facts: Mapping, folders: list[str], source: str) ->
 
 
 def source_line(page: str, home: Mapping | None) -> str:
-    """Where the source of a page is: in the repository, or in the project's folder."""
+    """Say in HTML where the source of a page is: in the repository or in the project folder."""
     path = page + (".py" if page.startswith("notebooks/") else ".md")
     if home:
         return f'Source: <code>{path}</code> in <a href="{home["url"]}">{home["url"]}</a>.'
@@ -106,7 +112,7 @@ def source_line(page: str, home: Mapping | None) -> str:
 
 
 def plain_text(markdown: str) -> str:
-    """Markdown without links, roles and marks."""
+    """Return Markdown as plain text, without links, roles and markup."""
     text = re.sub(r"\{\w+(?::\w+)?\}`([^`<]*)(?:<[^`]*>)?`", "", markdown)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"\{\{.*?\}\}|[*`]", "", text)
@@ -114,7 +120,9 @@ def plain_text(markdown: str) -> str:
 
 
 def description(text: str) -> str:
-    """A sentence about a page: the row "You will" of its opening table, or its first paragraph.
+    """Return a short description of a page for search engines.
+
+    It is the row "You will" of the page's opening table, or else its first paragraph.
 
     Examples
     --------
@@ -125,18 +133,18 @@ def description(text: str) -> str:
     """
     row = re.search(r"^\|\s*\*\*You will\*\*\s*\|(.+)\|\s*$", text, re.MULTILINE)
     paragraphs = re.findall(r"(?:^|\n\n)(?=[A-Z*\[])(.+?)(?=\n\n|\n*\Z)", text, re.DOTALL)
-    said = plain_text(row[1] if row else next(iter(paragraphs), ""))
-    if len(said) > DESCRIPTION_LENGTH:
-        said = said[:DESCRIPTION_LENGTH].rsplit(" ", 1)[0].rstrip(",;:") + " …"
-    elif said and said[-1] not in ".!?":
-        said += "."
-    return said[:1].upper() + said[1:]
+    summary = plain_text(row[1] if row else next(iter(paragraphs), ""))
+    if len(summary) > DESCRIPTION_LENGTH:
+        summary = summary[:DESCRIPTION_LENGTH].rsplit(" ", 1)[0].rstrip(",;:") + " …"
+    elif summary and summary[-1] not in ".!?":
+        summary += "."
+    return summary[:1].upper() + summary[1:]
 
 
 def with_index(text: str, words: list[str]) -> str:
-    """The Markdown of a page with search words after its title, as main entries of the index.
+    """Add search words after the title of a Markdown page, as main entries of the index.
 
-    The search of the site puts the page of an index entry before pages that only contain the word.
+    The search of the site lists the page of an index entry before pages that only contain the word.
 
     Examples
     --------
@@ -160,7 +168,7 @@ def with_index(text: str, words: list[str]) -> str:
 
 
 def citation(cff: Path, year: str, home: Mapping | None) -> str:
-    """A BibTeX entry of the book as a Markdown block, from ``CITATION.cff``."""
+    """Return a BibTeX entry of the book as a Markdown block, from ``CITATION.cff``."""
     cited = yaml.safe_load(cff.read_text(encoding="utf8"))
     authors = " and ".join(
         f"{{{author['name']}}}"

@@ -1,6 +1,6 @@
-"""The whole book as one PDF: its rendered pages in one HTML file, printed by Chromium.
+"""Print the book as one PDF: join its rendered pages in one HTML file, and print it with Chromium.
 
-``python -m tools.pdf HTML PDF`` is what ``make pdf`` runs.
+``make pdf`` runs ``python -m tools.pdf HTML PDF``.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from tools.pages import listed
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "microsoft-edge")
-#: A browser without a window that leaves the user's own settings and the network alone.
+#: Options for a browser without a window that does not use the user's settings or the network.
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -26,9 +26,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-#: Of cells with this class the output is a log, which stays folded on paper.
+#: Class of cells whose output is a log, which stays folded in the PDF.
 LOGS = "tag_hide-output"
-#: Virtual seconds that the page may take for its formulas.
+#: Seconds of the browser's virtual time that the page may take to typeset its formulas.
 PATIENCE = 120
 _STYLE = """
 @page { size: A4; margin: 18mm 16mm; }
@@ -45,11 +45,11 @@ body { background: white; }
 
 
 class PdfError(RuntimeError):
-    """The PDF cannot be made; the text says what is missing."""
+    """The PDF cannot be made; the message says why."""
 
 
 def main(arguments: list[str]) -> int:
-    """Print the book in the folder ``arguments[0]`` to the file ``arguments[1]``."""
+    """Print the book in ``arguments[0]`` to the file ``arguments[1]``; return the exit status."""
     folder, target = map(Path, arguments)
     try:
         print_book(folder.resolve(), target.resolve(), listed(Path("_toc.yml")))
@@ -61,20 +61,21 @@ def main(arguments: list[str]) -> int:
 
 
 def find_browser() -> str:
-    """The path of a Chromium.
+    """Return the path of a browser that is based on Chromium.
 
     Raises
     ------
     PdfError
-        None is installed.
+        If none is installed.
     """
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
         raise PdfError(
-            f"no browser that prints: looked for {', '.join(BROWSERS)}. Install Chromium "
-            "(on Debian or Ubuntu: apt install chromium), or print single pages from any browser."
+            f"found no browser that prints, expected one of: {', '.join(BROWSERS)}; install "
+            "Chromium (on Debian or Ubuntu: apt install chromium), or print single pages from any "
+            "browser."
         )
-    return found
+    return browser
 
 
 def print_book(folder: Path, target: Path, pages: list[str]) -> None:
@@ -83,31 +84,31 @@ def print_book(folder: Path, target: Path, pages: list[str]) -> None:
     Raises
     ------
     PdfError
-        No rendered book, no browser, or the browser failed.
+        If the book is not rendered, there is no browser, or the browser fails.
     """
     if missing := [page for page in pages if not (folder / f"{page}.html").exists()]:
         raise PdfError(f"{folder} has no {missing[0]}.html; run `make book` first")
     browser = find_browser()
-    whole = folder / "book" / "print.html"  # beside the pages, so that their links to files hold
+    joined = folder / "book" / "print.html"  # beside the pages, so that links to files stay valid
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="book-pdf-") as profile:
         command = [browser, *FLAGS, f"--user-data-dir={profile}", "--no-pdf-header-footer"]
         command += ["--generate-pdf-document-outline", f"--virtual-time-budget={PATIENCE * 1000}"]
-        command += [f"--print-to-pdf={target}", whole.as_uri()]
+        command += [f"--print-to-pdf={target}", joined.as_uri()]
         try:
-            whole.write_text(one_page(folder, pages), encoding="utf8")
+            joined.write_text(one_page(folder, pages), encoding="utf8")
             done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         except subprocess.TimeoutExpired:
             raise PdfError(f"{browser} did not end within 15 minutes") from None
         finally:
-            whole.unlink(missing_ok=True)
+            joined.unlink(missing_ok=True)
     if not target.exists():
         raise PdfError(f"{browser} made no PDF:\n{done.stderr[-2000:]}")
 
 
 def one_page(folder: Path, pages: list[str]) -> str:
-    """The texts of all pages as one HTML page, with links among them inside it."""
+    """Return the texts of all pages as one HTML page, in which links between pages are internal."""
     first = _read(folder, pages[0])
     body = first.new_tag("body")
     for page in pages:
@@ -131,7 +132,7 @@ def one_page(folder: Path, pages: list[str]) -> str:
     style.string = _STYLE
     first.head.append(style)
     if body.find(class_="math") and (folder / "mathjax" / "tex-svg.js").exists():
-        # The theme keeps MathJax away from the text, except from what this setting names.
+        # The theme lets MathJax process only elements of the class that this setting names.
         setting = first.new_tag("script")
         setting.string = 'window.MathJax = {options: {processHtmlClass: "math"}};'
         first.head.extend([setting, first.new_tag("script", src="../mathjax/tex-svg.js")])
@@ -143,12 +144,12 @@ def _read(folder: Path, page: str) -> BeautifulSoup:
 
 
 def _name(page: str, fragment: str = "") -> str:
-    """The id of a page, or of one of its parts, in the whole."""
+    """Return the id of a page, or of one of its parts, in the joined page."""
     return "--".join(filter(None, [page.replace("/", "-"), fragment]))
 
 
 def _join(article, page: str, pages: list[str]) -> None:
-    """Make the ids of a page unique in the whole document, and mend its links."""
+    """Make the ids of a page unique in the joined page, and adapt its links."""
     for element in article.find_all(id=True):
         element["id"] = _name(page, element["id"])
     for name in ("for", "aria-describedby", "aria-labelledby"):
@@ -167,12 +168,12 @@ def _join(article, page: str, pages: list[str]) -> None:
         target = _target(page, parts.path).removesuffix(".html") if parts.path else page
         if target in pages:
             element["href"] = "#" + quote(_name(target, unquote(parts.fragment)))
-        else:  # a file of the site (a large figure), which a PDF does not have
+        else:  # a file of the site, such as a large figure, which the PDF lacks
             del element["href"]
 
 
 def _target(page: str, path: str) -> str:
-    """A path that a page names, seen from the folder of the site."""
+    """Return a path that a page names, relative to the folder of the site."""
     return normpath(f"{page.rpartition('/')[0]}/{path}")
 
 

@@ -1,9 +1,9 @@
-"""Lessons are written in plain Markdown; here is what the book and a foreign Jupyter add to it.
+"""Convert the plain Markdown of lessons to MyST, and make the cell that installs the package.
 
-A lesson has to read in plain Jupyter, on Colab and in the book, so its source has no MyST role and
-no directive. The book turns quotations that begin with a bold kind into admonitions, and links to
-the glossary into terms (:func:`dress`). A notebook that is opened elsewhere installs the book's
-package in its first cell (:func:`install_cell`).
+A lesson must be readable in plain Jupyter, on Colab and in the book, so its source has no MyST
+roles or directives. For the book, :func:`dress` turns quotations that begin with a bold kind, such
+as **Note**, into admonitions, and links to the glossary into terms. For a notebook that is opened
+outside the book's environment, :func:`install_cell` makes a first cell that installs the package.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-#: The tag of the cell that installs; the sources have no such cell.
+#: Tag of the cell that installs the package; the sources have no such cell.
 INSTALL = "install"
 KINDS = ("Note", "Tip", "Warning", "Important")
 
@@ -25,7 +25,7 @@ _TERM = re.compile(r"\[(?P<text>[^\]]+)\]\(\.\./book/glossary\.md#(?P<anchor>[\w
 
 
 def dress(text: str) -> str:
-    """The same Markdown as MyST: admonitions for marked quotations, terms for glossary links.
+    """Convert Markdown to MyST: marked quotations to admonitions, glossary links to terms.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def dress(text: str) -> str:
 
 def _term(match: re.Match) -> str:
     text, anchor = match["text"], match["anchor"]
-    same = text.lower().replace(" ", "-") == anchor  # only the text has a term's own hyphens
+    same = text.lower().replace(" ", "-") == anchor  # only the text keeps a term's hyphens
     return f"{{term}}`{text} <{text if same else anchor.replace('-', ' ')}>`"
 
 
@@ -59,18 +59,20 @@ def _admonition(match: re.Match) -> str:
 
 
 def repository(config: Path) -> str:
-    """The address of the book's repository, the one setting in ``_config.yml``; "" if unknown."""
+    """Return the address of the book's repository from ``_config.yml``; "" if it is not set."""
     return yaml.safe_load(config.read_text(encoding="utf8"))["repository"]["url"]
 
 
 def install_cell(address: str):
-    """The first cell of a notebook: it installs the pinned environment where ``vxmlib`` is missing.
+    """Make the first cell of a notebook, which installs ``vxmlib`` and its pinned environment.
+
+    The cell does nothing where ``vxmlib`` is installed.
 
     Parameters
     ----------
     address : str
-        What pip installs the package from: an address that ends in ``.whl``, or the address of a
-        repository. With "" the cell stops with a sentence that says what to do.
+        Where pip gets the package: the web address of a Git repository, or the path of a wheel.
+        With "", the cell stops with an error message that says what to do.
     """
     source = f"git+{address}" if address.startswith("http") else address
     cell = nbformat.v4.new_code_cell(_INSTALL.format(source=source), id="install")
@@ -94,13 +96,13 @@ if importlib.util.find_spec("vxmlib") is None:
 
 
 def without_install(notebook):
-    """Remove the installing cell, if a notebook has one; returns the same notebook."""
+    """Remove the install cell, if a notebook has one, and return the same notebook."""
     notebook.cells = [c for c in notebook.cells if INSTALL not in c.metadata.get("tags", ())]
     return notebook
 
 
 def displayed(source: str) -> list[str]:
-    """The Markdown that a cell displays by ``Markdown(f"…")``; an "x" stands for each value.
+    """Return the Markdown that a cell displays with ``Markdown(f"…")``; each value becomes "x".
 
     Examples
     --------

@@ -1,15 +1,16 @@
-"""Train, choose and compare on real subjects in 3D, as ``config/real.yaml`` says.
+"""Train networks and compare methods on real subjects in 3D, as planned in ``config/real.yaml``.
 
-    python -m tools.real train ncc          # goes on where it was stopped
-    python -m tools.real ablate             # the short trainings on slices
-    python -m tools.real measure ncc        # on the test people, both ways; --part asks for others
-    python -m tools.real watch ncc-instance # step by step, on validation people
-    python -m tools.real repeat             # pass by pass, on validation people
-    python -m tools.real times              # all methods by turns in one process
-    python -m tools.real all                # everything: `make full`
+    python -m tools.real train ncc          # continues where it was stopped
+    python -m tools.real ablate             # the short training runs on slices
+    python -m tools.real measure ncc        # on the test subjects; --part selects other pairs
+    python -m tools.real watch ncc-instance # after each step, on validation subjects
+    python -m tools.real repeat             # after each pass, on validation subjects
+    python -m tools.real times              # times all methods in turn, in one process
+    python -m tools.real all                # everything; `make full` runs this
 
-What has its record, by the settings and weights of now, is not made again. Records, and the weights
-that a method uses, go to ``results/malf``; the rest to ``_build/real``.
+A result is not computed again if it has a record that belongs to the current settings and weights.
+Records, and the weights that a method uses, are written to ``results/malf``, and everything else to
+``_build/real``.
 """
 
 import argparse
@@ -22,12 +23,12 @@ CODE = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    """Run one command."""
+    """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "command", choices=["train", "ablate", "measure", "watch", "repeat", "times", "all"]
     )
-    parser.add_argument("name", nargs="?", help="a training or a method of config/real.yaml")
+    parser.add_argument("name", nargs="?", help="a training run or method of config/real.yaml")
     parser.add_argument("--part", default="test", choices=["validation", "test", "repeats", "few"])
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
     parser.add_argument("--results", type=Path, default=CODE / "results" / "malf")

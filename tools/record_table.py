@@ -1,8 +1,8 @@
-"""The table of record: ours and the papers' figures, each from a committed file, as Markdown.
+"""Make the table of record: our results and the papers', each from a committed file, as Markdown.
 
-    python -m tools.record_table    # writes it into README.md; `make results` does, too
+    python -m tools.record_table    # writes it to README.md, as `make results` does, too
 
-The front page takes the same text (`tools/stage.py`); a test compares the README with it.
+The front page has the same text (`tools/stage.py`), and a test compares the README with it.
 """
 
 from pathlib import Path
@@ -24,13 +24,14 @@ _WEIGHTS = {
 
 
 class TableError(ValueError):
-    """The README has no place for the table."""
+    """The README lacks the lines between which the table is written."""
 
 
 def markdown(root: Path = CODE) -> str:
-    """The table, one part a data set; each part names its data, pairs and file.
+    """Return the table as Markdown, in one part for each data set.
 
-    Folding is in percent of the brain; the papers' is by their own number of brain voxels.
+    Each part names its data, pairs and file. Folding is in percent of the brain. The papers'
+    percentages refer to the papers' number of brain voxels.
     """
     parts = []
     for title, rows in (_authors_scans(root), _real_people(root), _papers(root)):
@@ -40,12 +41,12 @@ def markdown(root: Path = CODE) -> str:
 
 
 def write_readme(root: Path = CODE) -> None:
-    """Put the table between the marks of README.md.
+    """Write the table between the lines of :data:`MARKS` in README.md.
 
     Raises
     ------
     TableError
-        The marks are not there.
+        If the README lacks these lines.
     """
     path = root / "README.md"
     text = path.read_text(encoding="utf-8")
@@ -57,7 +58,7 @@ def write_readme(root: Path = CODE) -> None:
 
 
 def _authors_scans(root):
-    """The two scans that the authors released, both directions."""
+    """Return title and rows for the two scans that the authors released, in both directions."""
     file = "results/vxm2018/record.json"
     table = pd.DataFrame(records.read(root / file)["metrics"]["rows"])
     measures = ["dice_mean", "dice_sd_pooled", "folding_percent_brain", "seconds"]
@@ -69,15 +70,15 @@ def _authors_scans(root):
 
 
 def _pooled_sd(rows):
-    """SD over pairs and structures, of pairs with equally many structures, each with its own."""
+    """Pool the SDs of pairs with equally many structures to an SD over pairs and structures."""
     within, between = (rows["dice_sd_pooled"] ** 2).mean(), rows["dice_mean"].var(ddof=0)
     return (within + between) ** 0.5
 
 
 def _real_people(root):
-    """The test subjects of `malf` in 3D; a method that was not measured has an empty row."""
+    """Return title and rows for `malf` in 3D; the row of a method without measurements is empty."""
     folder = root / "results" / "malf"
-    if not folder.is_dir():  # as in a small test's root
+    if not folder.is_dir():  # as in the small books of the tests
         return "", []
     results = Comparison(folder, root / "config" / "real.yaml")
     table = results.summary()
@@ -93,9 +94,9 @@ def _real_people(root):
 
 
 def name_of(method: str, results: Comparison) -> str:
-    """The title of a method, with the λ or iterations that it was measured with.
+    """Return the title of a method, with the λ or the iterations with which it was measured.
 
-    Of one that was not measured they are the plan's.
+    For a method without measurements, they come from the plan.
     """
     entry, title = results.plan["methods"][method], results.title(method)
     training = entry.get("training")
@@ -111,7 +112,7 @@ def name_of(method: str, results: Comparison) -> str:
 
 
 def _papers(root):
-    """Table I of the journal paper."""
+    """Return title and rows for Table I of the journal paper."""
     table = pd.read_csv(root / "vxmlib" / "data" / "paper_tables.csv")
     title = (
         "The journal paper's 250 test scans to an atlas, 1 mm, 30 structures; its network was "

@@ -18,32 +18,35 @@ from tools.tables import align_words
 
 
 class RenderError(RuntimeError):
-    """Jupyter Book refused the pages; the text holds its warnings."""
+    """Jupyter Book did not render the pages; the message contains its warnings."""
 
 
 def render_book(site: Path, html: Path) -> None:
-    """Render the staged folder ``site`` and put the pages at ``html`` in one step.
+    """Render the staged folder ``site`` and move the finished pages to ``html``.
 
-    Each time from nothing: on a second run over its own leftovers Sphinx does not repeat the
-    warnings of pages that did not change.
+    Every run starts without earlier output, because Sphinx does not repeat the warnings of
+    unchanged pages. The log is written beside ``html``.
 
     Raises
     ------
     RenderError
-        With every warning, each naming its page and line.
+        If Jupyter Book reports a warning or fails. The message lists all warnings, with page and
+        line.
     """
     with tempfile.TemporaryDirectory(dir=site.parent, prefix=".render-") as scratch:
         command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
         command += ["build", str(site), "-W", "--keep-going", "--path-output", scratch]
-        # In its folder, since Sphinx looks for the scorer of the search in the working directory.
+        # Run in this folder, because Sphinx looks for the scorer of its search in the working
+        # directory.
         done = subprocess.run(command, cwd=site, capture_output=True, text=True)
         log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
         html.parent.mkdir(parents=True, exist_ok=True)
         html.with_suffix(".log").write_text(log, encoding="utf8")
         if done.returncode:
-            raise RenderError(explain(log, site) + f"\n  everything: {html.with_suffix('.log')}")
+            raise RenderError(explain(log, site) + f"\n  full log: {html.with_suffix('.log')}")
         made = Path(scratch) / "_build" / "html"
-        # The download button leads to the sources of the pages, which only the book can show.
+        # The download button links to the sources of the pages, which only the book can show, so
+        # plain notebooks replace them.
         for notebook in (site / DOWNLOADS).glob("*.ipynb"):
             shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
         for page in made.rglob("*.html"):
@@ -56,33 +59,33 @@ def render_book(site: Path, html: Path) -> None:
         shutil.move(made, html)
 
 
-#: Files that no page needs: the theme has its signs as a font, too, nothing runs in the page, and
-#: no page has cards or tabs.
+#: Files that no page needs: the theme has its icons as a font, too, no code runs in a page, and no
+#: page has cards or tabs.
 UNUSED = ("scripts/fontawesome.js", "sphinx-thebe", "sphinx-design", "design-tabs.js")
-#: What only some pages need, by a text that such a page has.
+#: Files that only some pages need, by a text that these pages contain.
 PARTLY_USED = {
     'class="math': ("mathjax/",),
     'id="search-results"': ("searchtools.js", "language_data.js", "searchindex.js"),
 }
-#: What the generators write against the rules of accessible HTML, and what stands for it.
+#: Markup of the generators that breaks rules of accessible HTML, and its replacements.
 MENDED = {
-    # A button's name has to have the words that it shows.
+    # The accessible name of a button must contain its visible text.
     r'(<button class="btn search-button-field[^>]*?) aria-label="Search"': r"\1",
-    # The book's name lies outside all landmarks.
+    # The title of the book is outside all landmarks.
     r'<div class="sidebar-primary-items__start': r'<div role="region" aria-label="Book"\g<0>',
-    # A role that may not stand in a list, and the list that then has no items.
+    # Roles that are not allowed in a list, and the role of the list, which then has no items.
     r' role="(?:doc-biblioentry|doc-backlink)"|(?<=<div) role="list"(?= class="citation-list")': "",
-    # The corner of a table heads nothing.
+    # The empty corner cell of a table is not a header.
     r'<th(?: class="(?:head|blank)[^"]*")? *>(?:<p></p>|&nbsp;)?</th>': "<td></td>",
-    # A folded cell is named by the words that it shows.
+    # The accessible name of a folded cell is its visible text.
     r'<summary aria-label="Toggle hidden content">': "<summary>",
 }
 
 
 def finish(page: str) -> str:
-    """Take out of a page the scripts and styles that it does not use, and mend its markup.
+    """Remove the scripts and styles that a page does not use, and correct its markup.
 
-    MathJax stays where a page has maths: with 2 MB it is heavier than all the rest.
+    MathJax stays only in pages with maths, because its 2 MB exceed everything else on a page.
     """
     unused = list(UNUSED)
     for sign, files in PARTLY_USED.items():
@@ -121,17 +124,17 @@ def pictures_as_files(text: str, page: Path, folder: Path) -> str:
 
 
 def sitemap(address: str, pages: list[str]) -> str:
-    """The list of the pages for search engines, which needs the address of the site."""
+    """Return the XML list of the pages for search engines; it needs the address of the site."""
     urls = "".join(f"<url><loc>{address.rstrip('/')}/{page}.html</loc></url>\n" for page in pages)
     space = "http://www.sitemaps.org/schemas/sitemap/0.9"
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="{space}">\n{urls}</urlset>\n'
 
 
 def explain(log: str, site: Path) -> str:
-    """The warnings of a Sphinx log, or the end of its first traceback when there are none."""
+    """Return the warnings of a Sphinx log, or the end of its first traceback if it has none."""
     log = log.split("\nThe above exception was the direct cause")[0]
     lines = [line.replace(f"{site}/", "") for line in log.splitlines()]
     marks = ("WARNING:", "ERROR:", "CRITICAL:")
     warnings = [line for line in lines if any(mark in line for mark in marks)]
     shown = dict.fromkeys(warnings or lines[-15:])
-    return "the pages do not render:\n" + "\n".join(f"    {line}" for line in shown)
+    return "the pages cannot be rendered:\n" + "\n".join(f"    {line}" for line in shown)

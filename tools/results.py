@@ -1,7 +1,7 @@
-"""The committed λ results: measure the chosen runs on the test people, and make the tables.
+"""Measure the chosen runs of the λ grid on the test subjects, and make the tables and figures.
 
 python -m tools.results test --cohort malf    # after the validation records are committed
-python -m tools.results tables                # `make results`; always the same bytes
+python -m tools.results tables                # `make results` runs this; always the same bytes
 """
 
 import argparse
@@ -22,9 +22,18 @@ COHORTS = ("mni", "malf")
 
 
 def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Settings]:
-    """The runs to measure on the test people: the chosen λ of each group, and NCC at ``common``.
+    """Return the runs to measure on the test subjects: the chosen λ of each group, and a common λ.
 
-    Chosen by :func:`vxmlib.experiments.sweep.choose` from the validation records in ``folder``.
+    :func:`vxmlib.experiments.sweep.choose` chooses from the validation records in ``folder``.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with the committed λ records, one subfolder for each cohort.
+    cohort : str
+        Name of the cohort.
+    common : float
+        λ of a further run, with NCC and without integration.
     """
     chosen = sweep.choose(sweep.runs(folder / cohort), sweep.by_pair(folder / cohort))
     wanted = set(chosen[["image_loss", "int_steps", "lam"]].itertuples(index=False, name=None))
@@ -34,9 +43,18 @@ def chosen_points(folder: Path, cohort: str, *, common: float = 0.01) -> list[Se
 
 
 def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
-    """Run 06_lambda for each chosen point on the test people; its training is found again.
+    """Run 06_lambda for each chosen point on the test subjects, with the network trained before.
 
-    A record that is there is kept.
+    A point that has a record is skipped.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with the committed λ records, to which the new records are written.
+    cohort : str
+        Name of the cohort.
+    build : Path
+        Folder for the outputs of builds, which holds the trained networks.
     """
     from tools.grid import run_point
 
@@ -59,12 +77,12 @@ def measure_on_test(folder: Path, cohort: str, build: Path) -> None:
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    """The tables of 06_choose, by file name without ending.
+    """Return the tables of the committed λ records, by file name without extension.
 
     Raises
     ------
     vxmlib.experiments.sweep.GridError, vxmlib.records.RecordError
-        A record that does not fit; the file is named.
+        If a record is not valid or does not fit the others. The message names the file.
     """
     names = [name for name in COHORTS if (folder / name).is_dir()]
     runs = pd.concat([sweep.runs(folder / name) for name in names])
@@ -91,7 +109,7 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def write_tables(by_name: dict[str, pd.DataFrame], target: Path) -> list[Path]:
-    """Write every table as CSV, six digits a number; return the files."""
+    """Write each table as a CSV file with six significant digits; return the files."""
     written = []
     for name, table in by_name.items():
         written.append(target / f"{name}.csv")
@@ -100,7 +118,7 @@ def write_tables(by_name: dict[str, pd.DataFrame], target: Path) -> list[Path]:
 
 
 def write_figures(by_name: dict[str, pd.DataFrame], target: Path) -> list[Path]:
-    """Draw the curves of each cohort; return the files."""
+    """Draw the curves of each cohort as an SVG file; return the files."""
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for cohort in by_name["runs"]["cohort"].unique():
@@ -116,7 +134,7 @@ def write_figures(by_name: dict[str, pd.DataFrame], target: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Run one command."""
+    """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["test", "tables"])
     parser.add_argument("--cohort", default="mni", choices=COHORTS)

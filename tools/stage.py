@@ -27,17 +27,17 @@ from tools import package, pages, plain, record_table
 from vxmlib import records
 
 LARGE_IMAGE = 120_000  # bytes
-#: No figure of a page weighs more.
+#: Largest size of a figure on a page, in bytes.
 HEAVY_IMAGE = 150_000
-#: The picture that other sites show beside a link to the book.
+#: Picture that other sites show beside a link to the book.
 PREVIEW = "_images/05_jacobian-front.png"
-#: Folder of the staged book with the notebooks that a reader downloads.
+#: Folder of the staged book with the notebooks that readers can download.
 DOWNLOADS = "downloads"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Which run of the lessons a book shows."""
+    """The run of the lessons that a book shows."""
 
     cohort: str
     profile: str
@@ -45,22 +45,35 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of the run's folders."""
+        """Name of the run's folders, such as "mni-quick"."""
         return f"{self.cohort}-{self.profile}"
 
 
 class StageError(ValueError):
-    """The book cannot be staged; the text names the file and what to mend."""
+    """The book cannot be staged; the message names the file and the problem."""
 
 
 def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -> Path:
-    """Stage one run's book into ``build/site/<run>`` (replaced in one step) and return it.
+    """Stage the book of one run in the folder ``build/site/<run>`` and return this folder.
+
+    The folder is replaced only after all pages were prepared.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the book.
+    build : Path
+        Folder for all outputs, with the executed lessons and their products.
+    run : Run
+        The run to show.
+    lessons : dict
+        Lessons and their plans, from :func:`tools.book.lessons`.
 
     Raises
     ------
     StageError
-        A lesson is not in ``_toc.yml`` or not executed, or a page uses a number that no record
-        of this build has.
+        If the lessons differ from those of ``_toc.yml``, a lesson is not executed, a page has no
+        entry in ``config/book.yaml``, or a page uses a number that no record of this build has.
     """
     site = build / "site" / run.name
     site.parent.mkdir(parents=True, exist_ok=True)
@@ -107,29 +120,29 @@ def stage_book(root: Path, build: Path, run: Run, lessons: Mapping[str, dict]) -
 
 
 def check_toc(path: Path, lessons: Mapping[str, dict]) -> None:
-    """Refuse a table of contents whose lessons are not those of ``config/book.yaml``."""
+    """Raise an error if ``_toc.yml`` and ``config/book.yaml`` list different lessons."""
     listed = [
         page.partition("/")[2] for page in pages.listed(path) if page.startswith("notebooks/")
     ]
     if listed != list(lessons):
-        raise StageError(f"{path}: lists lessons {listed}, config/book.yaml has {list(lessons)}")
+        raise StageError(f"{path}: lists lessons {listed}, but config/book.yaml {list(lessons)}")
 
 
 def check_shows(toc: Path, page_plans: Mapping[str, dict]) -> None:
-    """Refuse a page that does not say where its numbers come from."""
+    """Raise an error if ``config/book.yaml`` does not say where the numbers of a page come from."""
     if missing := [page for page in pages.listed(toc) if page not in page_plans]:
         raise StageError(f"config/book.yaml, pages: no entry for {', '.join(missing)}")
 
 
 def downloadable(notebook, home: Mapping | None, path: Path) -> None:
-    """Write the plain notebook, with outputs, that the download button gives."""
+    """Write the plain notebook, with its outputs, for the download button."""
     plain_notebook = copy.deepcopy(notebook)
     plain_notebook.cells.insert(0, plain.install_cell(home["url"] if home else ""))
     nbformat.write(plain_notebook, path)
 
 
 def dress(notebook, words: list[str]) -> None:
-    """Make of a plain notebook what only the book shows: admonitions, terms, index, sizes."""
+    """Add to a plain notebook what only the book shows: admonitions, terms, index, image widths."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = plain.dress(cell.source)
@@ -141,7 +154,7 @@ def dress(notebook, words: list[str]) -> None:
 
 
 def figure_width(cell) -> int | None:
-    """The width of a cell's figure on the page in CSS pixels, half of the picture's own."""
+    """Return the width of a cell's figure on the page in CSS pixels; None without a figure."""
     for output in cell.get("outputs", ()):
         if "image/png" in output.get("data", {}):
             given = output.get("metadata", {}).get("image/png", {}).get("width")
@@ -153,7 +166,7 @@ def figure_width(cell) -> int | None:
 def describe(
     root: Path, products: Path, facts: Mapping, page_plans: Mapping, lessons: Mapping, home
 ) -> dict[str, dict]:
-    """Footer and description of each page, as the templates of ``book/_templates`` read them."""
+    """Return the footer and description of each page for the templates in ``book/_templates``."""
     described = {}
     for page, plan in page_plans.items():
         folder, name = page.split("/")
@@ -173,14 +186,20 @@ def describe(
 
 
 def repeats_record(root: Path, product: Path, folders: list[str]) -> bool:
-    """Whether a lesson's record is a committed one: it had no scans and measured nothing itself."""
+    """Return whether a lesson's record equals a committed one.
+
+    In this case the lesson lacked the scans and did not measure anything.
+    """
     record = product / "record.json"
     committed = [path for folder in folders for path in (root / folder).rglob("*.json")]
     return record.exists() and record.read_bytes() in [path.read_bytes() for path in committed]
 
 
 def copy_pages(root: Path, site: Path) -> None:
-    """Copy what is not a lesson; scripts of ``_mathjax`` go where no page loads them twice."""
+    """Copy the pages that are not lessons, and the files that pages load.
+
+    Scripts in ``_mathjax`` go to a folder from which no page loads them twice.
+    """
     shutil.copytree(
         root / "book",
         site / "book",
@@ -194,7 +213,7 @@ def copy_pages(root: Path, site: Path) -> None:
 
 
 def copy_pictures(products: Path, target: Path) -> None:
-    """Copy the pictures that lessons leave for pages without code, as ``<lesson>-<name>.png``."""
+    """Copy the pictures that lessons make for other pages, as ``<lesson>-<name>.png``."""
     target.mkdir(parents=True, exist_ok=True)
     for picture in products.glob("*/*.png"):
         fewer = slim(picture.read_bytes())
@@ -205,13 +224,13 @@ def copy_pictures(products: Path, target: Path) -> None:
 
 
 def read_records(products: Path) -> dict[str, dict]:
-    """What the lessons of one run measured, by name without number: ``{"dice": {…}}``."""
+    """Return the metrics of each lesson by its name without number: ``{"dice": {…}}``."""
     paths = sorted(products.glob("*/record.json"))
     return {path.parent.name.lstrip("0123456789_"): records.read(path)["metrics"] for path in paths}
 
 
 def build_facts(root: Path, run: Run) -> dict:
-    """What this very build was made with."""
+    """Return the run, the date and the versions of this build."""
     commit = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True
     )
@@ -228,7 +247,7 @@ def build_facts(root: Path, run: Run) -> dict:
 
 
 def check_pages(folder: Path, values: Mapping) -> None:
-    """Evaluate every ``{{ … }}`` of the pages, so that a missing number is named at once."""
+    """Evaluate each ``{{ … }}`` of the pages, and raise an error that names a missing number."""
     engine = jinja2.Environment(undefined=jinja2.StrictUndefined)
     for page in sorted(folder.rglob("*.md")):
         for number, line in enumerate(page.read_text(encoding="utf8").splitlines(), start=1):
@@ -246,10 +265,11 @@ def check_pages(folder: Path, values: Mapping) -> None:
 
 
 def repository(environment: Mapping[str, str], config: Path) -> dict | None:
-    """Where the book's source is published, when that is known; else None.
+    """Return where the source of the book is published; None if this is not known.
 
-    The setting ``repository: url`` of ``_config.yml`` says it. ``BOOK_REPOSITORY_URL`` (and
-    ``BOOK_REPOSITORY_BRANCH``) take its place, and where both are empty, GitHub Actions says it.
+    The environment variable ``BOOK_REPOSITORY_URL`` has priority over the setting
+    ``repository: url`` of ``_config.yml``. If both are empty, the variables of GitHub Actions are
+    used. ``BOOK_REPOSITORY_BRANCH`` names the branch, which is "main" by default.
     """
     url = environment.get("BOOK_REPOSITORY_URL", "") or plain.repository(config)
     server, name = environment.get("GITHUB_SERVER_URL"), environment.get("GITHUB_REPOSITORY")
@@ -262,7 +282,7 @@ def repository(environment: Mapping[str, str], config: Path) -> dict | None:
 
 
 def settings(path: Path, values: Mapping, home: dict | None) -> dict:
-    """The book's ``_config.yml`` with this build's numbers, labels and (if any) repository."""
+    """Return the settings in ``_config.yml`` with the numbers, labels and repository of a build."""
     config = yaml.safe_load(path.read_text(encoding="utf8"))
     facts = values["build"]
     config.setdefault("parse", {})["myst_substitutions"] = dict(values)
@@ -274,10 +294,10 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
         context["vxm_picture"] = f"{html['baseurl'].rstrip('/')}/{PREVIEW}"
     if facts["profile"] == "smoke":
         html["announcement"] = (
-            "A smoke build: it shows that the pages run; its numbers mean nothing."
+            "A smoke build only shows that the pages run. Its numbers have no meaning."
         )
     config["repository"] = {"url": ""}
-    # Colab and Binder open notebooks of GitHub; the theme refuses hosts it does not know.
+    # Colab and Binder open notebooks on GitHub, and the theme does not accept unknown hosts.
     if home and home["url"].startswith("https://github.com/"):
         config["repository"] = home
         html |= {"use_repository_button": True, "use_issues_button": True}
@@ -290,7 +310,7 @@ def settings(path: Path, values: Mapping, home: dict | None) -> dict:
 
 
 def private_paths(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Paths of this machine and what stands for them on a page, longest first."""
+    """Return the paths of this machine and their replacements on a page, longest path first."""
     named = {
         str(root): ".",
         environment.get("VXMLIB_MIRROR", ""): "$VXMLIB_MIRROR",
@@ -304,10 +324,11 @@ def private_paths(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def publishable(notebook, paths: Mapping[str, str]):
-    """Take out of an executed notebook what no reader needs and what nobody should read.
+    """Remove from an executed notebook what readers do not need or should not see.
 
-    That is: papermill's metadata (it has environment variables and paths), times of cells,
-    paths of this machine in outputs, and the injected parameters when they are the defaults.
+    This is papermill's metadata (which has environment variables and paths), the times of cells,
+    paths of this machine in outputs, and injected parameters that equal the defaults. Large figures
+    are made smaller. The notebook is changed in place.
     """
     notebook.metadata.pop("papermill", None)
     notebook.cells = [cell for cell in notebook.cells if not _repeats_defaults(cell, notebook)]
@@ -329,9 +350,10 @@ def publishable(notebook, paths: Mapping[str, str]):
 
 
 def slim(png: bytes) -> bytes:
-    """Return a large figure (PNG) in as many colours, at most 256, as keep it light.
+    """Reduce the colours of a large PNG until it is no larger than :data:`HEAVY_IMAGE`.
 
-    A figure that stays heavy in 32 colours is made smaller.
+    It keeps as many colours as possible, at most 256. A figure that is too large with 32 colours
+    is scaled down. A PNG of at most :data:`LARGE_IMAGE` bytes is returned unchanged.
     """
     if len(png) <= LARGE_IMAGE:
         return png
@@ -340,8 +362,8 @@ def slim(png: bytes) -> bytes:
         size = [round(scale * side) for side in image.size]
         scaled = image if scale == 1 else image.resize(size, Image.Resampling.LANCZOS)
         for colours in (256, 128, 64, 32):
-            # Without the refinement (kmeans) the greys of a scan take all colours, and none is
-            # left for a colour bar.
+            # Without the refinement (kmeans), the greys of a scan use all colours, and none is
+            # left for the colour bar.
             reduced = scaled.quantize(colours, kmeans=3, dither=Image.Dither.NONE)
             written = io.BytesIO()
             reduced.save(written, "PNG", optimize=True)
@@ -353,7 +375,7 @@ def slim(png: bytes) -> bytes:
 def _hide(value, paths: Mapping[str, str]):
     if isinstance(value, str):
         for path, word in paths.items():
-            # Only whole names: "/root" must not touch "/rootless".
+            # Replace only complete names: "/root" must not change "/rootless".
             value = re.sub(re.escape(path) + r"(?![\w-]|\.\w)", lambda _, word=word: word, value)
         return value
     if isinstance(value, Mapping):

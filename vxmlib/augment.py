@@ -1,4 +1,4 @@
-"""Random augmentation of training images: they are mirrored, tilted, shifted and bent."""
+"""Augment training images by random reflections, linear maps, shifts and deformations."""
 
 from dataclasses import dataclass
 
@@ -8,40 +8,46 @@ from scipy import ndimage
 from vxmlib import axes, warp
 from vxmlib.checks import check_choice, check_number
 
-#: Voxels of the image to one of the lattice on which bends are drawn, and of that on which they
-#: are integrated.
+#: Spacing, in voxels of the image, of the lattice on which a velocity is drawn and of the lattice
+#: on which it is integrated.
 _LATTICE, _INTEGRATION = 8, 4
-#: Ways to exchange left and right: a reflection about the anatomical midplane x = 0, or the array
-#: reversed about the middle of its grid, which most augmentation code does.
+#: Ways to exchange left and right: reflect about the anatomical midplane x = 0, or reverse the
+#: array about the middle of its grid, as most augmentation code does.
 FLIPS = ("midplane", "array")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random change of one image that keeps its anatomy plausible.
+    """Random change of an image that keeps its anatomy plausible.
 
-    Everything that is drawn is one displacement, so that the image is interpolated once.
+    The linear map, the translation and the smooth deformation are drawn as one stationary velocity,
+    which is integrated. The resulting displacement includes the reflection, so the image is
+    interpolated only once.
 
     Parameters
     ----------
     flip : {"midplane", "array"} or None
-        Exchange left and right in half of the draws. "midplane" reflects about the plane x = 0
-        of the image's affine. "array" reverses the first axis, which reflects about the middle of
-        the grid: off the midplane by the distance between the two.
+        How to exchange left and right, which is done with a probability of one half; None never
+        does it. "midplane" reflects about the plane x = 0 of the image's affine. "array" reverses
+        the first axis, which reflects about the middle of the grid, so the result is misplaced
+        where this is not the midplane.
     affine : float
-        SD of the entries of a random linear map about the middle of the grid, beside the identity.
+        Standard deviation (SD) of the entries of the random matrix of the linear velocity, which
+        acts about the middle of the grid; 0 leaves it out. The resulting map is approximately the
+        identity plus this matrix.
     shift : float
-        SD in voxels of a random translation along each axis.
+        SD in voxels of the random translation along each axis; 0 leaves it out.
     bend : float
-        SD in voxels of a smooth random velocity, which is integrated: the bend is a
-        diffeomorphism.
+        SD in voxels of each component of the smooth random velocity; 0 leaves it out. Because the
+        velocity is integrated, the deformation is a diffeomorphism.
     width : float
-        SD in voxels of the Gaussian that makes it smooth.
+        SD in voxels of the Gaussian filter that smooths this velocity.
 
     Raises
     ------
     ValueError
-        An unknown flip, or a number that is out of range.
+        If ``flip`` is unknown, ``affine``, ``shift`` or ``bend`` is negative, or ``width`` is not
+        above 0.
 
     Examples
     --------
@@ -64,22 +70,22 @@ class Augmentation:
         check_number("width", self.width, above=0)
 
     def __call__(self, image, generator, affine):
-        """Change one image.
+        """Augment one image.
 
         Parameters
         ----------
         image : (*vol) float32 ndarray
-            In [0, 1]; each size divisible by 8.
+            Intensities in [0, 1]; each size divisible by 8.
         generator : numpy.random.Generator
-            The only source of randomness: the same state gives the same change.
+            The only source of randomness: the same state results in the same change.
         affine : (4, 4) array_like
-            Voxel index -> RAS mm of the image; it says where the midplane is. In 2D for the
-            index ``(i, 0, k)`` of a pixel ``(i, k)``.
+            Voxel index -> RAS mm of the image, which determines the midplane. In 2D, the pixel
+            ``(i, k)`` has the index ``(i, 0, k)``.
 
         Returns
         -------
         (*vol) float32 ndarray
-            In [0, 1], background 0.
+            Augmented image, in [0, 1]; `image` itself if nothing was changed.
         """
         flipped = self.flip is not None and generator.random() < 0.5
         bent = bool(self.affine or self.shift or self.bend)
@@ -89,7 +95,7 @@ class Augmentation:
         return warp.warp_image(image, self._reflected(field, affine) if flipped else field)
 
     def _reflected(self, field, affine):
-        """The displacement that looks the mirrored image up where ``field`` points."""
+        """Return the displacement from each voxel x to the reflection of ``x + field(x)``."""
         shape = field.shape[:-1]
         if self.flip == "midplane":
             matrix = axes.mirror_matrix(affine, len(shape))
@@ -100,7 +106,7 @@ class Augmentation:
         return (index + field) @ matrix[:-1, :-1].T + matrix[:-1, -1] - index
 
     def displacement(self, shape, generator):
-        """Draw the displacement alone: (*shape, nd) float32 in voxels."""
+        """Draw the displacement without the reflection: (*shape, nd) float32, in voxels."""
         lattice = tuple(size // _LATTICE for size in shape)
         velocity = self._velocity(lattice, generator)
         factor = _LATTICE // _INTEGRATION
@@ -109,7 +115,7 @@ class Augmentation:
         return (upsample(flow, _INTEGRATION) * _INTEGRATION).astype(np.float32)
 
     def _velocity(self, lattice, generator):
-        """A random velocity on the lattice, in voxels of the image: linear part and bend."""
+        """Draw a velocity on the lattice, in voxels: linear part, translation and smooth part."""
         nd = len(lattice)
         slope = self.affine * generator.standard_normal((nd, nd))
         middle = (np.array(lattice) - 1) / 2
@@ -129,31 +135,31 @@ def unit_field(generator, shape, width):
     generator : numpy.random.Generator
     shape : tuple of int
     width : float
-        Standard deviation in voxels of the Gaussian that smooths white noise.  The field is
-        periodic, so that its spread is the same at the border.
+        Standard deviation, in voxels, of the Gaussian filter that smooths white noise.  The field
+        is periodic, so its standard deviation is the same at the border.
 
     Returns
     -------
     (*shape) float64 ndarray
     """
     white = generator.standard_normal(shape)
-    kept = (4 * np.pi * width**2) ** (-len(shape) / 4)  # what the filter leaves of white noise
+    kept = (4 * np.pi * width**2) ** (-len(shape) / 4)  # SD of filtered white noise
     return ndimage.gaussian_filter(white, width, mode="wrap") / kept
 
 
 def upsample(field, factor):
-    """Interpolate a field by cubic splines to voxels `factor` times smaller, axis by axis.
+    """Interpolate a field with cubic splines to voxels that are `factor` times smaller.
 
     Parameters
     ----------
     field : (*vol, n) ndarray
     factor : float
-        The field of view stays; ``vol * factor`` has to be whole.
+        Ratio of the voxel sizes; each size times `factor` must be a whole number.
 
     Returns
     -------
     (*vol * factor, n) ndarray
-        The values are not scaled.
+        The field over the same field of view; its values are not scaled.
     """
     if factor == 1:
         return field

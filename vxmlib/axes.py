@@ -1,7 +1,7 @@
-"""Anatomical axes of a grid: reflection about the midplane, and the description that ITK expects.
+"""Reflect images and label maps about the midplane, and describe a voxel grid to ITK.
 
 An affine maps voxel indices to RAS millimetres. The midplane is the plane x = 0 of that space.
-It is in general not the middle of the array, so that reversing an array does not mirror a head.
+In general it is not the middle of the array, so reversing the array does not mirror the head.
 """
 
 import numpy as np
@@ -9,38 +9,39 @@ from scipy import ndimage
 
 from vxmlib.checks import check_affine
 
-#: RAS millimetres -> RAS millimetres: left and right change places.
+#: RAS millimetres -> RAS millimetres: exchanges left and right.
 REFLECTION = np.diag([-1.0, 1.0, 1.0, 1.0])
-#: RAS millimetres -> the Left, Posterior, Superior millimetres of ITK and ANTs; its own inverse.
+#: RAS millimetres -> LPS (Left, Posterior, Superior) millimetres of ITK and ANTs; self-inverse.
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ALIGNED = 1e-6
 
 
 def itk_grid(affine, ndim=3):
-    """Describe a grid as ITK, ANTs and SimpleITK do, in LPS millimetres.
+    """Describe a voxel grid as ITK, ANTs and SimpleITK do, in LPS millimetres.
 
     Parameters
     ----------
     affine : (ndim + 1, ndim + 1) array_like
-        Voxel index -> RAS mm; in 2D -> mm of the plane, whose axes ITK does not reverse.
+        Voxel index -> RAS mm. In 2D, pixel index -> mm in the plane; ITK uses the same plane
+        axes, so their signs are kept.
     ndim : {2, 3}
 
     Returns
     -------
     axes : (ndim, ndim) float64 ndarray
-        One step along each voxel axis in LPS mm, as columns: ``field @ axes.T`` is a displacement
-        ``field`` in voxels, expressed in mm.
+        Its columns are the steps of one voxel along each voxel axis, in LPS mm. A displacement
+        ``field`` in voxels is ``field @ axes.T`` in mm.
     spacing : (ndim,) float64 ndarray
-        Lengths of the columns of ``axes``, in mm.
+        Voxel sizes in mm: the lengths of the columns of ``axes``.
     direction : (ndim, ndim) float64 ndarray
-        The columns of ``axes``, of length 1.
+        The columns of ``axes``, scaled to length 1.
     origin : (ndim,) float64 ndarray
         Position of the first voxel, in LPS mm.
 
     Raises
     ------
     ValueError
-        An affine of another size, one that cannot be inverted, or one with shear.
+        If the affine has another shape, cannot be inverted, or contains shear.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def itk_grid(affine, ndim=3):
 
 
 def at_right_angles(affine):
-    """Return whether the voxel axes of a grid are orthogonal in space.
+    """Return whether the voxel axes of an affine are orthogonal in space.
 
     Examples
     --------
@@ -83,7 +84,7 @@ def mirror_matrix(affine, ndim=3):
     affine : (4, 4) array_like
         Voxel index -> RAS mm.
     ndim : {2, 3}
-        2 for a coronal slice, whose pixel ``(i, k)`` has the index ``(i, 0, k)``.
+        2 for a coronal slice, whose pixel ``(i, k)`` has the voxel index ``(i, 0, k)``.
 
     Returns
     -------
@@ -93,8 +94,8 @@ def mirror_matrix(affine, ndim=3):
     Raises
     ------
     ValueError
-        The affine is not (4, 4) or cannot be inverted, or the reflection of a slice leaves the
-        slice because the slice is oblique to the midplane.
+        If the affine is not (4, 4) or cannot be inverted; in 2D also if the slice is oblique to
+        the midplane, so its reflection lies outside of the slice.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def mirror_matrix(affine, ndim=3):
 
 
 def mirror(image, affine):
-    """Reflect an image about the midplane x = 0, by linear interpolation.
+    """Reflect an image about the midplane x = 0, with linear interpolation.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ def mirror(image, affine):
     Returns
     -------
     (*vol) ndarray of the same type
-        On the same grid; 0 where the mirror image lies outside of it.
+        Mirrored image on the same grid; 0 where the mirrored position lies outside of the grid.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def mirror(image, affine):
 
     Examples
     --------
-    The midplane is the middle voxel here:
+    In this example, the midplane passes through the middle voxel:
 
     >>> affine = np.diag([1.0, 1.0, 1.0, 1.0])
     >>> affine[0, 3] = -1.0
@@ -151,7 +152,7 @@ def mirror(image, affine):
 
 
 def mirror_labels(labels, affine, structures):
-    """Reflect a label map about the midplane, and exchange the labels of the two sides.
+    """Reflect a label map about the midplane, and exchange the labels of left and right.
 
     Parameters
     ----------
@@ -159,18 +160,20 @@ def mirror_labels(labels, affine, structures):
     affine : (4, 4) array_like
         Voxel index -> RAS mm.
     structures : dict
-        Label -> name; "Left X" and "Right X" (or "X left", "X right") are the two sides of X.
+        Label -> name. Structures named "Left X" and "Right X" (or "X left" and "X right") are
+        partners, whose labels are exchanged.
 
     Returns
     -------
     (*vol) ndarray of the same type
-        The nearest voxel's label.
+        Mirrored label map on the same grid, with nearest-neighbour interpolation; 0 where the
+        mirrored position lies outside of the grid.
 
     Raises
     ------
     ValueError
-        A structure of one side has no partner, or one that the type of the map cannot hold; or as
-        :func:`mirror_matrix`.
+        If a structure of one side has no partner in ``structures``, if the type of the label map
+        cannot hold a mirrored label, or as :func:`mirror_matrix`.
 
     Examples
     --------
@@ -187,7 +190,7 @@ def mirror_labels(labels, affine, structures):
         other = _other_side(name)
         if other not in numbers:
             raise ValueError(
-                f"structures: {name!r} has no partner {other!r}; add it, with its label"
+                f"structures: {name!r} has no partner {other!r}; add {other!r} with its label"
             )
         table[label] = numbers[other]
     mirrored = table[labels]
@@ -202,11 +205,11 @@ def mirror_labels(labels, affine, structures):
 def _reflected(array, affine, *, order):
     matrix = mirror_matrix(affine, array.ndim)
     linear, start = matrix[:-1, :-1], matrix[:-1, -1]
-    # SciPy rounds halves up at order 0, so that a midplane between two voxels drops none of them.
+    # At order 0 SciPy rounds halves up, so a midplane between two voxels loses none of them.
     return ndimage.affine_transform(array, linear, start, order=order, mode="grid-constant")
 
 
 def _other_side(name):
-    """The name of the structure on the other side; a structure of the middle keeps its name."""
+    """Exchange left and right in the name of a structure; other names stay as they are."""
     words = {"Left": "Right", "Right": "Left", "left": "right", "right": "left"}
     return " ".join(words.get(word, word) for word in name.split(" "))

@@ -1,14 +1,17 @@
 """Import TensorFlow, voxelmorph 0.2 and neurite 0.2; all other modules import them from here.
 
-Importing this module changes the process in four ways, and nothing else in vxmlib does:
+Importing this module changes the process in five ways. No other module of vxmlib changes
+the process when it is imported.
 
-* ``TF_USE_LEGACY_KERAS=1``: voxelmorph 0.2 is written for Keras 2, which lives on as tf-keras.
-* ``TF_ENABLE_ONEDNN_OPTS=1`` unless you set it: off by default on processors without AVX-512,
-  where it makes these networks two to four times faster.
-* ``TF_CPP_MIN_LOG_LEVEL=3`` unless you set it: TensorFlow's C++ messages stay quiet (what goes
-  wrong still reaches you as an exception). Set it to 0 to see why a GPU is not found.
-* ``inspect.getargspec`` exists while neurite and voxelmorph are imported (neurite 0.2 calls it,
-  Python 3.11 removed it) and is gone again afterwards.
+* It sets ``TF_USE_LEGACY_KERAS=1``, because voxelmorph 0.2 is written for Keras 2, which is now
+  the package tf-keras.
+* It sets ``TF_ENABLE_ONEDNN_OPTS=1`` unless you have set it. The default on processors without
+  AVX-512 is off, although it makes these networks two to four times faster there.
+* It sets ``TF_CPP_MIN_LOG_LEVEL=3`` unless you have set it, to hide TensorFlow's C++ messages.
+  Failures still raise exceptions. Set it to 0 to see why a GPU is not found.
+* It filters TensorFlow's start-up messages from stderr during the import.
+* It adds ``inspect.getargspec`` during the import and removes it afterwards, because neurite 0.2
+  calls this function, which Python 3.11 removed.
 """
 
 import contextlib
@@ -21,7 +24,7 @@ from importlib import metadata
 
 from vxmlib.checks import check_whole
 
-# TensorFlow prints these whatever its log level: notes on the machine, not warnings.
+# TensorFlow prints these messages at any log level. They describe the machine and are not warnings.
 _START_UP_NOTES = (
     r"^(I[0-9]{4} |[0-9]{4}-[0-9]{2}-[0-9]{2} .*: I |To enable the following instructions"
     r"|WARNING: All log messages before absl)"
@@ -31,11 +34,11 @@ _EXPECTED = {"voxelmorph": "0.2", "neurite": "0.2"}
 
 @contextlib.contextmanager
 def _without_start_up_notes():
-    """Pass stderr through grep, which prints the last lines even if this process aborts."""
+    """Filter stderr through grep, which prints the last lines even if this process aborts."""
     command = ["grep", "--line-buffered", "-avE", _START_UP_NOTES]
     try:
         stderr = os.dup(2)
-        # In a session of its own, so that Ctrl-C does not end grep before this process.
+        # grep gets a separate session, so that Ctrl-C does not end it before this process.
         grep = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True
         )
@@ -53,7 +56,7 @@ def _without_start_up_notes():
 
 @contextlib.contextmanager
 def _getargspec_restored():
-    """Give neurite 0.2 the function that Python 3.11 removed, for as long as the block runs."""
+    """Provide ``inspect.getargspec``, which Python 3.11 removed, while the block runs."""
     if hasattr(inspect, "getargspec"):
         yield
         return
@@ -65,7 +68,7 @@ def _getargspec_restored():
 
 
 def _check_versions():
-    """Refuse the releases that look right to pip and are PyTorch inside."""
+    """Refuse releases that use PyTorch, and any backend but TensorFlow."""
     for name, expected in _EXPECTED.items():
         try:
             installed = metadata.version(name)
@@ -85,7 +88,7 @@ def _check_versions():
 
 
 def _check_keras(tensorflow):
-    """Refuse a TensorFlow that was imported before us and has settled on Keras 3."""
+    """Refuse a TensorFlow that was imported before vxmlib and uses Keras 3."""
     module = tensorflow.keras.Model.__module__
     if not module.startswith("tf_keras."):
         raise ImportError(
@@ -115,10 +118,10 @@ __all__ = ["device_summary", "ne", "set_seed", "tf", "versions", "vxm"]
 
 
 def set_seed(seed):
-    """Seed Python, NumPy and TensorFlow: weights drawn afterwards depend on nothing else.
+    """Seed the random numbers of Python, NumPy and TensorFlow.
 
-    Call it before :func:`vxmlib.models.build`. The pairs of :mod:`vxmlib.pairs` have a seed of
-    their own and do not need it.
+    Call it before :func:`vxmlib.models.build` to make the initial weights reproducible. The
+    functions of :mod:`vxmlib.pairs` have a separate argument ``seed`` and do not need it.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ def set_seed(seed):
     Raises
     ------
     ValueError
-        If ``seed`` is no such integer.
+        If ``seed`` is not an integer in this range.
 
     Examples
     --------
@@ -142,12 +145,12 @@ def set_seed(seed):
 
 
 def device_summary():
-    """Say in one line what TensorFlow computes on.
+    """Describe the device that TensorFlow uses, in one line.
 
     Returns
     -------
     str
-        The GPUs by name, or the processor with the number of its cores.
+        The names of the GPUs, or without a GPU the name of the processor and its number of cores.
 
     Examples
     --------
@@ -166,12 +169,12 @@ def device_summary():
 
 
 def versions():
-    """List the versions that a result depends on.
+    """Return the versions of the software that a result depends on.
 
     Returns
     -------
     dict of str to str
-        Of Python and of the packages that compute.
+        Name -> version, of Python, TensorFlow, tf-keras, voxelmorph, neurite, NumPy and SciPy.
 
     Examples
     --------

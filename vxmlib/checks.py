@@ -1,6 +1,6 @@
-"""Guard arguments: each function returns an argument that fits, and refuses any other.
+"""Validate arguments: each function returns a valid argument and raises an error for any other.
 
-A message names the argument or file, what was found, what is expected and how to correct it.
+The message names the argument or file, what was found, what was expected and how to correct it.
 """
 
 import math
@@ -9,12 +9,14 @@ import numbers
 import numpy as np
 
 MULTIPLE = 16  # the U-Net halves the grid four times
-#: An image whose intensities span less than this is not normalised to [0, 1].
+#: Smallest range of intensities, maximum minus minimum, that `check_image` accepts.
 SPAN = 0.05
 
 
 def check_whole(name, value, *, least=0, most=None):
-    """Return a whole number as an int; True and 1.0 are none.
+    """Return a whole number as an int; the limits are inclusive.
+
+    Booleans and floats are refused, even True and 1.0.
 
     Examples
     --------
@@ -33,7 +35,9 @@ def check_whole(name, value, *, least=0, most=None):
 
 
 def check_number(name, value, *, least=None, above=None, most=None):
-    """Return a finite real number as a float; True is none.
+    """Return a finite real number as a float; booleans are refused.
+
+    The limits `least` and `most` are inclusive, and `above` is exclusive.
 
     Examples
     --------
@@ -55,7 +59,10 @@ def check_number(name, value, *, least=None, above=None, most=None):
 
 
 def check_choice(name, value, choices):
-    """Return the choice that equals the value; True and 1.0 are not the choice 1.
+    """Return the choice that equals the value.
+
+    A boolean equals only a boolean, and a float only a float: True and 1.0 are not the choice 1.
+    An integer may select a float: 1 is the choice 1.0.
 
     Examples
     --------
@@ -77,21 +84,21 @@ def check_choice(name, value, choices):
 
 
 def check_affine(affine, *, ndim=3, name="affine"):
-    """Return an affine as a float64 array, or say what is wrong with it.
+    """Return an affine as a float64 array if it is invertible.
 
     Parameters
     ----------
     affine : array_like
-        4 x 4, voxel index -> RAS mm; finite and invertible.
+        Voxel index -> RAS mm, ``(ndim + 1, ndim + 1)``, finite and invertible.
     ndim : {2, 3}
-        2 for the affine of a plane, 3 x 3.
+        Number of axes; 2 for the 3 x 3 affine of a plane.
     name : str
-        Argument or file name for the message.
+        Argument or file name for the error message.
 
     Raises
     ------
     ValueError
-        Another shape, NaN or infinite entries, or an axis without a direction or a length.
+        If the shape differs, an entry is NaN or infinite, or the matrix cannot be inverted.
     """
     matrix = np.asarray(affine, np.float64)
     finite = matrix.shape == (ndim + 1, ndim + 1) and np.isfinite(matrix).all()
@@ -105,7 +112,7 @@ def check_affine(affine, *, ndim=3, name="affine"):
 
 
 def check_shape(shape, *, axes=(2, 3), name="shape"):
-    """Return a grid that a U-Net can halve four times as a tuple of int.
+    """Return a grid shape as a tuple of int if a U-Net can halve each size four times.
 
     Examples
     --------
@@ -128,29 +135,35 @@ def check_shape(shape, *, axes=(2, 3), name="shape"):
 
 
 def check_displacement(displacement, *, shape=None, name="displacement"):
-    """Return `displacement` as an array of floats, or say what is wrong with it.
+    """Return a displacement as an array of floats if it is valid.
 
     Parameters
     ----------
     displacement : array_like
-        Expected ``(*vol, nd)`` with ``nd`` = 2 or 3 = number of grid axes, finite, in voxels.
+        Displacement ``(*vol, nd)`` in voxels, finite; ``nd`` is the number of grid axes, 2 or 3.
     shape : sequence of int, optional
-        The grid ``(*vol)`` it has to be defined on.
+        The grid ``(*vol)`` on which it must be defined; None accepts any grid.
     name : str
-        What to call it in the message.
+        Argument or file name for the error message.
+
+    Returns
+    -------
+    (*vol, nd) ndarray
+        float64 if the displacement is float64, otherwise float32.
 
     Raises
     ------
     ValueError
-        Wrong number of axes or components, another grid, NaN or infinite entries.
+        If the number of axes or components is wrong, the grid differs from `shape`, the entries
+        are not real numbers, or an entry is NaN or infinite.
     """
     field = np.asarray(displacement)
     grid = field.shape[:-1]
     if len(grid) not in (2, 3) or field.shape[-1] != len(grid):
         raise ValueError(
             f"{name}: expected shape (*vol, nd), for example (160, 160, 2) or (80, 96, 80, 3), "
-            f"found {field.shape}. Drop the batch axis with field[0]; there is one component "
-            "for each axis of the grid, and it comes last."
+            f"found {field.shape}. Drop a batch axis with field[0]. The last axis must have one "
+            "component for each axis of the grid."
         )
     if shape is not None and grid != tuple(shape):
         raise ValueError(
@@ -161,35 +174,37 @@ def check_displacement(displacement, *, shape=None, name="displacement"):
         raise ValueError(f"{name}: expected real numbers, found dtype {field.dtype}.")
     if field.dtype not in (np.float32, np.float64):
         field = field.astype(np.float32)
-    # The extremes are finite exactly when every entry is, and need no array of flags.
+    # The extremes are finite only if every entry is, and need no boolean array.
     if field.size and not (np.isfinite(field.min()) and np.isfinite(field.max())):
         raise ValueError(
-            f"{name}: found NaN or infinite entries, expected finite voxels. The model that made "
-            "it has diverged: lower the learning rate and check that images lie in [0, 1]."
+            f"{name}: found NaN or infinite entries, expected finite numbers. If a model predicted "
+            "them, it has diverged: lower the learning rate and check that images lie in [0, 1]."
         )
     return field
 
 
 def check_labels(labels, *, shape=None, name="labels", least=None, most=None):
-    """Return `labels` as an integer array (booleans become 0 and 1), or say what is wrong.
+    """Return a label map as an integer array if it is valid; booleans become 0 and 1.
 
     Parameters
     ----------
     labels : array_like
         Label map ``(*vol)`` of an integer or boolean type.
     shape : sequence of int, optional
-        The grid it has to be defined on.
+        The grid ``(*vol)`` on which it must be defined; None accepts any grid.
     name : str
-        Argument or file name for the message.
+        Argument or file name for the error message.
     least : int, optional
-        Smallest label that is allowed; 0 for a label map that was read from a file.
+        Smallest label that is allowed, such as 0 for a label map read from a file. None sets no
+        limit.
     most : int, optional
-        Largest label that is allowed.
+        Largest label that is allowed. None sets no limit.
 
     Raises
     ------
     ValueError
-        Not of an integer type, on another grid, or a label below ``least`` or above ``most``.
+        If the type is not integer or boolean, the grid differs from `shape`, or a label is below
+        `least` or above `most`.
     """
     array = np.asarray(labels)
     if array.dtype == bool:
@@ -197,18 +212,18 @@ def check_labels(labels, *, shape=None, name="labels", least=None, most=None):
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(
             f"{name}: expected an integer label map, found dtype {array.dtype}. If every value is "
-            "a whole number use labels.astype('int16'); values between two labels come from "
+            "a whole number, use labels.astype('int16'); values between two labels come from "
             "linear interpolation, which must not be used on label maps."
         )
     if shape is not None and array.shape != tuple(shape):
         raise ValueError(
-            f"{name}: found grid {array.shape}, expected {tuple(shape)}. Both maps have to be "
-            "resampled to one grid (nearest neighbour) before they are compared or warped."
+            f"{name}: found grid {array.shape}, expected {tuple(shape)}. Resample the label "
+            "map to the expected grid (nearest neighbour) before you compare or warp it."
         )
     if least is not None and array.size and array.min() < least:
         raise ValueError(
             f"{name}: found label {array.min()}, expected 0 (background) and above. The file "
-            "may be an intensity image, or may have been read into too small a type."
+            "may be an intensity image, or its labels may not fit into the type of the array."
         )
     if most is not None and array.size and array.max() > most:
         raise ValueError(
@@ -218,33 +233,34 @@ def check_labels(labels, *, shape=None, name="labels", least=None, most=None):
 
 
 def check_image(image, *, name="image"):
-    """Return `image` as it is if the network can take it, or say what is wrong with it.
+    """Return an image unchanged if the network can use it.
 
     Parameters
     ----------
     image : (*vol) ndarray
-        2-D or 3-D, real numbers in [0, 1] that span at least `SPAN`, every side a multiple of 16.
+        Intensities in [0, 1], 2-D or 3-D, with a range of at least `SPAN`; every size is a
+        multiple of 16.
     name : str
-        Argument or file name for the message.
+        Argument or file name for the error message.
 
     Raises
     ------
     ValueError
-        Anything else; the message says what was found, what is expected and how to correct it.
+        If the image is not of this kind, is constant, or contains NaN or infinite values.
     """
     image = np.asarray(image)
     if image.ndim not in (2, 3) or not np.issubdtype(image.dtype, np.number):
         raise ValueError(
             f"{name}: expected a 2-D or 3-D array of numbers, found shape {image.shape} of "
-            f"{image.dtype}. Batch and channel axes are added at the model's door."
+            f"{image.dtype}. Leave out the batch and channel axes, which vxmlib adds for the model."
         )
     _check_sides(image.shape, name)
     check_finite(image, name)
     low, high = float(image.min()), float(image.max())
     if low == high:
         raise ValueError(
-            f"{name}: every voxel is {low:g}; there is nothing to register. Look at the scan; it "
-            "may be empty, or sampled outside of its field of view."
+            f"{name}: every voxel is {low:g}, so there is nothing to register. Look at the scan: "
+            "it may be empty, or it may have been sampled outside of its field of view."
         )
     if low < 0 or high > 1:
         raise ValueError(
@@ -261,15 +277,16 @@ def check_image(image, *, name="image"):
 
 
 def check_image_on_grid(image, *, name, shape):
-    """Refuse an image that a model of this grid cannot take.
+    """Return an image as float32 if a model with this grid can use it.
 
     Parameters
     ----------
-    image : array, (*vol)
+    image : array_like, (*vol)
+        Intensities in [0, 1].
     name : str
-        What the error calls the image.
-    shape : tuple of int
-        The grid it must have.
+        Argument or file name for the error message.
+    shape : sequence of int
+        The grid ``(*vol)`` of the model.
 
     Returns
     -------
@@ -278,7 +295,7 @@ def check_image_on_grid(image, *, name, shape):
     Raises
     ------
     ValueError
-        If the shape differs, or a value is not finite or outside [0, 1], or all are equal.
+        If the shape differs from `shape`, or as :func:`check_image`.
 
     Examples
     --------
@@ -296,22 +313,22 @@ def check_image_on_grid(image, *, name, shape):
 
 
 def check_pair(moving, fixed, *, names=("moving", "fixed")):
-    """Return both images if they can be registered to each other, or say what is wrong.
+    """Return both images unchanged if they can be registered to each other.
 
     Raises
     ------
     ValueError
-        As `check_image` for either, of unequal shape, or twice the same image.
+        If the shapes differ, if both are the same image, or as :func:`check_image` for either.
     """
     shapes = np.shape(moving), np.shape(fixed)
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"{names[0]} has shape {shapes[0]} and {names[1]} has shape {shapes[1]}; a pair has "
-            "one shape. Resample both to one grid (vxmlib.preprocess.resample) or crop_or_pad."
+            f"{names[0]} has shape {shapes[0]} and {names[1]} has shape {shapes[1]}, expected the "
+            "same shape. Use vxmlib.preprocess.resample (or crop_or_pad) to bring both to one grid."
         )
     if np.array_equal(moving, fixed):
         raise ValueError(
-            f"{names[0]} and {names[1]} are the same image: their best displacement is zero, and "
+            f"{names[0]} and {names[1]} are the same image, so the best displacement is zero and "
             "there is nothing to learn. Choose two different subjects."
         )
     return tuple(
@@ -320,21 +337,23 @@ def check_pair(moving, fixed, *, names=("moving", "fixed")):
 
 
 def check_mask(mask, shape):
-    """A boolean mask of the grid with at least one voxel, or None."""
+    """Return a boolean mask if it lies on the grid and is not empty; None is returned as None."""
     if mask is None:
         return None
     mask = np.asarray(mask)
     if mask.dtype != bool:
-        raise ValueError(f"mask: found dtype {mask.dtype}, expected bool; write image > 0.")
+        raise ValueError(
+            f"mask: found dtype {mask.dtype}, expected bool. Use, for example, image > 0."
+        )
     if mask.shape != tuple(shape):
         raise ValueError(f"mask: found grid {mask.shape}, expected {tuple(shape)}.")
     if not mask.any():
-        raise ValueError("mask: found no voxel in it, expected at least one.")
+        raise ValueError("mask: found no voxel that is True, expected at least one.")
     return mask
 
 
 def fitting_shape(shape, multiple=MULTIPLE):
-    """Return the smallest shape of multiples of 16 that holds `shape`.
+    """Return the smallest shape that contains `shape` and has sizes divisible by `multiple`.
 
     Examples
     --------
@@ -355,10 +374,10 @@ def _check_sides(shape, name):
 
 
 def check_finite(image, name):
-    """Refuse an array with NaN or infinite values."""
+    """Raise a ValueError that names the array if it contains NaN or infinite values."""
     wrong = int(image.size - np.isfinite(image).sum())
     if wrong:
         raise ValueError(
             f"{name}: {wrong} of {image.size} voxels are NaN or infinite. Find out where they "
-            "come from; numpy.nan_to_num hides them at 0."
+            "come from; numpy.nan_to_num would only hide them."
         )

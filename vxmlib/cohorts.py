@@ -1,4 +1,4 @@
-"""Open a data set as a cohort: subjects, a split, images in [0, 1] and label maps on one grid.
+"""Load a data set as a cohort: subjects, a split, images in [0, 1] and label maps on one grid.
 
 >>> cohort = load("mni", people={"train": 2, "validation": 1, "test": 2})
 >>> cohort.shape, cohort.subjects[:2]
@@ -14,7 +14,7 @@ import numpy as np
 
 from vxmlib import checks, warp
 
-#: Name -> the module whose function ``cohort`` builds it; imported only when it is needed.
+#: Name -> the module whose function ``cohort`` builds the cohort; imported only when needed.
 SOURCES = {
     "mni": "vxmlib.sources.simulate",
     "malf": "vxmlib.sources.malf",
@@ -28,31 +28,32 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The subjects of a data set, with images and label maps on one grid.
+    """Subjects of a data set, with images and label maps on one grid.
 
-    An image or label map is read or simulated at its first use, checked, and kept.
+    An image or label map is read or simulated and checked when it is first used, and then cached.
 
     Attributes
     ----------
     name : str
+        Name of the data set, as for :func:`load`.
     ndim : int
         2 (a coronal slice) or 3 (a volume).
     shape : tuple of int
-        Number of voxels along each axis: to the Right, Superior in 2D; to the Right, Anterior,
-        Superior in 3D (`vxm2018`: as its affine says).
+        Number of voxels along each axis. The axes point to the Right and Superior in 2D, and to
+        the Right, Anterior and Superior in 3D; in `vxm2018`, the affine gives their directions.
     spacing : float
         Voxel size in mm.
     affine : (4, 4) float64 ndarray
         Voxel index -> RAS mm.  In 2D, the pixel ``(i, k)`` has the index ``(i, 0, k)``.
     plane : str or None
-        Which slice a 2-D cohort shows; None in 3D.
+        Description of the slice of a 2-D cohort; None in 3D.
     split : dict
-        Part -> subjects: ``"train"``, ``"validation"`` and ``"test"``; in `malf` also
-        ``"repeats"``, second scans of the validation subjects.
+        Part -> subjects. The parts are ``"train"``, ``"validation"`` and ``"test"``; `malf` also
+        has ``"repeats"``, second scans of the validation subjects.
     structures : dict
-        Label number -> name, of the structures that are evaluated.
+        Label number -> name of each structure that is evaluated.
     licence, credit : str
-        Terms of use and acknowledgement; print them where the data are used.
+        Terms of use and acknowledgement; print them where you use the data.
     simulated : bool
         True if the subjects are simulated and their true displacement is known.
     source : object
@@ -79,45 +80,46 @@ class Cohort:
 
     @property
     def subjects(self):
-        """Everyone, in the order of the split."""
+        """All subjects, in the order of the split."""
         return tuple(dict.fromkeys(subject for part in self.split.values() for subject in part))
 
     def image(self, subject):
-        """Return a subject's image: (*vol) float32 in [0, 1], background 0, read-only."""
+        """Return a subject's image: (*vol) float32 in [0, 1], with background 0, read-only."""
         return self._person(subject)[0]
 
     def labels(self, subject):
-        """Return a subject's label map: (*vol) int16, 0 where no structure is, read-only."""
+        """Return a subject's label map: (*vol) int16, 0 outside of `structures`, read-only."""
         labels = self._person(subject)[1]
         if labels is None:
             raise ValueError(
-                f"{subject!r} of cohort {self.name!r} has no label map, so that its Dice cannot "
-                f"be computed. Put it beside the scan as {subject}_seg.nii.gz."
+                f"{subject!r} of cohort {self.name!r} has no label map, so its Dice cannot be "
+                f"computed. Store the label map beside the scan as {subject}_seg.nii.gz."
             )
         return labels
 
     def brain(self, subject):
-        """Return a subject's brain mask: (*vol) bool, where the image is above 0."""
+        """Return a subject's brain mask: (*vol) bool, True where the image is above 0."""
         return self.image(subject) > 0
 
     def true_displacement(self, subject):
-        """Return the displacement that made a simulated subject from the template.
+        """Return the displacement that deformed the template into a simulated subject.
 
         Returns
         -------
         (*vol, ndim) float32 ndarray
-            In voxels, on the subject's grid, pointing into the template:
-            person(x) = template(x + u(x)).  Read-only.
+            Displacement u in voxels, on the subject's grid, pointing into the template:
+            ``subject(x) = template(x + u(x))``.  Read-only.
 
         Raises
         ------
         ValueError
-            The cohort shows real subjects, whose true displacement nobody knows.
+            If the subjects are real, because their true displacement is unknown, or if the
+            cohort does not have this subject.
         """
         return self._flow(subject, inverse=False)
 
     def true_pair_displacement(self, moving, fixed):
-        """Return the displacement that a perfect registration of two simulated subjects finds.
+        """Return the displacement of a perfect registration of two simulated subjects.
 
         Parameters
         ----------
@@ -127,21 +129,28 @@ class Cohort:
         Returns
         -------
         (*vol, ndim) float32 ndarray
-            In voxels, on the fixed grid, pointing into the moving image: from the fixed subject
-            to the template and from there, by the inverse flow, to the moving subject.
+            Displacement in voxels, on the fixed grid, pointing into the moving image. It leads
+            from the fixed subject to the template and then, by the inverse flow of the moving
+            subject, to the moving image.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`true_displacement`.
 
         Notes
         -----
-        Warped labels do not reach Dice 1 even so: both subjects' maps were sampled at the
-        nearest voxel.  In thin structures half a voxel counts, at 2 mm more than at 1 mm.
+        Even this displacement does not reach a Dice of 1, because the label maps of both subjects
+        were sampled at the nearest voxel. An error of half a voxel matters in thin structures, and
+        it matters more at 2 mm than at 1 mm.
         """
         return warp.compose(self._flow(moving, inverse=True), self._flow(fixed, inverse=False))
 
     def _flow(self, subject, *, inverse):
         if not self.simulated:
             raise ValueError(
-                f"Cohort {self.name!r} shows real subjects; their true displacement is not known. "
-                "Only cohorts.load('mni') has it."
+                f"Cohort {self.name!r} has real subjects, whose true displacement is unknown. "
+                "Use simulated subjects: cohorts.load('mni')."
             )
         self._require(subject)
         return self._once(("flow", subject, inverse), self.source.flow, subject, inverse=inverse)
@@ -163,7 +172,7 @@ class Cohort:
         return image, np.where(evaluated, labels, 0).astype(np.int16)
 
     def _once(self, key, make, *arguments, **options):
-        """Make something once, also if several threads need it, and return it read-only."""
+        """Call ``make`` once per key, even with several threads; return its read-only result."""
         with self._lock:
             if key not in self._kept:
                 result = make(*arguments, **options)
@@ -192,55 +201,58 @@ def load(
     labels=None,
     align=None,
 ):
-    """Open a data set.
+    """Load a data set.
 
     =========== ========================================== ======================================
     Name        Subjects                                   Options besides `ndim` and `spacing`
     =========== ========================================== ======================================
     ``mni``     simulated; nothing to download             `people`, `seed`
-    ``malf``    30 subjects in 35 real scans; downloaded   `labels`: "freesurfer" or "manual"
-    ``vxm2018`` the two scans that the authors released    (volumes of 1 mm only)
-    ``lpba40``  40 subjects; downloaded by you             `root`, `align`
-    ``oasis``   414 subjects; downloaded by you            `root`, `labels`: "seg35", ..., "seg4"
-    ``own``     the scans in a folder of yours             `root`, `align`, `seed`
+    ``malf``    30 subjects, 35 scans; downloaded for you  `labels`: "freesurfer" or "manual"
+    ``vxm2018`` two scans of the authors; downloaded       none; only volumes of 1 mm
+    ``lpba40``  40 subjects; you download the archive      `root`, `align`
+    ``oasis``   414 subjects; you download the archive     `root`, `labels`: "seg35", ..., "seg4"
+    ``own``     the scans in your own folder               `root`, `align`, `seed`
     =========== ========================================== ======================================
 
     Parameters
     ----------
     name : str
-        A name of the table.
+        A name from the table.
     ndim : {2, 3}, optional
-        A coronal slice or the volume.  Default 2; `vxm2018` is always 3.
+        2 for a coronal slice, 3 for the volume.  Default 2; `vxm2018` is always 3.
     spacing : float, optional
         Voxel size in mm, 1.0 or 2.0.  Default 1.0 in 2D and 2.0 in 3D; 1.0 for `oasis` and
         `vxm2018`.
     seed : int
-        Which subjects are simulated (`mni`), or how the scans are split (`own`).
+        Determines which subjects are simulated (`mni`) or how the scans are split (`own`); the
+        other data sets ignore it.
     root : path, optional
-        The folder of the files.  The module of each data set describes its layout.
+        The folder that contains the files.  The module of each data set describes its layout.
     people : dict or int, optional
-        How many subjects to simulate: ``{"train": 40, "validation": 5, "test": 10}`` (the default)
-        or a total, which is divided in these proportions.  A subject does not depend on it.
+        Number of subjects to simulate: ``{"train": 40, "validation": 5, "test": 10}`` (the
+        default), or a total, which is divided in these proportions.  A subject of a given name is
+        the same for every number.
     labels : str, optional
-        Which label maps.  Default: "freesurfer", 27 structures in FreeSurfer's numbers, for
-        `malf` ("manual" has the 138 original labels); "seg35" in 3D and "seg24" in 2D for
-        `oasis`, which has "seg4" in both.
+        Which label maps to use.  For `malf`, "freesurfer" (the default) has 27 structures with
+        FreeSurfer's numbers, and "manual" has the 138 original labels.  For `oasis`, the default
+        is "seg35" in 3D and "seg24" in 2D, and "seg4" is available in both.
     align : {"centre", "affine", "none"}, optional
-        How scans are aligned to the MNI template (`vxmlib.sources.own.Folder`).  Default
-        "centre"; `lpba40` does not take "none".
+        How scans are aligned to the MNI template (see `vxmlib.sources.own.Folder`).  Default
+        "centre"; `lpba40` does not accept "none".
 
     Returns
     -------
     Cohort
-        `own` has read every file; the others read or simulate a subject at the first use.
+        For `own`, every file has been read; the others read or simulate a subject at its first
+        use.
 
     Raises
     ------
     ValueError
-        Unknown name, or an option that the cohort does not have; for `own`, a file that cannot
-        be used; for `lpba40` and `oasis`, a missing file.
+        If the name is unknown, the data set does not have an option, a file of `own` cannot be
+        used, or a file of `lpba40` or `oasis` is missing.
     vxmlib.fetch.FetchError
-        The files of `malf` or `vxm2018` cannot be downloaded.
+        If the files of `malf` or `vxm2018` cannot be downloaded.
     """
     checks.check_choice("name", name, SOURCES)
     seed = checks.check_whole("seed", seed)
@@ -253,10 +265,10 @@ def load(
         if option not in takes:
             raise ValueError(
                 f"{option}={value!r}: cohort {name!r} has no such option; it takes "
-                f"{', '.join(takes)}. Leave it out."
+                f"{', '.join(takes)}. Leave {option} out."
             )
     if "root" in takes and root is None:
-        what = "a folder of NIfTI files" if name == "own" else "the folder it was unpacked to"
+        what = "a folder of NIfTI files" if name == "own" else "the folder of its unpacked archive"
         raise ValueError(f"root: cohort {name!r} needs {what}, for example root='scans'.")
     if "seed" in takes:
         given["seed"] = seed
@@ -264,21 +276,26 @@ def load(
 
 
 def ordered_pairs(ids, limit=None, seed=0):
-    """List ordered pairs of two different subjects, in a random order that the seed fixes.
+    """List ordered pairs of two different subjects, in a random order that depends on the seed.
 
     Parameters
     ----------
     ids : sequence of str
-        At least two subjects.
+        At least two different subjects; duplicates are ignored.
     limit : int, optional
-        So many pairs; default all ``n (n - 1)``.
+        Largest number of pairs; None lists all ``n (n - 1)``.
     seed : int
-        The first pairs of a longer list are those of a shorter one.
+        With the same seed, a shorter list contains the first pairs of a longer one.
 
     Returns
     -------
     list of (str, str)
-        (moving, fixed).
+        The pairs (moving, fixed).
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two different subjects, or `limit` is below 1.
 
     Examples
     --------

@@ -1,16 +1,16 @@
-"""Download public data files, check each against its hash, and return where it is.
+"""Download public data files, and check the hash of each.
 
-Every file is named by its path ``<owner>/<repository>/<commit>/<path>``; its public address is
-that path behind ``https://raw.githubusercontent.com/``.  ``data/registry.txt`` holds the SHA-256
-of each file (of one, the id that git gives its content), so that a file is either the one that
-was meant or an error.
+Each file is identified by a path ``<owner>/<repository>/<commit>/<path>``. Its public address is
+``https://raw.githubusercontent.com/`` followed by this path.  ``data/registry.txt`` lists the
+SHA-256 of each file (for one file, git's hash of its content). A file with another hash raises an
+error.
 
-Two environment variables change where files come from:
+Two environment variables change where files are read and stored:
 
 ``VXMLIB_MIRROR``
-    a folder of the same layout; files are read from there, in place, and nothing is downloaded.
+    A folder with the same layout.  Files are read directly from it, and nothing is downloaded.
 ``VXMLIB_CACHE``
-    the folder that downloads are kept in (default: the user's cache directory).
+    The folder in which downloads are stored (default: the user's cache directory).
 """
 
 import hashlib
@@ -22,20 +22,20 @@ import pooch
 BASE_URL = "https://raw.githubusercontent.com/"
 REGISTRY_FILE = Path(__file__).parent / "data" / "registry.txt"
 
-_checked = {}  # path -> (modification time, size) of the files whose hash was right
+_checked = {}  # path -> (modification time, size) of each file whose hash was correct
 
 
 class FetchError(ValueError):
-    """A data file cannot be had: unknown, altered, unreachable, or nowhere to keep it."""
+    """A data file is not registered, has the wrong hash, or cannot be downloaded or stored."""
 
 
 def registry():
-    """Return the known files.
+    """Return the registered files and their hashes.
 
     Returns
     -------
     dict
-        Relative path -> SHA-256 (64 hexadecimal digits), or git's id of the content (40).
+        Relative path -> SHA-256 (64 hexadecimal digits) or git's hash of the content (40 digits).
 
     Examples
     --------
@@ -48,7 +48,7 @@ def registry():
 
 
 def fetch(relative_path):
-    """Return the local path of a registered file, downloading it if need be.
+    """Return the local path of a registered file, and download the file if necessary.
 
     Parameters
     ----------
@@ -58,13 +58,14 @@ def fetch(relative_path):
     Returns
     -------
     pathlib.Path
-        A file whose hash is the registered one.  It lies in the mirror or in the cache: read
-        it, do not write to it.  A file is hashed once per process and again when it has changed.
+        A file in the mirror or in the cache that has the registered hash; do not write to it.
+        The hash is computed once per process, and again when the file has changed.
 
     Raises
     ------
     FetchError
-        Unknown path, wrong hash, mirror folder or file missing, no network, unwritable cache.
+        If the path is not registered, the hash is wrong, the mirror folder or its file is missing,
+        the download fails, or the cache folder cannot be written to.
     """
     expected = registry().get(relative_path)
     if expected is None:
@@ -76,7 +77,9 @@ def fetch(relative_path):
 
 
 def available(prefix=""):
-    """Say whether all registered files below a prefix can be had without a download.
+    """Return where all registered files with a prefix are available without a download.
+
+    Hashes are not checked here but in `fetch`.
 
     Parameters
     ----------
@@ -86,13 +89,12 @@ def available(prefix=""):
     Returns
     -------
     str
-        ``"mirror"`` or ``"cache"``, where the files are; ``""`` (false) when one is missing.
-        Presence only; hashes are checked by `fetch`.
+        ``"mirror"`` or ``"cache"``; ``""`` (which is false) if a file is missing.
 
     Raises
     ------
     FetchError
-        ``VXMLIB_MIRROR`` names a folder that does not exist, or no registered file begins with
+        If ``VXMLIB_MIRROR`` names a folder that does not exist, or no registered path begins with
         the prefix.
     """
     paths = [path for path in registry() if path.startswith(prefix)]
@@ -104,13 +106,13 @@ def available(prefix=""):
 
 
 def cache_folder():
-    """Return the folder that downloads are kept in: ``VXMLIB_CACHE`` or the user's cache."""
+    """Return the folder for downloads: ``VXMLIB_CACHE`` or the user's cache directory."""
     chosen = os.environ.get("VXMLIB_CACHE", "")
     return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("vxmlib"))
 
 
 def _mirror():
-    """Return the mirror folder, or None when none is asked for."""
+    """Return the mirror folder, or None if ``VXMLIB_MIRROR`` is not set."""
     chosen = os.environ.get("VXMLIB_MIRROR", "")
     if not chosen:
         return None
@@ -139,14 +141,14 @@ def _from_cache(relative_path, expected):
     if path.is_file():
         if _is_right(path, expected):
             return path
-        path.unlink(missing_ok=True)  # damaged: pooch would not notice
+        path.unlink(missing_ok=True)  # damaged; pooch would not notice
     _download(relative_path, expected)
     _check_hash(path, expected, mend="Delete it; the next call downloads it again.")
     return path
 
 
 def _download(relative_path, expected):
-    """Let pooch fill the cache: it downloads beside the target and renames, or raises."""
+    """Download a file with pooch, which writes a temporary file and renames it, or raises."""
     from requests.exceptions import RequestException  # slow to import, needed only here
 
     folder = cache_folder()
@@ -165,16 +167,16 @@ def _download(relative_path, expected):
             f"{BASE_URL + relative_path} could not be downloaded ({type(error).__name__}). Check "
             "the network, or set VXMLIB_MIRROR to a folder that holds the file at "
             f"{relative_path}."
-        ) from None  # the message says it all; the chain behind it is long
+        ) from None  # the message is complete, and the chained errors are long
     except OSError as error:
         raise FetchError(
-            f"The cache folder {folder} cannot be written ({error}). Set VXMLIB_CACHE to a folder "
-            "that can, or VXMLIB_MIRROR to a folder that already holds the files."
+            f"The cache folder {folder} cannot be written to ({error}). Set VXMLIB_CACHE to a "
+            "writable folder, or VXMLIB_MIRROR to a folder that already holds the files."
         ) from error
     except ValueError as error:  # a hash that does not match
         raise FetchError(
-            f"{BASE_URL + relative_path} arrived with other content than registered. {error} "
-            "Try again; if it stays so, a proxy alters downloads."
+            f"{BASE_URL + relative_path} was downloaded with the wrong content. {error} Try again. "
+            "If the error persists, a proxy may be altering downloads."
         ) from error
 
 
@@ -187,7 +189,7 @@ def _check_hash(path, expected, *, mend):
 
 
 def _is_right(path, expected):
-    """Whether a file has its hash; not computed again for a file that has not changed."""
+    """Return whether a file has the expected hash, computed again only if the file has changed."""
     if _checked.get(path) == _stamp(path):
         return True
     right = _digest(path, expected) == expected
@@ -197,9 +199,9 @@ def _is_right(path, expected):
 
 
 def _digest(path, expected):
-    """The hash of a file, of the kind of the expected one: SHA-256, or git's id of the content."""
-    # Pooch cannot compute git's id, which hashes a header before the content. Of one
-    # file, which is not in the mirror, only that id is known to us.
+    """Compute the hash of a file, of the same kind as the expected one: SHA-256 or git's."""
+    # Pooch cannot compute git's hash, which includes a header before the content. For one
+    # file, which is not in the mirror, we know only this hash.
     if len(expected) == 64:
         return pooch.file_hash(str(path), alg="sha256")
     content = Path(path).read_bytes()
@@ -213,6 +215,6 @@ def _stamp(path):
 
 def _unknown(path):
     return (
-        f"No registered file is called, or begins with, {path!r}. Known files are listed in "
+        f"No registered path equals or begins with {path!r}. Registered files are listed in "
         f"{REGISTRY_FILE} as <owner>/<repository>/<commit>/<path>."
     )

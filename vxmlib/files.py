@@ -1,4 +1,4 @@
-"""Atomic writes, folder locks, and strict reading of YAML."""
+"""Write files atomically, lock folders, and read YAML files strictly."""
 
 import contextlib
 import fcntl
@@ -8,29 +8,30 @@ from pathlib import Path
 
 import yaml
 
-#: JSON schemas of the files in ``config/``, as YAML.
+#: Folder with the JSON schemas of the files in ``config/``, written as YAML.
 SCHEMAS = Path(__file__).resolve().parent / "data" / "schemas"
 
 
 @contextlib.contextmanager
 def whole(path):
-    """Yield the name to write to; it takes the final name when the block ends without an error.
+    """Write a file atomically: to a temporary file, which is renamed when the block ends.
 
     Parameters
     ----------
     path : path
-        The final name. An older file of that name stays until then; missing folders are made.
+        The final path. An older file with this path is kept until the block ends without an error.
+        Missing folders are created.
 
     Yields
     ------
     pathlib.Path
-        A hidden name in the same folder, with the same ending, that no other call yields. After an
-        error it is deleted.
+        Path of a hidden temporary file in the same folder, with the same ending and a unique name.
+        After an error the file is deleted.
 
     Raises
     ------
     OSError
-        The file cannot be written; the message names ``path``.
+        If the file cannot be written; the message names ``path``.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def whole(path):
         os.replace(part, path)
     except OSError as error:
         if error.filename not in (None, str(part)):
-            raise  # the error is about another file, and names it
+            raise  # the error concerns another file, and names it
         if error.errno is None:
             raise OSError(f"{path}: {error}") from error
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -58,17 +59,18 @@ def whole(path):
 
 
 def write_text(path, text):
-    """Write a text file in UTF-8, at once or not at all.
+    """Write a text file atomically, in UTF-8.
 
     Parameters
     ----------
     path : path
+        As for :func:`whole`.
     text : str
 
     Raises
     ------
     OSError
-        The file cannot be written; the message names ``path``.
+        If the file cannot be written; the message names ``path``.
     """
     with whole(path) as part:
         part.write_text(text, encoding="utf-8")
@@ -76,26 +78,29 @@ def write_text(path, text):
 
 @contextlib.contextmanager
 def alone(folder, *, wait=True):
-    """Hold a folder against other processes; the system lets go of it however we end.
+    """Lock a folder while the block runs, so that no other process can lock it.
+
+    The operating system releases the lock when the process ends, even if it crashes. The lock
+    affects only processes that call this function too.
 
     Parameters
     ----------
     folder : path
-        Made if need be. A hidden file ``.lock`` stays in it.
+        Created if it does not exist. A hidden file ``.lock`` stays in it.
     wait : bool
-        Whether to wait for a process that holds it.
+        Whether to wait until another process releases the lock.
 
     Yields
     ------
     file
-        The open file whose lock it is; a child that inherits it holds the folder, too.
+        The open, locked file. A child process that inherits it holds the lock, too.
 
     Raises
     ------
     BlockingIOError
-        Another process holds it, and we are not to wait.
+        If another process holds the lock and `wait` is False.
     OSError
-        The folder cannot be written to.
+        If the folder cannot be created or written to.
 
     Examples
     --------
@@ -112,26 +117,26 @@ def alone(folder, *, wait=True):
 
 
 def read_yaml(path, error=ValueError, *, schema=None):
-    """Read a YAML file; a second entry of one name is refused, not taken for the first.
+    """Read a YAML file that contains a mapping, and refuse duplicate keys.
 
     Parameters
     ----------
     path : path
     error : type of exception
-        What to raise.
+        Type of the error to raise.
     schema : str, optional
-        Name of a JSON schema in :data:`SCHEMAS` that the file has to follow.
+        Name of a JSON schema in :data:`SCHEMAS` that the file must follow; None checks none.
 
     Returns
     -------
     dict
-        Empty for an empty file.
+        Content of the file; empty for an empty file.
 
     Raises
     ------
     error
-        No such file, not YAML, no mapping, a name that stands twice in one place, or an entry
-        that the schema does not allow; the file and the entry are named.
+        If the file does not exist, is not YAML, is not a mapping, has a key twice in one mapping,
+        or has an entry that the schema does not allow. The message names the file and the entry.
 
     Examples
     --------
@@ -151,21 +156,23 @@ def read_yaml(path, error=ValueError, *, schema=None):
 
 
 def _parsed(path, error):
-    """The content of a YAML file."""
+    """Return the content of a YAML file."""
     try:
         with path.open(encoding="utf-8") as stream:
             content = yaml.load(stream, Loader=_StrictLoader)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except _Twice as twice:
-        raise error(f"{path}, near line {twice.line}: {twice.names} stands there twice") from None
+        raise error(
+            f"{path}, near line {twice.line}: found {twice.names} twice, expected each key once"
+        ) from None
     except yaml.YAMLError as fault:
         raise error(f"{path}: not YAML: {fault}") from fault
     return {} if content is None else content
 
 
 def _check(content, schema, path, error):
-    """Raise an error that names the entry that breaks the schema, and what is allowed there."""
+    """Raise an error that names the entry that breaks the schema, and what the schema expects."""
     import jsonschema  # only where a file has a schema
 
     faults = jsonschema.Draft202012Validator(schema).iter_errors(content)
@@ -176,12 +183,12 @@ def _check(content, schema, path, error):
 
 
 def _complaint(fault):
-    """What stands in the entry, and what is allowed: the schema's description where it has one."""
+    """Describe an entry and what was expected: the schema's description if there is one."""
     rule, value, entry = fault.validator, fault.validator_value, fault.instance
     if rule == "additionalProperties":
         known = fault.schema.get("properties", {})
         unknown = ", ".join(str(key) for key in entry if key not in known)
-        return f"found the key {unknown}, expected none but {', '.join(known)}"
+        return f"found the key {unknown}, expected only {', '.join(known)}"
     if rule == "required":
         missing = ", ".join(key for key in value if key not in entry)
         return f"found no key {missing}, expected all of {', '.join(value)}"
@@ -195,7 +202,7 @@ def _as_yaml(value):
 
 
 class _Twice(Exception):
-    """Names that stand twice in one mapping."""
+    """A mapping contains a key twice."""
 
     def __init__(self, names, line):
         super().__init__(names)
@@ -203,7 +210,7 @@ class _Twice(Exception):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which no second entry of one name replaces the first."""
+    """YAML loader that refuses duplicate keys, of which PyYAML keeps the last."""
 
     def construct_mapping(self, node, deep=False):
         names = [self.construct_object(key, deep=deep) for key, _ in node.value]

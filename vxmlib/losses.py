@@ -1,7 +1,7 @@
-"""Image losses by name, among them voxelmorph's local NCC computed faster.
+"""Look up image losses by name, including a faster version of voxelmorph's local NCC.
 
-All image losses have Keras' signature ``loss(y_true, y_pred)``: the fixed image first, the warped
-moving image second, both ``(batch, *vol, channels)``.
+All image losses have Keras' signature ``loss(y_true, y_pred)``: first the fixed image, then the
+warped moving image, both ``(batch, *vol, channels)``.
 """
 
 from vxmlib.backend import tf, vxm
@@ -9,36 +9,39 @@ from vxmlib.checks import check_choice, check_number, check_whole
 
 
 class LocalNCC:
-    """Squared local cross correlation in a cube around every voxel, as a loss.
+    """Squared local cross correlation (NCC) around every voxel, as a loss.
 
-    The same function as ``vxm.losses.NCC`` (value and gradient), computed with running sums along
-    one axis after the other in place of a dense ``window ** nd`` convolution.
+    The value and the gradient are those of ``vxm.losses.NCC``, but they are computed with running
+    sums along one axis after the other instead of a dense ``window ** nd`` convolution.
 
-    For each voxel, with mean and (co)variance taken over its window and zeros outside the grid,
-    the score is ``cov(I, J)**2 / (var(I) * var(J))``: 1 where one patch is an affine function of
-    the other with positive slope, 0 where they are unrelated. The loss is minus the mean score,
-    so it lies in [-1, 0] and lower is better. What it scores, and what it misses:
+    The score of a voxel is ``cov(I, J)**2 / (var(I) * var(J))``, where the variances and the
+    covariance are taken over the window around the voxel, with zeros outside the grid. It is 1
+    where one patch is an affine function of the other with a positive slope, and 0 where they are
+    unrelated. The loss is minus the mean score, so it lies in [-1, 0] and lower is better. Note
+    that:
 
-    * the contrast and brightness of a patch do not matter, its sign does: a negative covariance
-      counts as none (cut off at ``eps``), so inverted contrast scores about 0;
-    * a window that is constant in **both** images scores 1, so the black background of a brain
-      image looks perfectly aligned; report the score inside the brain as well
-      (:func:`vxmlib.metrics.local_ncc`);
-    * intensities must be in [0, 1]. ``eps`` is compared with sums over the window, so images of
-      range 1e-4 look constant (score 1, gradient 0); and variances are small differences of large
-      sums in float32, so an offset of 1000 leaves only rounding noise.
+    * The score ignores the contrast and brightness of a patch, but not the sign of the contrast.
+      A negative covariance is replaced by ``eps``, so inverted contrast scores about 0.
+    * A window that is constant in **both** images scores 1, so the black background of a brain
+      image looks perfectly aligned. Report the score inside the brain as well
+      (:func:`vxmlib.metrics.local_ncc`).
+    * Intensities must lie in [0, 1]. ``eps`` is compared with sums over the window, so images with
+      a range of 1e-4 look constant (score 1, gradient 0). Variances are small differences of large
+      sums in float32, so with an offset of 1000 only rounding noise remains.
 
     Parameters
     ----------
     window : int
-        Edge of the window in voxels: odd, at least 3. The paper's value is 9.
+        Edge length of the window in voxels: odd, at least 3. The paper uses 9.
     eps : float
-        Smallest covariance and variance (summed over the window) that counts.
+        Lower limit of the covariance and the variances, each summed over the window; smaller
+        values are replaced by it.
 
     Raises
     ------
     ValueError
-        If ``window`` or ``eps`` is out of range; by ``loss``, if the two images differ in shape.
+        If ``window`` or ``eps`` is out of range. :meth:`loss` raises it if the shapes of the two
+        images differ.
 
     References
     ----------
@@ -57,21 +60,21 @@ class LocalNCC:
         if self.window % 2 == 0:
             raise ValueError(
                 f"window: found {window}, expected an odd number of voxels, because an even window "
-                "has no centre voxel; take 9, the paper's value"
+                "has no centre voxel; use 9, the paper's value"
             )
 
     def score(self, y_true, y_pred):
-        """Score every voxel.
+        """Compute the score of every voxel.
 
         Parameters
         ----------
         y_true, y_pred : tensor, (batch, *vol, channels)
-            Fixed and warped image, of one float type, intensities in [0, 1].
+            Fixed and warped image, of the same float type, with intensities in [0, 1].
 
         Returns
         -------
         tensor, (batch, *vol)
-            Squared local correlation, 0 (unrelated) to 1; the channels are scored together.
+            Squared local correlation, from 0 (unrelated) to 1, over all channels together.
 
         Raises
         ------
@@ -87,7 +90,7 @@ class LocalNCC:
         nd = fixed.shape.rank - 2
         voxels = self.window**nd * fixed.shape[-1]
 
-        # The fixed image is constant during training: summed apart, its sums need no gradient.
+        # The fixed image is constant in training, so its separate sums need no gradient.
         maps_f = tf.stack([fixed, fixed * fixed])
         maps_w = tf.stack([warped, warped * warped, fixed * warped])
         sum_f, sum_ff = tf.unstack(_window_sums(maps_f, self.window))  # each (batch, *vol)
@@ -100,19 +103,19 @@ class LocalNCC:
         return (covariance / variance_f) * (covariance / variance_w)
 
     def loss(self, y_true, y_pred):
-        """Give minus the mean score of each pair of the batch: ``(batch,)``, in [-1, 0]."""
+        """Return minus the mean score of each pair of the batch: ``(batch,)``, in [-1, 0]."""
         score = self.score(y_true, y_pred)
         return -tf.reduce_mean(score, axis=list(range(1, score.shape.rank)))
 
 
 def _full_precision(image):
-    """A tensor, of half precision (a mixed precision policy) as float32: sums need the digits."""
+    """Return a tensor, as float32 if it has half precision, which is too coarse for the sums."""
     image = tf.convert_to_tensor(image)
     return tf.cast(image, tf.float32) if image.dtype.size < 4 else image
 
 
 def _window_sums(maps, window):
-    """Sum over channels and a cube: (maps, batch, *vol, channels) -> (maps, batch, *vol)."""
+    """Sum over channels and windows: (maps, batch, *vol, channels) -> (maps, batch, *vol)."""
     spatial = range(2, maps.shape.rank - 1)
 
     def box(x):
@@ -128,11 +131,10 @@ def _window_sums(maps, window):
 
 
 def _running_sum(x, *, axis, window):
-    """Sum ``window`` neighbours along one axis, zeros outside, by doubling: 9 = 1 + 8.
-
-    Four additions in place of nine, exact on GPUs that round inside convolutions (TF32), and no
-    growing prefix sum whose rounding would swamp small variances.
-    """
+    """Sum ``window`` neighbours along one axis, with zeros outside, by doubling: 9 = 1 + 8."""
+    # A window of 9 takes four additions instead of eight. GPUs that round inside convolutions
+    # (TF32) do not round these sums, and there is no growing prefix sum, whose rounding errors
+    # would exceed small variances.
 
     def part(t, begin, cut):
         index = [slice(None)] * x.shape.rank
@@ -142,7 +144,7 @@ def _running_sum(x, *, axis, window):
     pad = [[0, 0]] * x.shape.rank
     pad[axis] = [window // 2, window // 2]
     block, width = tf.pad(x, pad), 1  # block[i] is the sum of `width` voxels from i on
-    total, start = part(block, 0, window - 1), 1  # window is odd: one voxel, then blocks
+    total, start = part(block, 0, window - 1), 1  # the window is odd: one voxel, then blocks
     while 2 * width < window:
         block = part(block, 0, width) + part(block, width, 0)
         width *= 2
@@ -153,7 +155,7 @@ def _running_sum(x, *, axis, window):
 
 
 def _mse(y_true, y_pred):
-    """Give the mean squared difference of each pair; vxm.losses.MSE averages the batch too."""
+    """Return the mean squared difference of each pair; vxm.losses.MSE averages over the batch."""
     squared = vxm.losses.MSE().mse(_full_precision(y_true), _full_precision(y_pred))
     return tf.reduce_mean(squared, axis=list(range(1, squared.shape.rank)))
 
@@ -167,18 +169,18 @@ def image_loss(name):
     Parameters
     ----------
     name : str
-        "ncc": :class:`LocalNCC` with window 9, in [-1, 0]; the paper's λ for it is 1.
-        "mse": mean squared difference, at least 0; the paper's λ for it is 0.01.
+        "ncc" is :class:`LocalNCC` with a window of 9 voxels, in [-1, 0]; the paper uses λ = 1
+        with it. "mse" is the mean squared difference, at least 0; the paper uses λ = 0.01.
 
     Returns
     -------
     callable
-        ``loss(y_true, y_pred)``, one value for each pair of the batch: ``(batch,)``.
+        ``loss(y_true, y_pred)``, which returns one value for each pair of the batch: ``(batch,)``.
 
     Raises
     ------
     ValueError
-        For another name.
+        If the name is unknown.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""Measure a registration: overlap, surfaces, Jacobian, folding, similarity; one table for pairs."""
+"""Measure how well a registration aligns two subjects, and how regular its displacement is.
+
+`evaluate_pairs` collects these measures of many pairs in one table.
+"""
 
 from itertools import product
 from time import perf_counter
@@ -18,7 +21,7 @@ from vxmlib.checks import (
 )
 from vxmlib.warp import each_slab, identity, inversion_error, warp_labels
 
-#: Rule of `dice` for a label that is in neither map -> the value of that label.
+#: Argument `absent` of `dice` -> Dice of a label that is in neither map; None leaves it out.
 ABSENT_RULES = {"skip": None, "nan": float("nan"), "zero": 0.0, "one": 1.0}
 NONPOSITIVE_RULES = ("exclude", "floor")
 COLUMNS = (
@@ -33,24 +36,25 @@ COLUMNS = (
     "sd_log_jacobian",
     "seconds",
 )
-#: What `evaluate_pairs` adds to `COLUMNS` when it is asked to.
+#: Additional columns of `evaluate_pairs`, which its argument `measures` selects.
 MEASURES = ("surface_mm", "length_mm", "inverse_consistency_mm")
 
-_WIDEST_TABLE = 1 << 22  # label numbers spread further apart than this are searched, not looked up
-_CHUNK = 1 << 16  # voxels counted at a time, so that their codes stay in the cache
+_WIDEST_TABLE = 1 << 22  # a wider range of label numbers is searched, without a lookup table
+_CHUNK = 1 << 16  # voxels counted at a time; their codes stay in the processor's cache
 
 
 class Folding(NamedTuple):
-    """Voxels where a field folds, by :func:`folding` or by :func:`digital_folding`.
+    """Number and percentage of folded voxels, from `folding` or `digital_folding`.
 
     Attributes
     ----------
     count : int
-        Folded voxels of the whole grid.
+        Number of folded voxels on the grid.
     percent : float
-        `count` in percent of all voxels of the grid.
+        `count` as a percentage of all voxels of the grid.
     percent_in_mask : float or None
-        Folded voxels inside the mask in percent of the voxels of the mask; None without a mask.
+        Number of folded voxels inside the mask as a percentage of the voxels of the mask; None
+        without a mask.
     """
 
     count: int
@@ -59,16 +63,16 @@ class Folding(NamedTuple):
 
 
 def dice(a, b, labels=None, *, absent="skip"):
-    """Dice overlap of two label maps, ``2 |A and B| / (|A| + |B|)``, for each label.
+    """Compute the Dice overlap ``2 |A and B| / (|A| + |B|)`` of two label maps for each label.
 
     Parameters
     ----------
     a, b : array_like
-        Label maps ``(*vol)`` of one grid, integer or boolean. The order does not matter.
+        Label maps ``(*vol)`` on one grid, integer or boolean. Their order does not matter.
     labels : iterable of int, optional
-        Labels to measure. By default all that occur in `a` or `b`, without 0 (background).
+        Labels to measure. By default, all labels in `a` or `b` except 0 (background).
     absent : {"skip", "nan", "zero", "one"}
-        Value of a label that is in neither map, where the formula reads 0/0:
+        Value of a label that is in neither map, for which the formula is 0/0:
 
         ========  ===================  ================================================
         rule      value                used by
@@ -76,25 +80,27 @@ def dice(a, b, labels=None, *, absent="skip"):
         "skip"    label is left out    surfa; our default
         "nan"     NaN                  MONAI, the Learn2Reg evaluation
         "zero"    0.0                  voxelmorph (``vxm.py.utils.dice``)
-        "one"     1.0                  many hand-written scripts; flatters the mean
+        "one"     1.0                  many hand-written scripts; inflates the mean
         ========  ===================  ================================================
 
-        A label that is in just one of the maps has Dice 0 by the formula, whatever the rule.
+        A label that is in only one of the maps has a Dice of 0 under every rule.
 
     Returns
     -------
     dict of int to float
-        Label to overlap in [0, 1], in the order of `labels` (ascending by default).
+        Label -> overlap in [0, 1], in the order of `labels` (ascending by default).
 
     Raises
     ------
     ValueError
-        Maps not of an integer type or of two grids; unknown rule.
+        If a map is neither integer nor boolean, the maps are on different grids, a label is not
+        a whole number, or the rule is unknown.
 
     Notes
     -----
-    Definition: Dice, Ecology 26:297-302 (1945). All labels are counted in one pass: each pair
-    of labels at a voxel is one number, and one ``bincount`` makes the table of joint counts.
+    The definition is that of Dice, Ecology 26:297-302 (1945). All labels are counted in one pass:
+    the pair of labels at each voxel is encoded as one number, and ``bincount`` computes the table
+    of joint counts.
 
     Examples
     --------
@@ -121,7 +127,7 @@ def dice(a, b, labels=None, *, absent="skip"):
 
 
 def mean_dice(a, b, labels=None, *, absent="skip"):
-    """Mean of `dice` over labels; NaN entries do not count.
+    """Compute the mean of `dice` over labels, without NaN values.
 
     Parameters
     ----------
@@ -131,7 +137,12 @@ def mean_dice(a, b, labels=None, *, absent="skip"):
     Returns
     -------
     float
-        In [0, 1]; NaN when there is no label to average.
+        Mean in [0, 1]; NaN if no label has a value.
+
+    Raises
+    ------
+    ValueError
+        As for `dice`.
 
     Examples
     --------
@@ -142,39 +153,41 @@ def mean_dice(a, b, labels=None, *, absent="skip"):
 
 
 def surface_distance(a, b, *, spacing, percentile=95):
-    """Distance between the surfaces of two masks in millimetres.
+    """Compute the distance between the surfaces of two masks in millimetres.
 
-    Surface voxels are those with a face neighbour outside the mask (the outside of the image
-    counts as outside the mask). From each surface voxel of one mask the distance to the
-    nearest surface voxel of the other is taken, both ways; the answer is the larger of the two
-    percentiles.
+    A surface voxel is a voxel of the mask with a face neighbour outside the mask; positions
+    outside the image count as outside the mask. The distance from each surface voxel of one mask
+    to the nearest surface voxel of the other is computed in both directions, and the larger of
+    the two percentiles is returned.
 
     Parameters
     ----------
     a, b : array_like
-        Masks ``(*vol)``: boolean, or integer with 0 for outside. For one structure of a label
-        map write ``labels == 17``.
+        Masks ``(*vol)`` on one grid: boolean, or integer with 0 outside the mask. For one
+        structure of a label map, pass ``labels == 17``.
     spacing : float or sequence of float
-        Voxel size in mm, one for all axes or one an axis.
+        Voxel size in mm: one number for all axes, or one number for each axis.
     percentile : float
-        95 (default) for the robust distance HD95, 100 for the Hausdorff distance.
+        Percentile of the distances, 0 to 100: 95 for the robust distance HD95, 100 for the
+        Hausdorff distance.
 
     Returns
     -------
     float
-        Millimetres, at least 0. NaN when a mask is empty: there is no surface to measure to.
+        Distance in mm, at least 0. NaN if a mask is empty, because it has no surface.
 
     Raises
     ------
     ValueError
-        Masks not integer or of two grids; `spacing` or `percentile` out of range.
+        If a mask is neither boolean nor integer, the masks are on different grids, or `spacing`
+        or `percentile` is out of range.
 
     Notes
     -----
-    The larger of the two directed percentiles is the definition of MONAI and of DeepMind's
-    ``surface-distance`` (which weights surface voxels by area; we do not). MedPy takes one
-    percentile of both sets of distances together, which is never larger. Learn2Reg passes
-    spacing 1, so that its HD95 is in voxels.
+    MONAI and DeepMind's ``surface-distance`` also define the distance as the larger of the two
+    directed percentiles, but the latter weights surface voxels by their area. MedPy takes one
+    percentile of both sets of distances together, which is never larger. Learn2Reg passes a
+    spacing of 1, so its HD95 is in voxels.
 
     Examples
     --------
@@ -199,10 +212,11 @@ def surface_distance(a, b, *, spacing, percentile=95):
 
 
 def jacobian_determinant(displacement):
-    """Determinant of the Jacobian of ``x + u(x)`` at each voxel.
+    """Compute the Jacobian determinant of the mapping ``x + u(x)`` at each voxel.
 
-    It is the local change of volume: 1 none, above 1 growth, between 0 and 1 shrinkage, at or
-    below 0 the map folds there. It has no unit.
+    The determinant is the local change of volume and has no unit. It is 1 where the volume does
+    not change, above 1 where it grows, between 0 and 1 where it shrinks, and 0 or below where the
+    mapping folds.
 
     Parameters
     ----------
@@ -212,18 +226,20 @@ def jacobian_determinant(displacement):
     Returns
     -------
     numpy.ndarray
-        Map ``(*vol)``, float32.
+        Determinant ``(*vol)``, float32.
 
     Raises
     ------
     ValueError
-        Shape not ``(*vol, nd)``, fewer than two voxels along an axis, NaN or infinite entries.
+        If the shape is not ``(*vol, nd)``, an axis has fewer than two voxels, or an entry is NaN
+        or infinite.
 
     Notes
     -----
-    Same differences as ``vxm.py.utils.jacobian_determinant`` (``numpy.gradient``): central
-    inside, one-sided in the first and last voxel of an axis. It is cheaper because it takes
-    gradients of ``u`` and adds 1 on the diagonal, in slabs, without a grid in float64.
+    The finite differences are those of ``vxm.py.utils.jacobian_determinant``
+    (``numpy.gradient``): central inside the grid, one-sided at the first and last voxel of an
+    axis. This function is cheaper, because it takes the gradients of ``u`` and adds 1 on the
+    diagonal, in slabs, without a grid in float64.
 
     Examples
     --------
@@ -237,7 +253,7 @@ def jacobian_determinant(displacement):
     determinant = np.empty(field.shape[:-1], np.float32)
 
     def fill(slab):
-        low, high = max(slab.start - 1, 0), min(slab.stop + 1, rows)  # neighbours, to subtract
+        low, high = max(slab.start - 1, 0), min(slab.stop + 1, rows)  # with neighbouring rows
         moves = np.ascontiguousarray(np.moveaxis(field[low:high], -1, 0))
         determinant[slab] = _determinant(moves)[slab.start - low : slab.stop - low]
 
@@ -246,30 +262,31 @@ def jacobian_determinant(displacement):
 
 
 def folding(displacement, mask=None):
-    """Count the voxels where a field folds: Jacobian determinant at or below zero.
+    """Count the voxels where a displacement folds: its Jacobian determinant is 0 or below.
 
     Parameters
     ----------
     displacement : array_like
-        Full-resolution displacement ``(*vol, nd)`` in voxels.
+        Full-resolution displacement ``(*vol, nd)`` in voxels, 'ij' order.
     mask : array_like, optional
-        Boolean ``(*vol)`` on the fixed grid, usually the brain of the fixed image.
+        Boolean mask ``(*vol)`` on the fixed grid, usually the brain of the fixed image.
 
     Returns
     -------
     Folding
-        ``count`` and ``percent`` of the whole grid, ``percent_in_mask`` of the mask.
+        ``count`` and ``percent`` for all voxels of the grid, ``percent_in_mask`` for the mask.
 
     Raises
     ------
     ValueError
-        As `jacobian_determinant`; mask not boolean, of another grid, or empty.
+        As for `jacobian_determinant`; or if the mask is not boolean, is on another grid, or is
+        empty.
 
     Notes
     -----
     Balakrishnan et al., IEEE TMI 38:1788-1800 (2019) count folds among brain voxels and divide
-    by the brain. A percentage of all voxels is about a third of that for the same field, so
-    name the denominator with the number.
+    by the number of brain voxels. For the same field, the percentage of all voxels is about a
+    third of that, so report the denominator with the percentage.
 
     Examples
     --------
@@ -283,40 +300,41 @@ def folding(displacement, mask=None):
 
 
 def digital_folding(displacement, mask=None):
-    """Count the voxels where a field folds between a voxel and its neighbours.
+    """Count the voxels where a displacement folds between a voxel and its neighbours.
 
-    The central differences of `folding` skip the voxel itself, so a field that jumps from voxel
-    to voxel can fold while they see nothing. This count looks at the voxel and its neighbours. A
-    voxel is folded when a triangle (2D) or tetrahedron (3D) of grid points that belongs to it is
-    flat or turned inside out by ``x + u(x)``.
+    The central differences of `folding` do not use the value at the voxel itself, so they can
+    miss the folds of a displacement that alternates from voxel to voxel. This function uses the
+    voxel and its neighbours: a voxel is folded if ``x + u(x)`` flattens or inverts one of the
+    triangles (2D) or tetrahedra (3D) that they form.
 
     Parameters
     ----------
     displacement : array_like
         Full-resolution displacement ``(*vol, nd)`` in voxels, 'ij' order.
     mask : array_like, optional
-        Boolean ``(*vol)`` on the fixed grid, usually the brain of the fixed image.
+        Boolean mask ``(*vol)`` on the fixed grid, usually the brain of the fixed image.
 
     Returns
     -------
     Folding
-        ``count`` and ``percent`` of the whole grid, ``percent_in_mask`` of the mask.
+        ``count`` and ``percent`` for all voxels of the grid, ``percent_in_mask`` for the mask.
 
     Raises
     ------
     ValueError
-        As `folding`.
+        As for `folding`.
 
     Notes
     -----
-    Criterion of digital diffeomorphism: Liu et al., On Finite Difference Jacobian Computation in
-    Deformable Image Registration, IJCV (2024), doi:10.1007/s11263-024-02047-1. In 2D four
-    determinants must be positive: forward or backward differences along each axis. In 3D there
-    are ten: eight of one-sided differences, and two with the diagonals of the three faces that
-    meet at the voxel, on one side of it and on the other.
+    This is the criterion of digital diffeomorphism: Liu et al., On Finite Difference Jacobian
+    Computation in Deformable Image Registration, IJCV (2024), doi:10.1007/s11263-024-02047-1. In
+    2D, four determinants must be positive: those of the forward or backward differences along
+    each axis. In 3D, there are ten: eight of one-sided differences, and two of the diagonals of
+    the three faces that meet at the voxel, one on each side of it.
 
-    At the border of the grid only determinants whose points all lie on the grid are computed.
-    (The authors' program continues the field beyond the grid, so border voxels may differ.)
+    At the border of the grid, only determinants whose points all lie on the grid are computed.
+    (The authors' program extends the field beyond the grid, so its results may differ at border
+    voxels.)
 
     Examples
     --------
@@ -332,7 +350,7 @@ def digital_folding(displacement, mask=None):
     mask = check_mask(mask, field.shape[:-1])
     folded = np.zeros(field.shape[:-1], bool)
     for edges in _simplices(field.shape[-1]):
-        # Voxels from which all edges lead to points of the grid.
+        # Only voxels whose edges all end at points of the grid.
         first = np.maximum(-edges.min(axis=0), 0)
         stop = np.array(folded.shape) - np.maximum(edges.max(axis=0), 0)
         here = tuple(map(slice, first, stop))
@@ -345,36 +363,38 @@ def digital_folding(displacement, mask=None):
 
 
 def sd_log_jacobian(displacement, mask=None, *, nonpositive="exclude", floor=1e-9):
-    """Standard deviation of the logarithm of the Jacobian determinant: how uneven a warp is.
+    """Compute the standard deviation (SD) of the logarithm of the Jacobian determinant.
+
+    It measures how unevenly a displacement changes volume.
 
     Parameters
     ----------
     displacement : array_like
-        Full-resolution displacement ``(*vol, nd)`` in voxels.
+        Full-resolution displacement ``(*vol, nd)`` in voxels, 'ij' order.
     mask : array_like, optional
-        Boolean ``(*vol)``; only these voxels count.
+        Boolean mask ``(*vol)``; only its voxels are used. By default, all voxels.
     nonpositive : {"exclude", "floor"}
-        What to do with folded voxels, which have no logarithm. "exclude" leaves them out; print
-        `folding` beside the value, because it cannot see them. "floor" raises determinants to
-        `floor` first; each fold then weighs ``log(floor)``, and the value depends on that
-        choice.
+        How to treat folded voxels, whose determinant has no logarithm. "exclude" leaves them out;
+        report `folding` beside the value, because the value does not show folds. "floor" raises
+        determinants to `floor` first; each fold then contributes ``log(floor)``, so the value
+        depends on that choice.
     floor : float
-        Smallest determinant for "floor".
+        Smallest determinant for "floor", above 0; "exclude" does not use it.
 
     Returns
     -------
     float
-        At least 0 (population SD), 0 for a uniform scaling. NaN when every voxel is left out.
+        Population SD, at least 0; 0 for a uniform scaling. NaN if no voxel is left.
 
     Raises
     ------
     ValueError
-        As `folding`; unknown rule, `floor` not positive.
+        As for `folding`; or if the rule is unknown or `floor` is not positive.
 
     Notes
     -----
     The Learn2Reg evaluation takes the SD of ``log(clip(det + 3, 1e-9, 1e9))`` without the two
-    voxels at each border. The added 3 hides folds and shrinks the result, so its figures cannot
+    voxels at each border. The added 3 hides folds and reduces the result, so its values cannot
     be compared with these.
 
     Examples
@@ -389,34 +409,36 @@ def sd_log_jacobian(displacement, mask=None, *, nonpositive="exclude", floor=1e-
 
 
 def local_ncc(a, b, window=9, mask=None, *, eps=1e-5):
-    """Mean squared local correlation of two images, as the NCC loss scores it but positive.
+    """Compute the mean squared local correlation of two images: the NCC loss, but positive.
 
     Parameters
     ----------
     a, b : array_like
-        Images ``(*vol)`` of one grid, intensities in [0, 1].
+        Images ``(*vol)`` on one grid, intensities in [0, 1].
     window : int
         Side of the window in voxels, odd.
     mask : array_like, optional
-        Boolean ``(*vol)``; the mean is over these voxels. Without it flat background, which
-        scores 1, makes any pair look good.
+        Boolean mask ``(*vol)``; the mean is taken over its voxels. Without a mask, background
+        that is constant in both images scores 1 and raises the mean of any pair.
     eps : float
-        Floor of the covariance and of the two variances (sums over the window).
+        Smallest value of the covariance and of the two variances (sums over the window).
 
     Returns
     -------
     float
-        In [0, 1]; 1 for images equal up to gain and offset in each window.
+        Score in [0, 1]; 1 if the images are equal up to gain and offset in each window.
 
     Raises
     ------
     ValueError
-        Unequal shapes, NaN, window not odd and positive, mask as in `folding`.
+        If the shapes differ, an image has NaN or infinite values, `window` is not odd and
+        positive, or the mask is invalid as for `folding`.
 
     Notes
     -----
-    Same formula as ``vxm.losses.NCC`` (window sums with zeros beyond the border; a negative
-    covariance counts as none), in double precision, so that there is no cancellation.
+    The formula is that of ``vxm.losses.NCC``: window sums have zeros beyond the border, and a
+    negative covariance is raised to `eps`. It is computed in double precision to avoid
+    cancellation.
 
     Examples
     --------
@@ -447,24 +469,26 @@ def local_ncc(a, b, window=9, mask=None, *, eps=1e-5):
 
 
 def endpoint_error(u, v, mask=None):
-    """Mean length of the difference of two displacements, in voxels.
+    """Compute the mean length of the difference between two displacements, in voxels.
 
     Parameters
     ----------
     u, v : array_like
-        Displacements ``(*vol, nd)`` in voxels of one grid; one is often the known truth.
+        Displacements ``(*vol, nd)`` in voxels on one grid; often, one of them is the true one.
     mask : array_like, optional
-        Boolean ``(*vol)``; only these voxels count.
+        Boolean mask ``(*vol)``; only its voxels are used. By default, all voxels.
 
     Returns
     -------
     float
-        Voxels, at least 0. Times the voxel size it is millimetres (isotropic grids).
+        Length in voxels, at least 0. On an isotropic grid, multiply it by the voxel size to
+        obtain millimetres.
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, NaN; mask as in `folding`.
+        If the shapes do not match, an entry is NaN or infinite, or the mask is invalid as for
+        `folding`.
 
     Examples
     --------
@@ -479,24 +503,28 @@ def endpoint_error(u, v, mask=None):
 
 
 def inverse_consistency(forward, backward, mask=None):
-    """Mean distance from where it started of a point sent there and back, in voxels.
+    """Compute how far two opposite displacements are from being inverses, in voxels.
+
+    A point that is moved by one displacement and then by the other ends at some distance from its
+    start. The result is the mean of this distance.
 
     Parameters
     ----------
     forward, backward : array_like
-        Displacements ``(*vol, nd)`` of a pair registered in both directions.
+        Displacements ``(*vol, nd)`` in voxels of a pair registered in both directions.
     mask : array_like, optional
-        Boolean ``(*vol)``; only these voxels count.
+        Boolean mask ``(*vol)``; only its voxels are used. By default, all voxels.
 
     Returns
     -------
     float
-        Voxels, at least 0: the mean of `vxmlib.warp.inversion_error` over both orders.
+        Distance in voxels, at least 0: the mean of `vxmlib.warp.inversion_error` over both
+        orders of the displacements.
 
     Raises
     ------
     ValueError
-        As `endpoint_error`.
+        As for `endpoint_error`.
 
     Examples
     --------
@@ -512,54 +540,56 @@ def inverse_consistency(forward, backward, mask=None):
 def evaluate_pairs(
     cohort, pairs, method, *, measures=(), structures=None, parcels=None, both_ways=False
 ):
-    """Register pairs and measure each: one row a displacement and structure.
+    """Register pairs and tabulate their measures, one row per displacement and structure.
 
-    Structures measured are those that are in the label maps of both people *before* warping.
-    One that a warp wipes out therefore scores 0 and is not dropped.
+    A structure is measured if it is in the label maps of both subjects *before* warping. A
+    structure that the warp removes therefore scores 0 and is not left out.
 
     Parameters
     ----------
     cohort : vxmlib.cohorts.Cohort
-        Gives ``image(id)``, ``labels(id)``, ``brain(id)``, ``structures``, ``unlabelled``, and
-        ``spacing`` for measures in millimetres.
+        Cohort, of which ``image(id)``, ``labels(id)``, ``brain(id)``, ``structures`` and
+        ``unlabelled`` are used, and ``spacing`` for measures in millimetres.
     pairs : iterable of (str, str)
         Ordered ``(moving, fixed)`` ids.
     method : "identity" or callable
         ``method(moving_image, fixed_image)`` returns the displacement ``(*vol, nd)`` in voxels.
-        "identity" moves nothing: the overlap before registration.
+        "identity" is the zero displacement, which measures the overlap before registration.
     measures : iterable of str
-        Further columns, of `MEASURES`; see Returns.
+        Additional columns from `MEASURES`; see Returns.
     structures : dict of int to str, optional
-        Label -> name of the structures to measure; by default ``cohort.structures``.
+        Label -> name of the structures to measure. By default, ``cohort.structures``.
     parcels : (cohort, dict of int to str), optional
-        The same people with a second set of label maps, for example of cortical parcels, and the
-        structures to measure in it.
+        Cohort of the same subjects with a second set of label maps, for example of cortical
+        parcels, and the structures to measure in them.
     both_ways : bool
         If true, ``method(a, b)`` registers both directions and returns the displacement of a
-        onto b, that of b onto a, and the seconds of one registration. Each pair then gives the
-        rows of (moving, fixed) and after them those of (fixed, moving).
+        onto b, the displacement of b onto a, and the seconds of one registration. For each pair,
+        the rows of (moving, fixed) are then followed by those of (fixed, moving).
 
     Returns
     -------
     pandas.DataFrame
-        Columns ``moving, fixed`` (ids), ``label`` (number), ``structure`` (name), ``dice``
-        (0 to 1), and, the same in all rows of a displacement: ``folds`` (voxels of the whole
-        grid), ``folding_percent`` (of the whole grid), ``folding_percent_brain`` (of the fixed
-        brain), ``sd_log_jacobian`` (fixed brain, folds left out), ``seconds`` (registration
-        alone). A displacement without a common structure, or of a person without a label map,
-        has one row, in which ``label``, ``structure`` and ``dice`` are missing.
+        Columns ``moving`` and ``fixed`` (ids), ``label`` (number), ``structure`` (name) and
+        ``dice`` (0 to 1). The following columns are equal in all rows of a displacement:
+        ``folds`` (number of voxels on the grid), ``folding_percent`` (of all voxels of the grid),
+        ``folding_percent_brain`` (of the fixed brain), ``sd_log_jacobian`` (in the fixed brain,
+        without folded voxels) and ``seconds`` (registration alone). If the subjects share no
+        structure, or one of them has no label map, the displacement has one row, in which
+        ``label``, ``structure`` and ``dice`` are missing.
 
-        ``surface_mm`` is the 95th percentile of the surface distance of the structure, missing
-        where the warp wiped it out. ``length_mm`` is the mean length of the displacement over
-        the fixed brain, and ``inverse_consistency_mm`` that of the way which is left after going
-        there and back (only with `both_ways`). ``dice_parcels``, with `parcels`, is
-        the mean Dice over the structures of the second label maps.
+        ``surface_mm`` is the 95th percentile of the surface distance of the structure; it is
+        missing where the warp removed the structure. ``length_mm`` is the mean length of the
+        displacement over the fixed brain. ``inverse_consistency_mm``, only with `both_ways` or
+        "identity", is the mean distance over the fixed brain between a point and its position
+        after both displacements. ``dice_parcels``, only with `parcels`, is the mean Dice over the
+        structures of the second label maps.
 
     Raises
     ------
     ValueError
-        Unknown method or measure, no pairs, or a displacement that does not fit; the pair is
-        named.
+        If the method or a measure is unknown, there are no pairs, or an image, a label map or a
+        displacement is invalid; an error about a pair names the pair.
     """
     pairs, measures = list(pairs), _checked_measures(measures, both_ways or method == "identity")
     if not pairs:
@@ -585,25 +615,25 @@ def evaluate_pairs(
 def measure_displacement(
     cohort, moving, fixed, displacement, *, reverse=None, measures=(), structures=None, parcels=None
 ):
-    """Measure one displacement of one pair, as `evaluate_pairs` does.
+    """Measure one displacement of one pair in the same way as `evaluate_pairs`.
 
     Parameters
     ----------
     cohort, measures, structures, parcels
         As for `evaluate_pairs`.
     moving, fixed : str
-        Ids of the two people.
+        Ids of the two subjects.
     displacement : array_like
         Full-resolution displacement ``(*vol, nd)`` of moving onto fixed, in voxels.
     reverse : array_like, optional
-        That of fixed onto moving, for ``inverse_consistency_mm``.
+        Displacement of fixed onto moving, needed for ``inverse_consistency_mm``.
 
     Returns
     -------
     dict
-        By the names of the columns of `evaluate_pairs`. ``dice`` and ``surface_mm`` are means over
-        structures (NaN where there is none to measure), and ``structures`` has the values of
-        each by its label: ``{17: {"structure": "Left Hippocampus", "dice": 0.8}}``.
+        Measures under the column names of `evaluate_pairs`. ``dice`` and ``surface_mm`` are means
+        over structures (NaN if no structure can be measured). ``structures`` maps each label to
+        the values of its structure: ``{17: {"structure": "Left Hippocampus", "dice": 0.8}}``.
 
     Raises
     ------
@@ -641,40 +671,41 @@ def measure_displacement(
 
 
 def _checked_measures(measures, both_ways):
-    """The measures as a list, before anything is registered."""
+    """Return the measures as a list; refuse unknown or impossible ones before registration."""
     measures = [check_choice("measures", name, MEASURES) for name in measures]
     if "inverse_consistency_mm" in measures and not both_ways:
         raise ValueError(
             "measures: found inverse_consistency_mm without the displacement of the other "
-            "direction; give reverse, or use both_ways=True with a method of both directions."
+            "direction; pass reverse, or both_ways=True with a method that registers both "
+            "directions."
         )
     return measures
 
 
 def summary(table):
-    """Mean and spread of a table of `evaluate_pairs`.
+    """Summarise a table of `evaluate_pairs` by means and standard deviations (SD).
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Rows of `evaluate_pairs`.
+        Table that `evaluate_pairs` returns.
 
     Returns
     -------
     dict
         ``pairs`` : number of pairs.
-        ``dice_mean`` : mean over structures in each pair, then over pairs.
+        ``dice_mean`` : mean over the structures of each pair, then over pairs.
         ``dice_sd_pairs`` : SD of the pairs' means (how much pairs differ).
-        ``dice_sd_pooled`` : SD of all rows, structures and pairs together; the ± of the
-        VoxelMorph papers, several times larger.
+        ``dice_sd_pooled`` : SD over all rows, that is over structures and pairs together; this is
+        the ± of the VoxelMorph papers and several times larger.
         ``folds``, ``folding_percent``, ``folding_percent_brain``, ``sd_log_jacobian`` : means
         over pairs. ``seconds`` : median over pairs.
-        SDs are population SDs (``ddof=0``); missing values do not count.
+        SDs are population SDs (``ddof=0``); missing values are ignored.
 
     Raises
     ------
     ValueError
-        A column is missing, or there are no rows.
+        If a column is missing or the table has no rows.
 
     Examples
     --------
@@ -708,19 +739,21 @@ def summary(table):
 
 
 def shared_structures(a, b, structures):
-    """The structures that both label maps have, in the order given: those with a Dice to measure.
+    """List the structures that are in both label maps.
 
-    One that a person lacks would score 0 by no fault of the registration.
+    A structure that one subject lacks would have a Dice of 0, but not because of the registration.
 
     Parameters
     ----------
     a, b : integer ndarray
-        Label maps, before any warp.
+        Label maps before warping.
     structures : iterable of int
+        Labels to look for.
 
     Returns
     -------
     list of int
+        Labels that both maps have, in the order of `structures`.
 
     Examples
     --------
@@ -732,7 +765,7 @@ def shared_structures(a, b, structures):
 
 
 def _register(method, moving, fixed, both_ways):
-    """The displacement, that of the other direction (or None), and the seconds of one."""
+    """Return the displacement, that of the other direction (or None), and the seconds of one."""
     if method == "identity":
         still = identity(fixed.shape)
         return still, still, 0.0
@@ -743,7 +776,7 @@ def _register(method, moving, fixed, both_ways):
 
 
 def _rows(cohort, moving, fixed, displacement, reverse, seconds, asked):
-    """The rows of one displacement, as dicts."""
+    """Return the rows of one displacement as dicts."""
     measured = measure_displacement(cohort, moving, fixed, displacement, reverse=reverse, **asked)
     each = measured.pop("structures")
     common = {"moving": moving, "fixed": fixed, **measured, "seconds": seconds}
@@ -751,7 +784,7 @@ def _rows(cohort, moving, fixed, displacement, reverse, seconds, asked):
 
 
 def _each_structure(cohort, structures, moving, fixed, displacement, *, surfaces=False):
-    """Label -> name and Dice (and surface distance) of the structures that both people have."""
+    """Label -> name and Dice (and surface distance) of the structures that both subjects have."""
     if {moving, fixed} & set(cohort.unlabelled):
         return {}
     grid = displacement.shape[:-1]
@@ -771,7 +804,7 @@ def _each_structure(cohort, structures, moving, fixed, displacement, *, surfaces
 
 
 def _mean(values):
-    """Mean of what is a number; NaN without any."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     values = [value for value in values if not np.isnan(value)]
     return float(np.mean(values)) if values else float("nan")
 
@@ -782,7 +815,7 @@ def _present(labels):
 
 
 def _check_numbers(labels):
-    """Label numbers as ints, each once."""
+    """Return label numbers as ints, without duplicates."""
     labels = list(labels)
     if any(int(label) != label for label in labels):
         raise ValueError(f"labels: found {labels}, expected whole numbers.")
@@ -790,8 +823,8 @@ def _check_numbers(labels):
 
 
 def _counts(a, b, labels):
-    """Voxels with each label in both maps, in `a`, and in `b`."""
-    codes = len(labels) + 1  # code 0 stands for every label not asked for
+    """Count the voxels of each label in both maps at once, in `a`, and in `b`."""
+    codes = len(labels) + 1  # code 0 stands for all labels that are not measured
     encode_a, encode_b = _encoder(a, labels), _encoder(b, labels)
     a, b = a.ravel(), b.ravel()
     table = np.zeros(codes * codes, np.int64)
@@ -805,7 +838,7 @@ def _counts(a, b, labels):
 
 
 def _encoder(array, labels):
-    """A function that numbers the wanted labels 1, 2, ... in their order and all others 0."""
+    """Return a function that maps the labels to 1, 2, ... in their order, and all others to 0."""
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     inside = {label: i for i, label in enumerate(labels, start=1) if low <= label <= high}
     if high - low < _WIDEST_TABLE:
@@ -813,7 +846,7 @@ def _encoder(array, labels):
         for label, number in inside.items():
             table[label - low] = number
         return lambda part: table.take(part.astype(np.intp) - low)
-    # Some atlases number their structures in the hundred millions: no table that long.
+    # Label numbers in the hundred millions, as in some atlases, would need too long a table.
     values = np.array(sorted(inside) or [high], array.dtype)
     numbers = np.array([inside.get(int(value), 0) for value in values], np.intp)
 
@@ -825,19 +858,19 @@ def _encoder(array, labels):
 
 
 def _bounding_box(mask):
-    """Slices of the smallest box that holds a mask which is not empty."""
+    """Slices of the smallest box that contains a non-empty mask."""
     axes = range(mask.ndim)
     spans = (np.flatnonzero(mask.any(axis=tuple(set(axes) - {axis}))) for axis in axes)
     return tuple(slice(int(span[0]), int(span[-1]) + 1) for span in spans)
 
 
 def _surface(mask):
-    """Voxels of a mask with a face neighbour outside it."""
+    """Mask of the voxels that have a face neighbour outside the mask."""
     return mask & ~binary_erosion(mask)
 
 
 def _determinant(moves):
-    """Determinant of identity plus gradient of `moves` ``(nd, *slab)``."""
+    """Determinant of the identity plus the gradient of `moves`, of shape ``(nd, *slab)``."""
     gradient = [list(np.gradient(component)) for component in moves]  # [component][axis]
     for axis in range(len(moves)):
         gradient[axis][axis] += 1
@@ -854,31 +887,31 @@ def _det(rows):
 
 
 def _simplices(nd):
-    """Edges from a voxel to the other corners of each triangle or tetrahedron that it owns."""
+    """Edges from a voxel to the other corners of each triangle or tetrahedron tested for it."""
     one_sided = [np.diag(signs) for signs in product((1, -1), repeat=nd)]
     across = [1 - np.eye(3, dtype=int), np.eye(3, dtype=int) - 1]  # diagonals of three faces
     return one_sided + (across if nd == 3 else [])
 
 
 def _check_two_voxels(field):
-    """The field, if its grid has neighbours along every axis."""
+    """Return the field; refuse a grid with a single voxel along an axis."""
     if min(field.shape[:-1]) < 2:
         raise ValueError(
-            f"displacement: found grid {field.shape[:-1]}, expected at least 2 voxels an axis; "
-            "a slice of a 3-D field has no determinant of its own."
+            f"displacement: found grid {field.shape[:-1]}, expected at least 2 voxels along each "
+            "axis. If it is a slice of a 3-D field, pass the whole field."
         )
     return field
 
 
 def _folding_of(folded, mask):
-    """`Folding`, from a map of the folded voxels."""
+    """Summarise a map of the folded voxels as `Folding`."""
     count = int(folded.sum())
     in_mask = None if mask is None else 100.0 * int(folded[mask].sum()) / int(mask.sum())
     return Folding(count, 100.0 * count / folded.size, in_mask)
 
 
 def _sd_log_of(determinant, mask, nonpositive, floor):
-    """`sd_log_jacobian`, from a determinant already computed."""
+    """Compute `sd_log_jacobian` from a determinant map."""
     check_choice("nonpositive", nonpositive, NONPOSITIVE_RULES)
     values = (determinant if mask is None else determinant[mask]).astype(np.float64)
     if nonpositive == "exclude":

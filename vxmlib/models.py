@@ -1,4 +1,4 @@
-"""Build and compile VxmDense by name, save and load it, and register pairs with it."""
+"""Build and compile VxmDense networks, save and load them, and register pairs with them."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from vxmlib import checks, files
 from vxmlib.backend import tf, vxm
 from vxmlib.losses import image_loss as image_loss_by_name
 
-#: U-Net features by name: convolutions of the encoder, then of the decoder and at full size.
+#: Name -> channels of the U-Net's convolutions: encoder, then decoder and full resolution.
 FEATURES = {
     "small": ([8, 16, 16, 16], [16, 16, 16, 16, 16, 8, 8]),
     "vxm1": ([16, 32, 32, 32], [32, 32, 32, 32, 8, 8]),
@@ -22,7 +22,7 @@ FEATURES = {
 
 
 class ModelFileError(ValueError):
-    """A model file is cut off, corrupt, of another class, or has weights that are not finite."""
+    """A model file is cut off, corrupt or of another class, or has weights that are not finite."""
 
 
 def build(
@@ -38,14 +38,14 @@ def build(
     clipnorm=None,
     network=vxm.networks.VxmDense,
 ):
-    """Build a VxmDense and compile it with an image loss and λ times the smoothness of its field.
+    """Build a VxmDense network and compile it with an image loss and a smoothness loss.
 
     The loss is ``image_loss(fixed, warped) + lam * Grad``. Grad is the mean over voxels,
-    components and axes of the squared difference between neighbours, which is 1/nd² of the
-    paper's sum ‖∇u‖² per voxel. With ``int_steps > 0`` the smoothed field is the velocity, on a
-    grid ``int_resolution`` times coarser, and Grad is multiplied by ``int_resolution``, as
-    voxelmorph's training script does: a value of λ there smooths that much more. (The script
-    multiplies without integration too; here λ then weighs Grad as it is.)
+    components and axes of the squared difference between neighbouring voxels, which is 1/nd² of
+    the paper's sum ‖∇u‖² per voxel. With ``int_steps > 0``, the smoothed field is the velocity on
+    a grid that is ``int_resolution`` times coarser, and Grad is multiplied by ``int_resolution``,
+    as in voxelmorph's training script, so that the same λ weights it more by this factor. (The
+    script also multiplies Grad without integration; this function does not.)
 
     Parameters
     ----------
@@ -54,37 +54,39 @@ def build(
     image_loss : str
         "ncc" or "mse", see :func:`vxmlib.losses.image_loss`.
     lam : float
-        Weight λ of the smoothness, at least 0. The paper takes 1 with NCC, 0.01 with MSE.
+        Weight λ of the smoothness loss, at least 0. The paper uses 1 with NCC and 0.01 with MSE.
     learning_rate : float
-        Of Adam; the paper's is 1e-4.
+        Learning rate of Adam, above 0; the paper uses 1e-4.
     int_steps : int
-        Steps of scaling and squaring, 0 to 12: 0 gives the displacement itself (the 2019 paper),
-        7 takes the field for a stationary velocity and integrates it (diffeomorphic).
+        Steps of scaling and squaring, 0 to 12. With 0, the network predicts the displacement
+        itself (the 2019 paper). With more, for example 7, it predicts a stationary velocity and
+        integrates it (the diffeomorphic variant).
     int_resolution : int
-        Voxel size of the velocity grid during integration: 1, 2, 4, 8 or 16. Without integration
-        it does nothing.
+        Voxel size of the velocity grid during integration, in voxels of the image grid: 1, 2, 4,
+        8 or 16. It has no effect without integration.
     bidir : bool
-        Also warp the fixed image back; the two image losses then weigh 0.5 each.
+        Whether to also warp the fixed image onto the moving image; each of the two image losses
+        then has the weight 0.5.
     features : str
-        A name of :data:`FEATURES`.
+        Name of the U-Net, a key of :data:`FEATURES`.
     clipnorm : float, optional
-        Largest norm of each weight's gradient.
+        Largest norm of the gradient of each weight tensor. By default, gradients are not clipped.
     network : callable
-        What makes the network from VxmDense's arguments; :func:`vxmlib.networks.hyper.build` has
-        another.
+        Class or function that makes the network from the arguments of VxmDense, such as the one
+        that :func:`vxmlib.networks.hyper.build` passes.
 
     Returns
     -------
     vxm.networks.VxmDense
-        Compiled. Inputs ``[moving, fixed]``, each ``(batch, *shape, 1)``; outputs named "image",
-        ("back" with ``bidir``,) and "smoothness", so that Keras logs ``image_loss`` and
-        ``smoothness_loss``. The last output is the field that is smoothed, not in general the
-        displacement: that is what :func:`register` gives.
+        Compiled model. Its inputs are ``[moving, fixed]``, each ``(batch, *shape, 1)``. Its
+        outputs are named "image", "back" (only with ``bidir``) and "smoothness", so that Keras
+        logs ``image_loss`` and ``smoothness_loss``. The last output is the field that is
+        smoothed, which need not be the displacement; :func:`register` returns the displacement.
 
     Raises
     ------
     ValueError
-        Naming the parameter, what was found and what would do.
+        If a parameter is invalid; the message names it, its value and the values expected.
 
     References
     ----------
@@ -127,12 +129,10 @@ def build(
 
 
 def _create_variables(model):
-    """Make the variables of optimiser and losses now.
-
-    Left to the first training step, they make Keras trace that step twice, and tracing takes as
-    long as many steps. Under a distribution strategy it has to be left: a loss cannot be computed
-    there outside of a step.
-    """
+    """Create the variables of the optimiser and the losses before the first training step."""
+    # Otherwise Keras creates them in the first training step and traces that step twice, and
+    # tracing takes as long as many steps. Under a distribution strategy, a loss cannot be computed
+    # outside of a step, so Keras has to create them there.
     if tf.distribute.has_strategy():
         return
     model.optimizer.build(model.trainable_variables)
@@ -146,7 +146,7 @@ def _create_variables(model):
 
 
 def field_shape(model):
-    """Give the grid of the smoothed field, for the zero target of :mod:`vxmlib.pairs`.
+    """Return the grid of the smoothed field, which the zero target of :mod:`vxmlib.pairs` needs.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def field_shape(model):
     Returns
     -------
     tuple of int
-        The image grid, or the coarser one on which a velocity is integrated.
+        The image grid, or the coarser grid on which the model integrates a velocity.
 
     Examples
     --------
@@ -166,17 +166,19 @@ def field_shape(model):
 
 
 def outputs_gb(model):
-    """Memory that the outputs of all layers take for one pair: what training keeps for gradients.
+    """Compute the memory that the outputs of all layers take for one pair.
+
+    Training keeps these outputs to compute gradients. The gradients and the loss are not counted.
 
     Parameters
     ----------
     model : tf.keras.Model
-        Its sizes are known; nothing is allocated. Gradients and the loss are not counted.
+        Model whose layers have outputs of known size; no memory is allocated.
 
     Returns
     -------
     float
-        GB (1e9 bytes), in float32.
+        Memory in GB (1e9 bytes), in float32.
 
     Examples
     --------
@@ -185,25 +187,25 @@ def outputs_gb(model):
     >>> round(1e9 * outputs_gb(tf.keras.Model(image, features)))
     2000
     """
-    made = [x for x in model.layers if not isinstance(x, tf.keras.layers.InputLayer)]
-    return sum(4e-9 * math.prod(layer.output.shape[1:]) for layer in made)
+    layers = [x for x in model.layers if not isinstance(x, tf.keras.layers.InputLayer)]
+    return sum(4e-9 * math.prod(layer.output.shape[1:]) for layer in layers)
 
 
 def register(model, moving, fixed, *more):
-    """Predict the displacement that carries ``moving`` onto ``fixed``.
+    """Predict the displacement that warps ``moving`` onto ``fixed``.
 
-    Always the full-resolution displacement the model itself warps with; never its last output,
-    which with integration is a velocity on a coarser grid.
+    The result is always the full-resolution displacement with which the model itself warps. It is
+    never the model's last output, which is a velocity on a coarser grid if the model integrates.
 
     Parameters
     ----------
     model : VxmDense
-        Built by :func:`build` or loaded by :func:`load`; its image grid is ``vol``.
+        Model from :func:`build` or :func:`load`; its image grid is ``vol``.
     moving, fixed : ndarray, (*vol)
         Finite intensities in [0, 1].
     *more : ndarray
-        Inputs that the model has beside the images; :func:`vxmlib.networks.hyper.register` gives
-        them.
+        Further inputs of the model, without a batch axis, such as those that
+        :func:`vxmlib.networks.hyper.register` passes.
 
     Returns
     -------
@@ -214,8 +216,8 @@ def register(model, moving, fixed, *more):
     Raises
     ------
     ValueError
-        If an image has another shape than the model, or is not finite, or not in [0, 1]; or if
-        the displacement is not finite, because the model has diverged.
+        If an image does not have the model's shape, is not finite or is not in [0, 1]; or if the
+        displacement is not finite because the model has diverged.
 
     Examples
     --------
@@ -235,15 +237,16 @@ def register(model, moving, fixed, *more):
     except tf.errors.InvalidArgumentError as error:
         if not points_nowhere(error):
             raise
-        # A CPU fails in the integration where a GPU goes on with NaN.
+        # On a CPU, the integration of NaN raises this error; on a GPU, the result is NaN.
         displacement = np.full((*shape, len(shape)), np.nan, np.float32)
     return checks.check_displacement(displacement)
 
 
 def points_nowhere(error):
-    """Whether TensorFlow's error says that a displacement points at no voxel: NaN, or far beyond.
+    """Return whether a TensorFlow error means that a displacement does not point at a voxel.
 
-    On a CPU the warp and the integration look that voxel up, and fail.
+    Such a displacement is NaN or points far outside the grid. On a CPU, the warp and the
+    integration then fail when they look up the voxel.
 
     Examples
     --------
@@ -254,14 +257,14 @@ def points_nowhere(error):
 
 
 def finite_weights(model):
-    """Whether no weight of a model is NaN or infinite."""
+    """Return whether all weights of a model are finite."""
     return all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def _displacement_function(model):
     """Compile the path from the inputs to the displacement, once per model."""
-    # Kept on `references`, which Keras does not track: an attribute of the model would become
-    # part of its weights and checkpoints.
+    # It is kept on `references`, which Keras does not track. As an attribute of the model, it
+    # would become part of the model's weights and checkpoints.
     if not hasattr(model.references, "displacement_function"):
         full = tf.keras.Model(model.inputs, model.references.pos_flow)
         single = [tf.TensorSpec((1, *each.shape[1:]), tf.float32) for each in model.inputs]
@@ -272,55 +275,60 @@ def _displacement_function(model):
 
 
 def save(model, path):
-    """Write the model as one HDF5 file that ``vxm.networks.VxmDense.load`` reads too.
+    """Write a model to one HDF5 file, which ``vxm.networks.VxmDense.load`` can also read.
 
     Parameters
     ----------
     model : VxmDense
+        Model whose weights and constructor arguments are saved.
     path : path
-        Ends in ``.h5``; an old file is replaced only when the new one is complete.
+        Name that ends in ``.h5``; an existing file is replaced only when the new one is complete.
 
     Raises
     ------
     ValueError
         If the name does not end in ``.h5``.
     OSError
-        If the folder cannot be written.
+        If the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".h5":
-        raise ValueError(f"path: found {path.name!r}, expected .h5 at its end: VxmDense reads HDF5")
+        raise ValueError(
+            f"path: found {path.name!r}, expected .h5 as its ending, because VxmDense reads HDF5"
+        )
     config = {"class_name": type(model).__name__, "config": model.get_config()}
     with files.whole(path) as part:
-        # Weights and constructor arguments are all that VxmDense.load reads. Keras' own
-        # model.save would add the optimiser, and losses that it cannot load back.
+        # VxmDense.load reads only the weights and the constructor arguments. Keras' model.save
+        # would also write the optimiser, and losses that Keras cannot load again.
         model.save_weights(part, save_format="h5")
         with h5py.File(part, "r+") as file:
             file.attrs["model_config"] = json.dumps(config)
 
 
 def load(path, *, network=vxm.networks.VxmDense):
-    """Read a model written by :func:`save` (or by VxmDense's own ``save``).
+    """Read a model that :func:`save` (or the ``save`` method of VxmDense) wrote.
 
     Parameters
     ----------
     path : path
+        HDF5 file, ``.h5``.
     network : type
-        The class that was saved: VxmDense, or :class:`vxmlib.networks.hyper.HyperVxmDense`.
+        Class of the saved model: VxmDense, or another such as
+        :class:`vxmlib.networks.hyper.HyperVxmDense`.
 
     Returns
     -------
     VxmDense
-        With its weights, not compiled: ready to register. To train on, build the same model and
-        ``set_weights(loaded.get_weights())``.
+        Model with the saved weights, not compiled, ready for :func:`register`. To continue
+        training, build the same model and call ``set_weights(loaded.get_weights())`` on it.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ModelFileError
-        If the file is cut off, corrupt, holds something else than a ``network``, or weights that
-        are NaN or infinite.
+        If the file is cut off or corrupt, holds a model of another class than ``network``, or has
+        weights that are NaN or infinite.
     """
     expected = network.__name__
     path = Path(path)
@@ -332,18 +340,18 @@ def load(path, *, network=vxm.networks.VxmDense):
         model = network.load(str(path)) if class_name == expected else None
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise ModelFileError(
-            f"{path} is no complete {expected} file ({error}): it may be cut off or of another "
-            "kind; save it again, or fetch it anew"
+            f"{path} is not a complete {expected} file ({error}): it may be cut off or of another "
+            "kind; save it again or download it again"
         ) from error
     if model is None:
         raise ModelFileError(
-            f"{path} holds a {class_name}, expected a {expected}; pass network= the class it holds "
-            "(vxmlib.networks.network_class gives ours by name)"
+            f"{path} holds a {class_name}, expected a {expected}; pass the class that it holds as "
+            "network (vxmlib.networks.network_class returns the classes of vxmlib by name)"
         )
     if not finite_weights(model):
         raise ModelFileError(
             f"{path} holds weights that are NaN or infinite, expected finite ones: the training "
-            "that wrote it has diverged; train again with a lower learning rate, or take an "
+            "run that wrote it diverged; train again with a lower learning rate, or use an "
             "earlier file"
         )
     return model

@@ -1,4 +1,4 @@
-"""Read and write NIfTI files: scans, label maps, and displacements as ITK and ANTs store them."""
+"""Read and write scans, label maps, and displacements in ITK's convention as NIfTI files."""
 
 import gzip
 import math
@@ -17,15 +17,15 @@ from vxmlib import files
 from vxmlib.axes import RAS_TO_LPS, at_right_angles, itk_grid
 from vxmlib.checks import check_affine, check_displacement
 
-_VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent that ITK and ANTs give their fields
-_PAIRED = (".img", ".img.gz")  # voxels whose header is a file of its own
-_IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
-_LONGEST_HEADER = 2**20  # bytes, with its extensions
-# A header that promises more numbers is refused before they are read: a small damaged or hostile
-# file can promise, or unpack to, more than the memory holds. A whole head of 0.25 mm voxels has
-# 4e8, and as float64 this limit takes 4 GiB.
+_VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent code of displacement fields of ITK and ANTs
+_PAIRED = (".img", ".img.gz")  # files of voxels, whose header is a separate file
+_IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # size of the header in bytes -> class
+_LONGEST_HEADER = 2**20  # bytes, including extensions
+# A header that declares more numbers is refused before they are read, because a small damaged or
+# hostile file can declare, or decompress to, more numbers than fit in memory. A scan of a complete
+# head with 0.25 mm voxels has 4e8 numbers. As float64, this limit takes 4 GiB.
 _MOST_NUMBERS = 2**29
-# What zlib, NumPy and nibabel raise on damaged bytes (a header may promise any size).
+# Errors that zlib, NumPy and nibabel raise on damaged bytes (a header may declare any size).
 _DAMAGED = (
     OSError,
     EOFError,
@@ -40,7 +40,7 @@ _DAMAGED = (
 
 
 class NiftiError(ValueError):
-    """A file that cannot be read as the NIfTI it should be; the message names it."""
+    """A file cannot be read as the expected kind of NIfTI file; the message names the file."""
 
 
 def read_image(path):
@@ -49,35 +49,47 @@ def read_image(path):
     Parameters
     ----------
     path : str or Path
-        ``.nii`` or ``.nii.gz``, NIfTI-1 or NIfTI-2; or the ``.img`` or ``.img.gz`` of a pair, with
-        its header (``.hdr`` or ``.hdr.gz``, NIfTI-1 or Analyze 7.5) beside it.
+        A ``.nii`` or ``.nii.gz`` file, NIfTI-1 or NIfTI-2; or the ``.img`` or ``.img.gz`` file of
+        a pair, whose header (``.hdr`` or ``.hdr.gz``, NIfTI-1 or Analyze 7.5) is in the same
+        folder.
 
     Returns
     -------
     image : numpy.ndarray
-        Intensities ``(*vol)`` as the file means them (slope and intercept applied), float32,
-        not normalised, axes in the order of the file.
+        Intensities ``(*vol)``, float32, with the slope and intercept of the file applied, not
+        normalised, axes in the order of the file.
     affine : numpy.ndarray
-        4 x 4, voxel index to RAS millimetres.  An Analyze header holds the size of a voxel, but
-        not where the axes point: then only the lengths of the columns mean something.
+        4 x 4, voxel index to RAS millimetres. An Analyze header stores the voxel size but not the
+        directions of the axes, so only the lengths of the columns are meaningful then.
 
     Raises
     ------
     FileNotFoundError
-        No such file, or an ``.img`` without its header.
+        If the file, or the header of an ``.img`` file, does not exist.
     NiftiError
-        Not a NIfTI file, damaged or cut off, more than 2**29 numbers or more than one volume, not
-        a scan of numbers.
+        If the file is not a NIfTI file, is damaged or cut off, has no number or more than 2**29,
+        has more than one volume, or does not have one number per voxel.
     """
     array, affine, _ = _read(path)
     array = _one_volume(array, path)
     if array.dtype.kind not in "iuf":
-        raise NiftiError(f"{path}: expected one number a voxel, found dtype {array.dtype}.")
+        raise NiftiError(f"{path}: expected one number per voxel, found dtype {array.dtype}.")
     return np.ascontiguousarray(array, np.float32), affine
 
 
 def header_of(path):
-    """Return the path that the header of an ``.img`` or ``.img.gz`` has, or should have.
+    """Return the path of the header that belongs to an ``.img`` or ``.img.gz`` file.
+
+    Parameters
+    ----------
+    path : Path
+        Name of the ``.img`` or ``.img.gz`` file.
+
+    Returns
+    -------
+    Path
+        The ``.hdr.gz`` file if only that one exists, and otherwise the ``.hdr`` file, even if it
+        does not exist.
 
     Examples
     --------
@@ -95,21 +107,22 @@ def read_labels(path):
     Parameters
     ----------
     path : str or Path
-        As for `read_image`. Whole numbers stored as floats are taken as what they are.
+        As for `read_image`. Labels may be stored as floats if all of them are whole numbers.
 
     Returns
     -------
     labels : numpy.ndarray
-        Label map ``(*vol)``: the file's integer type, int32 for whole numbers stored as floats.
+        Label map ``(*vol)`` of the file's integer type, or int32 if labels are stored as floats.
     affine : numpy.ndarray
         4 x 4, voxel index to RAS millimetres.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        As for `read_image`.
     NiftiError
-        As `read_image`, and values that are not whole numbers.
+        As for `read_image`; or if a value is not a whole number, or the absolute value of a label
+        stored as a float is 2**31 or more.
     """
     array, affine, _ = _read(path)
     array = _one_volume(array, path)
@@ -117,42 +130,45 @@ def read_labels(path):
         whole = np.rint(array)
         if not (np.array_equal(whole, array) and np.abs(whole).max(initial=0) < 2**31):
             raise NiftiError(
-                f"{path}: expected a label map of whole numbers, found values between them. Is "
-                "this a scan, or a label map resampled with linear interpolation?"
+                f"{path}: expected a label map of whole numbers below 2**31, found other values. "
+                "Is this a scan, or a label map resampled with linear interpolation?"
             )
         array = whole.astype(np.int32)
     if array.dtype.kind not in "iu":
-        raise NiftiError(f"{path}: expected an integer a voxel, found dtype {array.dtype}.")
-    # nibabel hands out the file's byte order; everyone else expects the machine's.
+        raise NiftiError(f"{path}: expected one integer per voxel, found dtype {array.dtype}.")
+    # nibabel keeps the byte order of the file; other code expects that of the machine.
     return np.ascontiguousarray(array, array.dtype.newbyteorder("=")), affine
 
 
 def write(path, array, affine):
-    """Write a scan or a label map; the file appears complete or not at all.
+    """Write a scan or a label map.
+
+    The file appears complete or not at all.
 
     Parameters
     ----------
     path : str or Path
-        Name that ends in ``.nii`` or ``.nii.gz``.
+        Name that ends in ``.nii`` or ``.nii.gz``, in an existing folder.
     array : array_like
-        Image or label map ``(x, y, z)``; a slice says where it lies, ``image[:, None, :]``
-        for a coronal one. Floats are stored as float32, booleans as uint8, 64-bit integers as
-        int32.
+        Image or label map ``(x, y, z)``. Give a slice its third axis, for example with
+        ``image[:, None, :]`` for a coronal slice. Floats are stored as float32, booleans as
+        uint8, and uint32 and 64-bit integers as int32.
     affine : array_like
         4 x 4, voxel index to RAS millimetres.
 
     Raises
     ------
     ValueError
-        Wrong ending, number of axes, dtype or affine; integers beyond 32 bits.
+        If the ending, the number of axes, the dtype or the affine is wrong, or an integer does
+        not fit in int32.
     OSError
-        The folder cannot be written to.
+        If the folder does not exist or the file cannot be written.
     """
     array = np.asarray(array)
     if array.ndim != 3:
         raise ValueError(
             f"array: expected 3 axes (x, y, z), found shape {array.shape}. Give a slice its "
-            "third axis: image[:, None, :] for a coronal one."
+            "third axis, for example image[:, None, :] for a coronal slice."
         )
     _save(path, nib.Nifti1Image(_storable(array), check_affine(affine)))
 
@@ -160,33 +176,36 @@ def write(path, array, affine):
 def write_displacement(path, displacement, affine):
     """Write a displacement that ITK, ANTs, 3D Slicer and SimpleITK read as a transform.
 
+    The file appears complete or not at all.
+
     Parameters
     ----------
     path : str or Path
-        Name that ends in ``.nii`` or ``.nii.gz``.
+        Name that ends in ``.nii`` or ``.nii.gz``, in an existing folder.
     displacement : array_like
         Displacement ``(x, y, z, 3)`` in voxels on the fixed grid, pointing into the moving image.
     affine : array_like
-        4 x 4 of the fixed grid, voxel index to RAS millimetres; any orientation, oblique too.
+        4 x 4 of the fixed grid, voxel index to RAS millimetres, in any orientation, also oblique.
 
     Raises
     ------
     ValueError
-        Not a 3-D displacement, wrong ending or affine.
+        If the displacement is not a valid 3-D one, or the ending or the affine is wrong.
     OSError
-        The folder cannot be written to.
+        If the folder does not exist or the file cannot be written.
 
     Notes
     -----
-    The file holds ``(x, y, z, 1, 3)`` float32 with the NIfTI intent "vector" (1007); each vector
-    is in millimetres along Left, Posterior, Superior, whatever way the grid lies. ITK wants
-    voxel axes at right angles, so an affine with shear is refused.
+    The file has the shape ``(x, y, z, 1, 3)``, the type float32 and the NIfTI intent "vector"
+    (1007). Each vector is in millimetres along Left, Posterior and Superior, whatever the
+    orientation of the grid. ITK requires voxel axes at right angles, so an affine with shear is
+    refused.
     """
     field = check_displacement(displacement)
     if field.shape[-1] != 3:
         raise ValueError(
-            f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the ITK "
-            "convention has no place for a slice in space."
+            f"displacement: expected a 3-D field (x, y, z, 3), found {field.shape}; the field of "
+            "a slice cannot be stored in the ITK convention."
         )
     vectors = field @ itk_grid(check_affine(affine))[0].T
     image = nib.Nifti1Image(vectors[:, :, :, None, :].astype(np.float32), affine)
@@ -195,26 +214,27 @@ def write_displacement(path, displacement, affine):
 
 
 def read_displacement(path):
-    """Read a displacement in the convention of ITK and ANTs back to voxels.
+    """Read a displacement in the convention of ITK and ANTs, and convert it to voxels.
 
     Parameters
     ----------
     path : str or Path
-        A file as `write_displacement` or ANTs (``...Warp.nii.gz``) writes it.
+        File that `write_displacement` or ANTs (``...Warp.nii.gz``) wrote.
 
     Returns
     -------
     displacement : numpy.ndarray
-        ``(x, y, z, 3)`` float32 in voxels on the fixed grid.
+        Displacement ``(x, y, z, 3)``, float32, in voxels on the fixed grid.
     affine : numpy.ndarray
         4 x 4 of the fixed grid, voxel index to RAS millimetres.
 
     Raises
     ------
     FileNotFoundError
-        No such file.
+        If the file does not exist.
     NiftiError
-        As `read_image`, and a file that is not a field of vectors.
+        If the file is not a NIfTI file, is damaged or cut off, or does not hold one vector per
+        voxel with the intent "vector".
     """
     array, affine, intent = _read(path)
     if array.shape[3:] != (1, 3) or intent != _VECTOR:
@@ -227,7 +247,7 @@ def read_displacement(path):
 
 
 def _read(path):
-    """Array, affine and intent code of a file, or an error that names it."""
+    """Return the array, affine and intent code of a file; every error names the file."""
     path = Path(path)
     content = path.read_bytes()
     header = header_of(path).read_bytes() if path.name.endswith(_PAIRED) else None
@@ -237,16 +257,16 @@ def _read(path):
         numbers = math.prod(image.shape)
         if not 0 < numbers <= _MOST_NUMBERS:
             raise ValueError(
-                f"its header promises {numbers} numbers, expected 1 to {_MOST_NUMBERS}"
+                f"its header declares {numbers} numbers, expected 1 to {_MOST_NUMBERS}"
             )
-        array = np.asanyarray(image.dataobj)  # reads no more than was promised
-        while stream.read(2**20):  # to the end of a compressed file, where its checksum is compared
+        array = np.asanyarray(image.dataobj)  # reads no more numbers than the header declares
+        while stream.read(2**20):  # gzip verifies the checksum at the end of the file
             pass
-        intent = int(image.header.get("intent_code", 0))  # Analyze has none
+        intent = int(image.header.get("intent_code", 0))  # an Analyze header has no intent
     except _DAMAGED as error:
         raise NiftiError(
-            f"{path}: not a readable NIfTI file of {len(content)} bytes ({error}). Expected a "
-            "complete .nii or .nii.gz; if it was downloaded, delete it and fetch it again."
+            f"{path}: not a readable NIfTI file ({len(content)} bytes; {error}). Expected a "
+            "complete .nii or .nii.gz; if it was downloaded, delete it and download it again."
         ) from error
     try:
         return array, check_affine(image.affine), intent
@@ -255,7 +275,7 @@ def _read(path):
 
 
 def _image(stream, header):
-    """The image of a file, or of a header and its voxels, which are not read yet."""
+    """Return the image of one file, or of a header and a file of voxels, without reading voxels."""
     start = stream.read(540) if header is None else _opened(header).read(_LONGEST_HEADER)
     stream.seek(0)
     kind = _image_class(start, paired=header is not None)
@@ -266,32 +286,32 @@ def _image(stream, header):
 
 
 def _opened(content):
-    """The bytes as a stream, behind gzip if they are."""
+    """Return the bytes as a stream, which decompresses them if they are gzipped."""
     stream = BytesIO(content)
     return gzip.GzipFile(fileobj=stream) if content[:2] == b"\x1f\x8b" else stream
 
 
 def _image_class(start, *, paired):
-    """The kind of image, by the size of the header that opens the file."""
+    """Choose nibabel's image class by the header size, the first number of the file."""
     sizes = (int.from_bytes(start[:4], order) for order in ("little", "big"))
     size = next((size for size in sizes if size in _IMAGES), None)
     if paired and size == 348:
         return nib.Nifti1Pair if start[344:348] == b"ni1\0" else nib.AnalyzeImage
     if not paired and size is not None:
         return _IMAGES[size]
-    problem = "the .hdr beside it is no header of NIfTI-1 or Analyze 7.5"
-    raise ValueError(problem if paired else "the file does not open with a NIfTI header")
+    problem = "the .hdr beside it is not a NIfTI-1 or Analyze 7.5 header"
+    raise ValueError(problem if paired else "the file does not begin with a NIfTI header")
 
 
 def _one_volume(array, path):
-    """Drop empty fourth and later axes; refuse a series of volumes."""
+    """Drop the fourth and later axes if their length is 1; refuse a series of volumes."""
     if array.ndim < 2 or any(size != 1 for size in array.shape[3:]):
         raise NiftiError(f"{path}: expected one volume (x, y, z), found shape {array.shape}.")
     return array.reshape(array.shape[:3])
 
 
 def _storable(array):
-    """The array in a type that every NIfTI reader knows."""
+    """Convert the array to a type that every NIfTI reader supports."""
     if array.dtype == bool:
         return array.astype(np.uint8)
     if array.dtype.kind == "f":
@@ -302,19 +322,21 @@ def _storable(array):
         return array
     limits = np.iinfo(np.int32)
     if array.size and not (limits.min <= int(array.min()) and int(array.max()) <= limits.max):
-        raise ValueError(f"array: found integers beyond 32 bits, up to {array.max()}.")
+        raise ValueError(
+            f"array: found integers beyond 32 bits, from {array.min()} to {array.max()}."
+        )
     return array.astype(np.int32)
 
 
 def _save(path, image):
-    """Write beside the final name and rename, so that no half-written file is left."""
+    """Write under a temporary name and rename, so that no incomplete file is left."""
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"path: expected a name ending in .nii or .nii.gz, found {path.name}.")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder, to write {path.name} to.")
+        raise FileNotFoundError(f"{path.parent}: no such folder; create it to write {path.name}.")
     image.set_sform(image.affine, code=1)
-    if at_right_angles(image.affine):  # the other form cannot hold a shear and would drop it
+    if at_right_angles(image.affine):  # a qform cannot store shear and would drop it
         image.set_qform(image.affine, code=1)
     image.header.set_xyzt_units("mm")
     with files.whole(path) as part:

@@ -1,4 +1,4 @@
-"""Training and validation pairs as a tf.data.Dataset of ((moving, fixed), (fixed, zero field))."""
+"""Make datasets of training and validation pairs for Keras' ``fit``."""
 
 import numpy as np
 
@@ -20,54 +20,57 @@ def pair_dataset(
     augment=None,
     both_ways=False,
 ):
-    """Draw random ordered pairs of subjects for ever, each batch a function of (seed, step).
+    """Make an infinite dataset of random ordered pairs of subjects, for training.
 
-    The batch of step k depends on nothing but ``seed`` and k, so a run that is resumed at step k
+    The batch of step k depends only on the arguments and on k, so a run that is resumed at step k
     sees the pairs that it would have seen without the interruption. Pairs are drawn with
-    replacement, as voxelmorph's generators draw them; moving and fixed always differ.
+    replacement, as in voxelmorph's generators; moving and fixed subjects always differ.
 
-    Shapes are static. ``fit`` needs that when the model integrates a velocity: what comes from a
-    bare Python generator has no known shape, and voxelmorph's rescaling layer then fails.
+    Shapes are static, because ``fit`` needs them when the model integrates a velocity: batches of
+    a plain Python generator have no known shape, and voxelmorph's rescaling layer then fails.
 
     Parameters
     ----------
     cohort : Cohort
-        Gives ``image(id)``: float32 in [0, 1] on the grid ``cohort.shape``.
+        Cohort, whose ``image(id)`` is float32 in [0, 1] on the grid ``cohort.shape``.
     ids : sequence of str
-        Subjects to draw from, each named once: at least two, or one with an atlas.
+        Subjects to draw from, without duplicates: at least two, or at least one with an atlas.
     batch_size : int
-        Pairs a step.
+        Number of pairs per step.
     seed : int
-        At least 0.
+        Seed of the draws, at least 0.
     field_shape : tuple of int, optional
-        Grid of the zero target: :func:`vxmlib.models.field_shape` of the model. Default is the
-        image grid. The loss does not read its values.
+        Grid of the zero target, from :func:`vxmlib.models.field_shape`. By default, the image
+        grid. The loss does not read the values of this target.
     start_step : int
-        First step to give, for resuming.
+        Step of the first batch, for resuming a run.
     prefetch : int
-        Batches prepared ahead.
+        Number of batches prepared in advance.
     atlas : array, (*vol), optional
-        Image in [0, 1] that then is the fixed one of every pair (scan to atlas, as the paper).
+        Image in [0, 1] that is the fixed image of every pair (scan to atlas, as in the paper).
     bidir : bool
-        Also ask for the moving image back: targets ``(fixed, moving, zero field)``.
+        Whether to add the moving image to the targets, which are then
+        ``(fixed, moving, zero_field)``, for a model that is built with ``bidir``.
     augment : callable, optional
-        Changes each image that is drawn: ``augment(image, generator, cohort.affine)``, for
-        example a :class:`vxmlib.augment.Augmentation`. The atlas is left as it is.
+        Function that changes each image that is drawn: ``augment(image, generator,
+        cohort.affine)``, for example a :class:`vxmlib.augment.Augmentation`. The atlas is not
+        changed.
     both_ways : bool
-        Each pair is followed in its batch by the reverse one, of the same (changed) images;
-        ``batch_size`` must then be even.
+        Whether each pair is followed in its batch by the reverse pair of the same (augmented)
+        images. ``batch_size`` must then be even, and no atlas is allowed.
 
     Returns
     -------
     tf.data.Dataset
-        Infinite, of ``((moving, fixed), (fixed, zero_field))``: images float32
-        ``(batch_size, *vol, 1)``, zero field ``(batch_size, *field_shape, nd)``.
+        Infinite dataset of ``((moving, fixed), (fixed, zero_field))``: images are float32
+        ``(batch_size, *vol, 1)``, the zero field is ``(batch_size, *field_shape, nd)``.
 
     Raises
     ------
     ValueError
-        If an image does not fit the grid, is not finite, constant or outside [0, 1], or there
-        are too few subjects, or one is named twice; all at once, before the first batch.
+        If an image has another grid, is constant, is not finite or is outside [0, 1]; or if there
+        are too few subjects, a duplicate, or an invalid option. All images are checked before the
+        first batch.
     """
     batch_size = check_whole("batch_size", batch_size, least=1)
     seed = check_whole("seed", seed)
@@ -76,7 +79,7 @@ def pair_dataset(
     if len(set(ids)) < len(ids):
         raise ValueError(
             f"ids: found {sorted({i for i in ids if ids.count(i) > 1})} more than once, expected "
-            "each subject once; otherwise a pair may be one image twice"
+            "each subject once; otherwise a pair could contain the same image twice"
         )
     images = [_usable_image(cohort, i) for i in ids]
     if atlas is not None:
@@ -101,7 +104,7 @@ def pair_dataset(
         )
         drawn = [[images[i] for i in pair] for pair in places]
         if augment is not None:
-            # Another stream than that of the pairs: these stay the same with and without.
+            # A separate random stream, so that augmentation does not change which pairs are drawn.
             rng = np.random.default_rng((seed, int(step), 1))
             keep = (False, atlas is not None)
             drawn = [
@@ -121,25 +124,26 @@ def pair_dataset(
 
 
 def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
-    """Give the pairs of a list once each, in order, one a batch: for validation.
+    """Make a dataset of the listed pairs in their order, one pair per batch, for validation.
 
     Parameters
     ----------
     cohort : Cohort
+        As for :func:`pair_dataset`.
     pairs : sequence of (moving id, fixed id)
-        As from :func:`vxmlib.cohorts.ordered_pairs`.
+        Pairs, for example from :func:`vxmlib.cohorts.ordered_pairs`.
     field_shape, bidir
-        As in :func:`pair_dataset`.
+        As for :func:`pair_dataset`.
 
     Returns
     -------
     tf.data.Dataset
-        Finite, same elements as :func:`pair_dataset` with ``batch_size=1``.
+        Finite dataset with the same elements as :func:`pair_dataset` with ``batch_size=1``.
 
     Raises
     ------
     ValueError
-        If the list is empty, or an image cannot be used.
+        If the list is empty, or an image is invalid as for :func:`pair_dataset`.
     """
     pairs = [tuple(pair) for pair in pairs]
     if not pairs:
@@ -157,20 +161,25 @@ def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
 
 
 def draw_pairs(count, batch_size, *, seed, step, to_last=False):
-    """Draw the (moving, fixed) places of one step: a pure function of ``seed`` and ``step``.
+    """Draw the indices of the moving and fixed images of one step.
+
+    The result depends only on the arguments.
 
     Parameters
     ----------
     count : int
         Number of images, at least 2.
-    batch_size, seed, step : int
+    batch_size : int
+        Number of pairs.
+    seed, step : int
+        Seed and number of the training step, both at least 0.
     to_last : bool
-        The fixed image is always the last one (the atlas), and never the moving one.
+        Whether the fixed image is always the last one (the atlas), which is then never moving.
 
     Returns
     -------
     ndarray, (batch_size, 2), int
-        Two different places below ``count`` a row.
+        One (moving, fixed) pair per row: two different indices from 0 to ``count - 1``.
 
     Examples
     --------
@@ -190,7 +199,7 @@ def draw_pairs(count, batch_size, *, seed, step, to_last=False):
 
 
 def _batches(steps, gather, vol, batch_size, field_shape, bidir):
-    """Turn step numbers into batches of static shape; ``gather`` gives moving and fixed images."""
+    """Turn step numbers into batches of static shape; ``gather`` returns the images of a step."""
     field_shape = field_shape or vol
 
     def batch(step):

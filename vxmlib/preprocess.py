@@ -1,8 +1,9 @@
 """Reorient, resample, normalise and crop a scan into the form that the network takes.
 
-The steps: reorient to RAS (`reorient`), sample on the common grid through an affine in one
-interpolation (`resample`), scale intensities to [0, 1] (`normalise`), make every side a multiple
-of 16 (`crop_or_pad`).  The guards of `vxmlib.checks` say what is still wrong.
+The steps are: reorient the scan to RAS (`reorient`), resample it through an affine on the common
+grid with one interpolation (`resample`), scale its intensities to [0, 1] (`normalise`), and make
+the size of every axis a multiple of 16 (`crop_or_pad`). `vxmlib.checks` reports any problem that
+is left.
 """
 
 import nibabel as nib
@@ -13,9 +14,9 @@ from vxmlib import checks
 
 
 def reorient(image, affine):
-    """Turn and flip an image so that its axes run to the Right, Anterior and Superior.
+    """Permute and flip the axes of an image so that they run to the Right, Anterior and Superior.
 
-    Nothing is interpolated: each axis is at most reversed or exchanged, so an oblique scan stays
+    Nothing is interpolated: axes are only exchanged or reversed, so an oblique scan stays
     oblique.
 
     Parameters
@@ -30,7 +31,12 @@ def reorient(image, affine):
     image : ndarray
         The same values in RAS order.
     affine : (4, 4) ndarray
-        Voxel index -> RAS mm of the new order.
+        Voxel index -> RAS mm, for the new order of the axes.
+
+    Raises
+    ------
+    ValueError
+        If the image does not have three axes, or the affine is invalid.
 
     Examples
     --------
@@ -42,8 +48,8 @@ def reorient(image, affine):
     image = np.asarray(image)
     if image.ndim != 3:
         raise ValueError(
-            f"image: expected three axes, found shape {image.shape}. Take one volume of a series "
-            "with image[..., 0]."
+            f"image: expected three axes, found shape {image.shape}. Select one volume of a "
+            "series, for example with image[..., 0]."
         )
     turn = nib.io_orientation(checks.check_affine(affine))
     turned = nib.apply_orientation(image, turn)
@@ -53,37 +59,38 @@ def reorient(image, affine):
 def resample(
     image, affine, shape, grid_affine, *, matrix=None, labels=False, keep_background=False
 ):
-    """Sample an image on another grid, through an affine of the world, in one interpolation.
+    """Resample an image on another grid, through an optional affine, with one interpolation.
 
     Parameters
     ----------
     image : (i, j, k) ndarray
         Intensities, or integers with ``labels=True``.
     affine : (4, 4) ndarray
-        Voxel index of `image` -> mm of its world (RAS).
+        Voxel index of `image` -> RAS mm in the world space of `image`.
     shape : tuple of int
-        Of the wanted grid.
+        Shape of the new grid.
     grid_affine : (4, 4) ndarray
-        Voxel index of the wanted grid -> mm of its world (RAS).
+        Voxel index of the new grid -> RAS mm in the world space of the new grid.
     matrix : (4, 4) ndarray, optional
-        Wanted world -> world of `image` (pull; what `vxmlib.sources.align` stores).
-        Default: the same.
+        World space of the new grid -> world space of `image`, in mm. This is the pull direction,
+        in which `vxmlib.sources.align` stores its matrices. By default, the two spaces are equal.
     labels : bool
-        False: linear, smoothed before where the new voxels are larger (anti-aliasing).
-        True: the nearest voxel, integers in the image's type.
+        If false, interpolation is linear, and the image is smoothed first where the new voxels
+        are larger (anti-aliasing). If true, each new voxel takes the value of the nearest voxel.
     keep_background : bool
-        For skull-stripped images: a new voxel that is mostly background (0 or below) in the old
-        ones is exactly 0.  Interpolation alone leaves a faint rim around the brain.
+        For skull-stripped images: whether to set a new voxel to exactly 0 if the original voxels
+        around it are mostly background (0 or below). Interpolation alone leaves a faint rim
+        around the brain. It has no effect on labels.
 
     Returns
     -------
-    shape ndarray
-        float32, or the type of a label map.  0 outside the image.
+    (*shape) ndarray
+        float32, or the type of the label map; 0 outside the image.
 
     Notes
     -----
-    The smoothing is a Gaussian of standard deviation (r - 1) / 2 voxels, r being the size of a
-    new voxel in old ones along each axis; none for r <= 1.
+    The smoothing is a Gaussian with a standard deviation of (r - 1) / 2 voxels, where r is the
+    size of a new voxel in original voxels along each axis; there is no smoothing for r <= 1.
 
     Examples
     --------
@@ -97,7 +104,7 @@ def resample(
     image = np.asarray(image)
     if labels:
         return _sample(image, to_voxel, shape, order=0)
-    size = np.linalg.norm(to_voxel[:3, :3], axis=1)  # of a new voxel, along each old axis
+    size = np.linalg.norm(to_voxel[:3, :3], axis=1)  # of a new voxel, along each axis of `image`
     blur = np.maximum(size - 1, 0) / 2
     sampled = _sample(ndimage.gaussian_filter(image.astype(np.float32), blur), to_voxel, shape)
     if keep_background:
@@ -107,33 +114,34 @@ def resample(
 
 
 def _sample(image, to_voxel, shape, order=1):
-    """Interpolate at ``to_voxel @ index``; what lies outside is 0."""
+    """Interpolate at ``to_voxel @ index``, with zeros outside the image."""
     linear, start = to_voxel[:3, :3], to_voxel[:3, 3]
     how = {"output_shape": tuple(shape), "order": order, "mode": "grid-constant"}
     return ndimage.affine_transform(image, linear, start, **how)
 
 
 def normalise(image, *, percentile=99.5):
-    """Scale intensities to [0, 1] by a high percentile of the brain, and cut off what is above.
+    """Scale intensities to [0, 1] by a high percentile of the brain, and clip values above it.
 
-    A percentile and not the maximum, because one bright vessel would darken everything else.
+    A percentile is used instead of the maximum, because a single bright vessel would otherwise
+    darken the rest of the image.
 
     Parameters
     ----------
     image : (*vol) ndarray
-        Background 0 or below; finite.
+        Finite intensities, 0 or below in the background.
     percentile : float
-        0 < percentile <= 100; this percentile of the voxels above 0 becomes 1.
+        Percentile of the voxels above 0 that becomes 1; above 0, at most 100.
 
     Returns
     -------
     (*vol) float32 ndarray
-        In [0, 1]; what was 0 or below is 0.
+        Intensities in [0, 1]; values of 0 or below become 0.
 
     Raises
     ------
     ValueError
-        NaN or infinite values, or nothing above 0.
+        If a value is NaN or infinite, no value is above 0, or `percentile` is out of range.
 
     Examples
     --------
@@ -147,27 +155,34 @@ def normalise(image, *, percentile=99.5):
     if brain.size == 0:
         raise ValueError(
             f"image: no voxel is above 0 (found {image.min():g} to {image.max():g}). The brain "
-            "has to be brighter than a background of 0."
+            "must have intensities above 0, and the background 0 or below."
         )
     return np.clip(image / np.percentile(brain, percentile), 0, 1).astype(np.float32)
 
 
 def crop_or_pad(image, shape=None):
-    """Cut or fill with 0 on both ends of each axis, so that the middle stays the middle.
+    """Crop or zero-pad each axis at both ends, so that the centre stays the centre.
 
     Parameters
     ----------
     image : (*vol) ndarray
+        Intensities or labels.
     shape : tuple of int, optional
-        Wanted; default: the next multiples of 16 (`vxmlib.checks.fitting_shape`).
+        New shape. By default, each size is rounded up to a multiple of 16
+        (`vxmlib.checks.fitting_shape`).
 
     Returns
     -------
-    result : ndarray of that shape
-        A copy of the same type.
+    result : (*shape) ndarray
+        Copy of the same type.
     offset : (nd,) int ndarray
-        ``result[x] == image[x + offset]`` where both exist.  The result's affine is
+        ``result[x] == image[x + offset]`` where both exist. In 3D, the affine of the result is
         ``affine @ nibabel.affines.from_matvec(numpy.eye(3), offset)``.
+
+    Raises
+    ------
+    ValueError
+        If `shape` does not have one size for each axis of the image.
 
     Examples
     --------
@@ -180,11 +195,12 @@ def crop_or_pad(image, shape=None):
     shape = checks.fitting_shape(image.shape) if shape is None else tuple(shape)
     if len(shape) != image.ndim:
         raise ValueError(
-            f"shape={shape}: expected {image.ndim} numbers, as the image has shape {image.shape}."
+            f"shape: found {shape}, expected {image.ndim} numbers, because the image has shape "
+            f"{image.shape}."
         )
     old, new = np.array(image.shape), np.array(shape)
     offset = np.fix((old - new) / 2).astype(int)  # towards 0: padding undoes cropping
-    first, last = np.maximum(offset, 0), np.minimum(offset + new, old)  # shared part, in `image`
+    first, last = np.maximum(offset, 0), np.minimum(offset + new, old)  # kept part of `image`
     result = np.zeros(shape, image.dtype)
     result[_box(first - offset, last - offset)] = image[_box(first, last)]
     return result, offset

@@ -1,4 +1,4 @@
-"""One JSON file a run: what was done, with what, when, and what came out."""
+"""Write and read records: one JSON file per run with its settings, provenance and results."""
 
 import json
 import math
@@ -44,40 +44,44 @@ _PACKAGES = (
 
 
 class RecordError(ValueError):
-    """A record that cannot be written or read as it should; the message names the file."""
+    """A record is invalid, or its file cannot be read; the message names the file."""
 
 
 def provenance(run, *, cohort, profile, seed, parameters, seconds, device=None):
-    """The part of a record that all runs have; add ``metrics`` and write it.
+    """Collect the entries of a record that describe how its results were made.
+
+    Add ``metrics``, the results, before you write the record.
 
     Parameters
     ----------
     run : str
-        Name of the lesson or run, for example ``"03_fiting"``.
-    cohort, profile : str
-        Data set, and how long the run was meant to take ("smoke", "quick", "full").
+        Name of the lesson or run, for example ``"03_fit"``.
+    cohort : str
+        Name of the data set.
+    profile : str
+        Intended length of the run: "smoke", "quick" or "full".
     seed : int
-        The seed that everything random was drawn from.
+        Seed of all random numbers of the run.
     parameters : dict
-        What the run was asked to do (lam, image_loss, ...).
+        Settings of the run (``lam``, ``image_loss``, ...).
     seconds : float
         Wall-clock time of the run.
     device : str, optional
-        What it ran on, as ``vxmlib.backend.device_summary()`` says; by default the processor
+        Hardware of the run, from ``vxmlib.backend.device_summary()``. By default, the processor
         architecture.
 
     Returns
     -------
     dict
-        All of `REQUIRED` but ``metrics``. ``versions`` are those installed (nothing is
-        imported to find out). ``commit`` is the git commit of the project with ``dirty`` true
-        when tracked files differ from it; outside git ``commit`` is "vxmlib <version>" and
-        ``dirty`` None. ``created`` is UTC in ISO 8601.
+        All keys of `REQUIRED` except ``metrics``. ``versions`` has the versions of the installed
+        packages, which are not imported. ``commit`` is the git commit of the project, and
+        ``dirty`` is true if tracked files differ from it; outside git, ``commit`` is
+        "vxmlib <version>" and ``dirty`` is None. ``created`` is the time in UTC, in ISO 8601.
 
     Examples
     --------
-    >>> asked = dict(cohort="mni", profile="smoke", seed=0, parameters={"lam": 1.0}, seconds=2.5)
-    >>> provenance("03_fiting", **asked)["parameters"]
+    >>> settings = dict(cohort="mni", profile="smoke", seed=0, parameters={"lam": 1.0}, seconds=2.5)
+    >>> provenance("03_fit", **settings)["parameters"]
     {'lam': 1.0}
     """
     made_by, dirty = commit()
@@ -98,20 +102,23 @@ def provenance(run, *, cohort, profile, seed, parameters, seconds, device=None):
 
 
 def write(path, record):
-    """Write a record; the file appears complete or not at all.
+    """Write a record to a JSON file.
+
+    The file appears complete or not at all.
 
     Parameters
     ----------
     path : str or Path
-        Name of the JSON file; missing folders are made.
+        Name of the JSON file; missing folders are created.
     record : dict
-        All keys of `REQUIRED`, more if you like: `provenance` plus ``metrics``. Values: text,
-        numbers, booleans, None, lists, dicts, NumPy numbers and arrays. Keys become text.
+        Result of `provenance` plus ``metrics``: all keys of `REQUIRED`, and others if needed.
+        Values may be text, numbers, booleans, None, lists, tuples, dicts, and NumPy numbers and
+        arrays. Keys are converted to text.
 
-        JSON has no NaN and no infinity. Such a number is stored as null, and the reason under
-        ``"nulls"``: ``{"/metrics/dice/17": "nan"}``, by its place in the record (a JSON
-        pointer, RFC 6901). To say more than "nan", put a reason of your own there
-        (``record["nulls"]``) for the same place.
+        JSON has no NaN and no infinity. Such a number is stored as null, and ``"nulls"`` stores
+        what it was under its position in the record, which is a JSON pointer (RFC 6901):
+        ``{"/metrics/dice/17": "nan"}``. To store a more informative reason than "nan", put it in
+        ``record["nulls"]`` under the same pointer.
 
     Returns
     -------
@@ -121,10 +128,10 @@ def write(path, record):
     Raises
     ------
     RecordError
-        A key is missing or of the wrong kind, two keys become the same text (17 and "17"), a
-        value has no place in JSON, ``nulls`` names a place that is not null.
+        If a key is missing or has a value of the wrong type, two keys become the same text (17
+        and "17"), a value cannot be stored in JSON, or ``nulls`` names a value that is not null.
     OSError
-        The folder cannot be written to.
+        If the file cannot be written.
     """
     path, nulls = Path(path), {}
     try:
@@ -143,7 +150,7 @@ def read(path):
     Parameters
     ----------
     path : str or Path
-        A file that `write` made.
+        File that `write` wrote.
 
     Returns
     -------
@@ -153,10 +160,10 @@ def read(path):
     Raises
     ------
     FileNotFoundError
-        No such file.
+        If the file does not exist.
     RecordError
-        Not JSON (cut off, damaged), a key that occurs twice, a number that is not finite, another
-        schema, a missing key. The file is named.
+        If the file is not complete JSON, a key occurs twice or is missing, a number is not finite,
+        or the schema is another one. The message names the file.
     """
     path = Path(path)
     try:
@@ -175,31 +182,32 @@ def read(path):
 
 
 def collect(folder):
-    """Table of all records below a folder.
+    """Collect all records below a folder in a table.
 
     Parameters
     ----------
     folder : str or Path
-        Every ``*.json`` in it and below is read; files whose names begin with a dot are not.
+        Folder that is searched with its subfolders for ``*.json`` files. Files whose names begin
+        with a dot are skipped.
 
     Returns
     -------
     pandas.DataFrame
-        One row a record, in the order of ``file`` (path below `folder`); nested entries as
-        ``metrics.dice_mean``, ``parameters.lam``. Without records an empty table with the
-        columns ``file`` and `REQUIRED`.
+        One row per record, sorted by ``file`` (the path relative to `folder`). Nested entries
+        have columns such as ``metrics.dice_mean`` and ``parameters.lam``. Without records, the
+        table is empty and has the columns ``file`` and `REQUIRED`.
 
     Raises
     ------
     NotADirectoryError
-        No such folder.
+        If the folder does not exist.
     RecordError
-        As `read`: one bad record stops it, so that no table is made of what happened to be
-        readable.
+        As for `read`. One invalid record raises it, so that no table is made of only those
+        records that can be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: expected a folder of records, found none.")
+        raise NotADirectoryError(f"{folder}: no such folder, expected a folder of records.")
     paths = {
         path.relative_to(folder).as_posix(): path
         for path in folder.rglob("*.json")
@@ -212,7 +220,7 @@ def collect(folder):
 
 
 def _plain(value, place, nulls):
-    """The value in JSON's own types; non-finite numbers become None and are noted in `nulls`."""
+    """Convert a value to JSON types; numbers that are not finite become None, noted in `nulls`."""
     if isinstance(value, dict):
         items = ((str(k), _plain(v, f"{place}/{_escaped(k)}", nulls)) for k, v in value.items())
         return _object(items, f"{place}: ")
@@ -226,13 +234,13 @@ def _plain(value, place, nulls):
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ValueError(
-        f"{place or 'record'}: found {type(value).__name__}, which has no place in a record; "
-        "give text, a number, a boolean, a list or a dict."
+        f"{place or 'record'}: found {type(value).__name__}, which cannot be stored in a record; "
+        "use text, a number, a boolean, None, a list or a dict."
     )
 
 
 def _check(record, path):
-    """Refuse a record without what every record has."""
+    """Refuse a record that lacks a required entry or has one of the wrong type."""
     if not isinstance(record, dict):
         raise RecordError(f"{path}: expected a JSON object, found {type(record).__name__}.")
     if type(record.get("schema")) is not int or record["schema"] != SCHEMA:
@@ -242,7 +250,10 @@ def _check(record, path):
         )
     missing = [key for key in REQUIRED if key not in record]
     if missing:
-        raise RecordError(f"{path}: missing {', '.join(missing)}. Start from provenance().")
+        raise RecordError(
+            f"{path}: found no {', '.join(missing)}, expected all keys of records.REQUIRED. Start "
+            "from the result of provenance()."
+        )
     record = {"nulls": {}} | record
     for key in ("parameters", "metrics", "versions", "nulls"):
         if not isinstance(record[key], dict):
@@ -253,12 +264,12 @@ def _check(record, path):
 
 
 def _escaped(key):
-    """A key as JSON pointers write it: keys like "0.01" need nothing, "a/b" does."""
+    """Escape a key for a JSON pointer: "a/b" has to be escaped, "0.01" does not."""
     return str(key).replace("~", "~0").replace("/", "~1")
 
 
 def _at(record, place):
-    """The entry that a JSON pointer names, or a text that says there is none."""
+    """Return the entry that a JSON pointer names, or a text which says that it does not exist."""
     for step in place.split("/")[1:]:
         step = step.replace("~1", "/").replace("~0", "~")
         try:
@@ -269,7 +280,7 @@ def _at(record, place):
 
 
 def _object(pairs, place=""):
-    """A dict of the pairs; a key that occurs twice is refused, and does not lose a value."""
+    """Make a dict of the pairs; refuse a duplicate key, because one of its values would be lost."""
     result = {}
     for key, value in pairs:
         if key in result:
@@ -279,15 +290,15 @@ def _object(pairs, place=""):
 
 
 def _finite(text):
-    """A number of JSON; `write` stores no NaN, no infinity, and nothing as large as 1e999."""
+    """Parse a JSON number; refuse NaN, infinity and 1e999 (overflow): `write` never stores them."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"found {text}, which is no finite number")
+        raise ValueError(f"found {text}, which is not a finite number")
     return value
 
 
 def _version(package):
-    """The version of an installed package, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -295,20 +306,20 @@ def _version(package):
 
 
 def _versions():
-    """Versions of Python and of the packages that results depend on, where installed."""
+    """Return the versions of Python and of `_PACKAGES`; None for a package not installed."""
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 
 def commit():
-    """Git commit of the project and whether tracked files differ; else the package version.
+    """Return the git commit of the project, or the package version outside git.
 
     Returns
     -------
     (str, bool or None)
-        See :func:`provenance`.
+        The entries ``commit`` and ``dirty`` of :func:`provenance`.
     """
     here = Path(__file__).resolve()
-    # A package installed inside somebody else's repository must not claim that one's commit.
+    # A package installed inside another repository must not report the commit of that repository.
     ours = _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None
     head = _git(here.parent, "rev-parse", "HEAD") if ours else None
     if head is None:
@@ -317,7 +328,7 @@ def commit():
 
 
 def _git(folder, *arguments):
-    """Output of a git command, or None where there is no git, no repository or an error."""
+    """Return the output of a git command, or None without git or a repository or after an error."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30

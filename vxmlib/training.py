@@ -1,6 +1,6 @@
-"""Train with Keras' fit(); what surrounds it is a list of callbacks.
+"""Train registration networks with Keras' ``fit`` and callbacks that save and resume the run.
 
-The same lines start a run and go on with it after an interruption, at whatever moment::
+The same lines start a training run and continue it after an interruption at any moment::
 
     done = training.restore(model, run_dir)
     model.fit(
@@ -8,11 +8,13 @@ The same lines start a run and go on with it after an interruption, at whatever 
         initial_epoch=done,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
-        callbacks=training.callbacks(run_dir, training.RegistrationMonitor(people, watched)),
+        callbacks=training.callbacks(
+            run_dir, training.RegistrationMonitor(cohort, validation_pairs)
+        ),
         verbose=2,
     )
 
-:func:`fit` is these lines with the arguments checked and the run folder locked.
+:func:`fit` runs these lines; it also checks the arguments and locks the run folder.
 """
 
 import contextlib
@@ -31,15 +33,15 @@ from vxmlib.backend import tf
 
 _SETTINGS, _HISTORY, _BEST, _LAST = "settings.json", "history.csv", "best.h5", "last.h5"
 _CHECKPOINTS = "checkpoints"
-_MEND = "Take another folder, or start anew with resume=False (deletes that run)."
+_MEND = "Use another folder, or start again with resume=False, which deletes that run."
 
 
 class NonFiniteLoss(ValueError):
-    """The loss, or a weight, became NaN or infinite."""
+    """The loss, a weight or the displacement became NaN or infinite."""
 
 
 class RunFolderError(ValueError):
-    """The run folder cannot be written, or holds a run that this one cannot continue."""
+    """The run folder cannot be written, or holds a run that this call cannot continue."""
 
 
 def fit(
@@ -61,59 +63,64 @@ def fit(
     verbose=2,
     resume=True,
 ):
-    """Train a model on random pairs of subjects; continue where an earlier call was interrupted.
+    """Train a model on random pairs of subjects, or continue an interrupted training run.
 
-    ``run_dir`` then holds the files of :func:`callbacks`, and ``settings.json``. A call that is
-    stopped at any step, even killed, loses only its unfinished epoch: the same call goes on from
-    the checkpoint, with the pairs that it would have seen.
+    The call writes the files of :func:`callbacks` and ``settings.json`` in ``run_dir``. If it is
+    interrupted or killed, only its unfinished epoch is lost: the same call continues from the
+    last checkpoint, with the pairs that it would have seen without the interruption.
 
     Parameters
     ----------
     model : VxmDense
-        Compiled, of the cohort's grid; :func:`vxmlib.models.build` gives one. It is trained in
+        Compiled model for the cohort's grid, see :func:`vxmlib.models.build`. It is trained in
         place.
     cohort : Cohort
+        Cohort of the images, see :func:`vxmlib.pairs.pair_dataset`.
     ids : sequence of str
         Subjects to draw the pairs from, see :func:`vxmlib.pairs.pair_dataset`.
     run_dir : path
-        Folder of this run; made if need be. While another process trains in it, this one waits.
+        Folder of this run, created if it does not exist. If another process is training in it,
+        the call waits.
     epochs : int
-        Epochs in all, those of an earlier call included. An epoch is an interval between
-        checkpoints and rows of the history: pairs are drawn with replacement.
+        Total number of epochs, including those of earlier calls. An epoch is not a pass over all
+        pairs, because pairs are drawn with replacement; it is the interval between two
+        checkpoints, and one row of the history.
     steps_per_epoch : int
-        Optimiser steps an epoch.
+        Number of optimiser steps per epoch.
     batch_size, seed, atlas, augment, both_ways
         See :func:`vxmlib.pairs.pair_dataset`.
     validation : sequence of (moving id, fixed id), optional
         Pairs on which the loss is computed after each epoch.
     callbacks : sequence of tf.keras.callbacks.Callback
-        See :func:`callbacks`.
+        Further callbacks, see :func:`callbacks`.
     more_settings : mapping, optional
-        What else the course of the run depends on, such as the schedule in a callback; a later
-        call with another value is refused, like one with another seed.
+        Other settings that affect the run, such as the schedule in a callback. A later call with
+        a different value is refused, as with a different seed.
     verbose : int
-        0 silent, 1 progress bar, 2 one line an epoch, as Keras prints them.
+        Output of Keras: 0 for none, 1 for a progress bar, 2 for one line per epoch.
     resume : bool
-        False deletes an earlier run of this folder and starts anew.
+        Whether to continue an earlier run in this folder. False deletes that run and starts
+        again.
 
     Returns
     -------
     pandas.DataFrame
-        As :func:`history` gives it.
+        History of the run, see :func:`history`.
 
     Raises
     ------
     ValueError
-        Before training, if a parameter, an image or the grid does not fit.
+        If a parameter, an image or the grid is invalid. It is raised before training.
     RunFolderError
-        If ``run_dir`` cannot be written (the disk may be full), holds a run with other settings,
-        or is damaged.
+        If ``run_dir`` cannot be written (the disk may be full), holds a run with other settings
+        or with more epochs, or is damaged.
     NonFiniteLoss
-        At the first step whose loss is NaN or infinite; the checkpoint before it stays.
+        If the loss, a weight or the displacement becomes NaN or infinite. The checkpoint of the
+        last finished epoch is kept.
 
     References
     ----------
-    voxelmorph's ``scripts/tf/train.py``: batch size 1, 100 steps an epoch, 1500 epochs.
+    voxelmorph's ``scripts/tf/train.py``: batch size 1, 100 steps per epoch, 1500 epochs.
     """
     _check_request(model, cohort, epochs=epochs, steps_per_epoch=steps_per_epoch)
     target = {"field_shape": models.field_shape(model), "bidir": len(model.outputs) == 3}
@@ -131,7 +138,8 @@ def fit(
             **target,
         )
 
-    first_images = next(iter(batches(0)))[0]  # all are checked here, before anything is written
+    # Making the datasets checks all images, before anything is written.
+    first_images = next(iter(batches(0)))[0]
     watched = pairs.listed_pairs(cohort, validation, **target) if validation else None
     settings = {
         "sha256 of the first images": _digest(first_images),
@@ -140,7 +148,7 @@ def fit(
         "seed": seed,
         "people": [str(i) for i in ids],
         "validation": [[str(i) for i in pair] for pair in validation or ()],
-        # The first images tell that they are changed, not how the next ones are.
+        # The digest shows that the first images are augmented, but not how later ones will be.
         "augment": repr(augment),
         "both_ways": both_ways,
         **(more_settings or {}),
@@ -150,8 +158,8 @@ def fit(
         done = restore(model, folder, settings=settings, resume=resume)
         if done > epochs:
             raise RunFolderError(
-                f"run_dir {folder} already holds {done} epochs, more than epochs={epochs}: ask "
-                "for at least as many, or take another folder"
+                f"run_dir {folder} already holds {done} epochs, more than epochs={epochs}: "
+                f"request at least {done} epochs, or use another folder"
             )
         _fit(
             model,
@@ -168,7 +176,7 @@ def fit(
 
 
 def _fit(model, batches, folder, more_callbacks, **options):
-    """Keras' fit() with the callbacks of a run, and with TensorFlow's error of NaN explained."""
+    """Call Keras' fit() with the callbacks of a run; explain TensorFlow's error after a NaN."""
     run_callbacks = callbacks(folder, *more_callbacks)
     try:
         model.fit(batches, callbacks=run_callbacks, **options)
@@ -179,44 +187,52 @@ def _fit(model, batches, folder, more_callbacks, **options):
 
 
 def callbacks(run_dir, *more):
-    """Give the callbacks of a run, for Keras' fit().
+    """Make the callbacks of a training run, for Keras' ``fit``.
 
-    They stop at the first NaN (:class:`StopOnNonFinite`) and keep in ``run_dir``, after each
-    epoch, ``best.h5`` and at the end ``last.h5`` (:class:`KeepWeights`), ``history.csv``
-    (:class:`KeepHistory`) and ``checkpoints/`` (:class:`KeepCheckpoint`). The order matters: a
-    run that is killed between two of these files repeats the epoch, because its checkpoint is
-    written last, and writes the same files again.
+    They stop the run at the first NaN (:class:`StopOnNonFinite`) and write files in ``run_dir``:
+    after each epoch ``best.h5`` and at the end of training ``last.h5`` (:class:`KeepWeights`),
+    and after each epoch ``history.csv`` (:class:`KeepHistory`) and ``checkpoints/``
+    (:class:`KeepCheckpoint`). The order matters: the checkpoint is written last, so a run that is
+    killed before it is written repeats the epoch and writes the same files again.
 
     Parameters
     ----------
     run_dir : path
-        The folder that :func:`restore` was called with.
+        Folder that :func:`restore` was called with.
     *more : tf.keras.callbacks.Callback
-        Others, such as :class:`RegistrationMonitor` or :func:`cosine_schedule`. They are called
-        before the files are written, so that what they add to ``logs`` enters the history. Their
-        inner state (the patience of EarlyStopping, say) is not kept over an interruption.
+        Further callbacks, such as :class:`RegistrationMonitor` or :func:`cosine_schedule`. They
+        are called before the files are written, so that values which they add to ``logs`` are in
+        the history. Their internal state, for example the patience of EarlyStopping, is lost
+        after an interruption.
 
     Returns
     -------
     list of tf.keras.callbacks.Callback
+        Callbacks in the order in which they have to be called.
     """
     keep = (KeepWeights(run_dir), KeepHistory(run_dir), KeepCheckpoint(run_dir))
     return [StopOnNonFinite(run_dir), *more, *keep]
 
 
 def cosine_schedule(learning_rate, epochs):
-    """Give the callback that lets the learning rate fall along half a cosine, to zero at the end.
+    """Make the callback of a cosine learning-rate schedule, which decreases to zero.
 
     Parameters
     ----------
     learning_rate : float
-        Of the first epoch.
+        Learning rate of the first epoch, above 0.
     epochs : int
-        Epochs of the whole run, after which the rate would be zero.
+        Total number of epochs of the run. The learning rate would be zero in the next epoch.
 
     Returns
     -------
     tf.keras.callbacks.LearningRateScheduler
+        Callback that sets the learning rate before each epoch.
+
+    Raises
+    ------
+    ValueError
+        If ``learning_rate`` or ``epochs`` is out of range.
 
     Examples
     --------
@@ -238,19 +254,22 @@ def history(run_dir):
     Parameters
     ----------
     run_dir : path
+        Folder of the run.
 
     Returns
     -------
     pandas.DataFrame
-        One row an epoch: ``epoch`` (from 1), ``step`` (optimiser steps so far), ``loss``, one
-        column a term of it (``image_loss``, ``smoothness_loss``; without their weights),
-        ``val_...`` of each, what other callbacks added, and ``seconds`` (validation and callbacks
-        included, in a call's first epoch also the compiling). Empty before the first epoch.
+        One row per epoch: ``epoch`` (from 1), ``step`` (optimiser steps so far), ``loss``, one
+        column for each of its terms without its weight (``image_loss``, ``smoothness_loss``), the
+        same columns with the prefix ``val_`` for the validation pairs, values that other
+        callbacks added, and ``seconds`` (duration of the epoch, including validation and
+        callbacks, and also compilation in the first epoch of a call). The table is empty before
+        the end of the first epoch.
 
     Raises
     ------
     RunFolderError
-        The file is damaged: cut off, or with text or NaN where a number has to be.
+        If the file is damaged: it is cut off, or has text or NaN in place of a number.
     """
     path = Path(run_dir) / _HISTORY
     try:
@@ -258,41 +277,43 @@ def history(run_dir):
         table = pd.read_csv(path)
     except FileNotFoundError:
         return pd.DataFrame()
-    except ValueError as error:  # pandas' and Unicode's errors are of this kind
+    except ValueError as error:  # includes the errors of pandas and of Unicode decoding
         raise _damaged(path, error) from error
     for name in ("epoch", "step", "loss", "seconds"):
         if name not in table or table[name].isna().any():
-            raise _damaged(path, f"column {name} is missing, or lacks a number")
+            raise _damaged(path, f"column {name} is missing or incomplete")
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     if texts:
         raise _damaged(path, f"found text in column {texts[0]}, expected numbers")
     if not complete or table["epoch"].tolist() != list(range(1, len(table) + 1)):
-        raise _damaged(path, "expected whole rows of the epochs 1, 2, 3, ...")
+        raise _damaged(path, "expected complete rows of the epochs 1, 2, 3, ...")
     return table
 
 
 def restore(model, run_dir, *, settings=None, resume=True):
-    """Bring a model to where a run has got to, with its optimiser; return the epochs done.
+    """Restore a model and its optimiser from the last checkpoint of a run.
 
-    In a new folder the model itself is the beginning of the run, and kept as such. So the same
-    call always goes on from the folder, whatever an interrupted one has done to the model.
+    In a new folder, the model as it is becomes the start of the run and is saved as its first
+    checkpoint. Therefore, the same call always continues from the folder, even if an interrupted
+    call has changed the model.
 
     Parameters
     ----------
     model : VxmDense
-        Compiled.
+        Compiled model, which is changed in place.
     run_dir : path
-        Folder of the run; made if need be.
+        Folder of the run, created if it does not exist.
     settings : mapping of str, optional
-        What the course of the run depends on, beside the model, its losses and its optimiser. A
-        later call with another value is refused; names that only one call gives are not compared.
+        Settings that affect the run, in addition to the model, its losses and its optimiser. A
+        later call with a different value is refused; settings that only one of the calls names
+        are not compared.
     resume : bool
-        False deletes an earlier run of this folder.
+        Whether to continue an earlier run in this folder. False deletes that run.
 
     Returns
     -------
     int
-        Epochs done: ``initial_epoch`` of ``model.fit``.
+        Number of finished epochs, for ``initial_epoch`` of ``model.fit``.
 
     Raises
     ------
@@ -309,32 +330,33 @@ def restore(model, run_dir, *, settings=None, resume=True):
 
 
 def _keep_settings(model, folder, more):
-    """Compare the settings with those of the folder's run, and keep them."""
+    """Compare the settings with those of the folder's run, and write them."""
     path = folder / _SETTINGS
     asked = json.loads(json.dumps(_described(model) | more, default=float))
     if path.exists():
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # json's and Unicode's errors are of this kind
+        except ValueError as error:  # includes the errors of JSON and of Unicode decoding
             raise _damaged(path, error) from error
         if not isinstance(kept, dict):
             raise _damaged(path, f"found a {type(kept).__name__}, expected names and values")
         if int(model.optimizer.iterations):
-            # A schedule may have changed the rate since; the checkpoint brings the run's back.
+            # A schedule may have changed the model's learning rate since the run began; the
+            # checkpoint restores the rate of the run.
             asked["optimizer learning_rate"] = kept.get("optimizer learning_rate")
         _compare_settings(asked, kept, folder)
-        # What an earlier call did not name is no description of the epochs that it has trained.
+        # Settings that earlier calls did not name do not describe the epochs that they trained.
         asked = kept if len(history(folder)) else kept | asked
     elif any((folder / name).exists() for name in (_HISTORY, _CHECKPOINTS)):
         raise RunFolderError(
-            f"{path}: no such file, but the folder holds a run, which cannot be compared with "
-            f"this one. {_MEND}"
+            f"{path}: no such file, but the folder holds a run, whose settings cannot be compared "
+            f"without it. {_MEND}"
         )
     files.write_text(path, json.dumps(asked, indent=1))
 
 
 def _restore(model, folder):
-    """Load the last checkpoint, or keep the first; drop later rows of the history."""
+    """Load the last checkpoint, or save a first one; drop later rows of the history."""
     table = history(folder)
     model.optimizer.build(model.trainable_variables)  # its state must exist to be restored
     try:
@@ -354,15 +376,15 @@ def _restore(model, folder):
         manager.save(checkpoint_number=0)
         return 0
     if len(table) < done:
-        reason = f"found {len(table)} rows, its checkpoint is of epoch {done}"
+        reason = f"found {len(table)} rows, but the checkpoint is of epoch {done}"
         raise _damaged(folder / _HISTORY, reason)
-    if len(table) > done:  # a kill between row and checkpoint: the model has not seen this epoch
+    if len(table) > done:  # killed after the row was written, before the checkpoint was
         _keep_history(folder, table[:done])
     return done
 
 
 def _keep_history(folder, table):
-    """Write the history; a run without an epoch has no file of it."""
+    """Write the history, or delete its file if the run has no finished epoch."""
     if len(table):
         files.write_text(folder / _HISTORY, table.to_csv(index=False))
     else:
@@ -370,14 +392,14 @@ def _keep_history(folder, table):
 
 
 def _manager(model, folder):
-    """The checkpoints of a run: weights and optimiser, under the number of epochs done."""
+    """Return the checkpoint manager of a run: weights and optimiser, numbered by epochs done."""
     return tf.train.CheckpointManager(
         tf.train.Checkpoint(model=model), str(folder / _CHECKPOINTS), max_to_keep=1
     )
 
 
 def _delete(folder):
-    """Delete the files of a run, and nothing else that may lie in the folder."""
+    """Delete the files of a run, but no other files in the folder."""
     if (folder / _CHECKPOINTS).exists():
         shutil.rmtree(folder / _CHECKPOINTS)
     for name in (_HISTORY, _BEST, _LAST, _SETTINGS):
@@ -386,7 +408,7 @@ def _delete(folder):
 
 @contextlib.contextmanager
 def _alone(folder):
-    """Lock a run folder; a second process waits, and then finds what the first has trained."""
+    """Lock a run folder; a second process waits, and then continues from the trained epochs."""
     with contextlib.ExitStack() as lock:
         with _writing(folder):
             lock.enter_context(files.alone(folder))
@@ -395,15 +417,15 @@ def _alone(folder):
 
 @contextlib.contextmanager
 def _writing(folder):
-    """Name the run folder in errors of the disk."""
+    """Turn an error of the disk into one that names the run folder."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
         full = isinstance(error, tf.errors.ResourceExhaustedError) or "No space left" in str(error)
         if full or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            mend = "the disk is full; free some space, and the same call goes on"
+            mend = "the disk is full; free some space, then repeat the call to continue"
         else:
-            mend = "choose a folder of your own"
+            mend = "choose a folder in which you may write"
         raise RunFolderError(f"run_dir {folder} cannot be written: {mend} ({error})") from error
 
 
@@ -412,25 +434,27 @@ def _damaged(path, reason):
 
 
 class RegistrationMonitor(tf.keras.callbacks.Callback):
-    """Register pairs of subjects every few epochs: Dice and folding beside the loss.
+    """Register validation pairs during training, and log their Dice and folding.
 
-    Adds ``val_dice`` (mean over structures, then pairs; NaN without label maps) and
-    ``val_folding_percent`` (of the fixed brain, det ≤ 0) to Keras' logs, so to its printed line
-    and to the history of :func:`fit`; NaN in epochs that are skipped. The last epoch is never
-    skipped.
+    Adds ``val_dice`` (mean over structures, then over pairs; NaN without label maps) and
+    ``val_folding_percent`` (percentage of the fixed brain where the Jacobian determinant is 0 or
+    below, mean over pairs) to Keras' logs, and so to its printed output and to the history of
+    :func:`fit`. The values are NaN in epochs that are skipped. The last epoch is never skipped.
 
     Parameters
     ----------
     cohort : Cohort
+        Cohort of the pairs, see :func:`vxmlib.metrics.evaluate_pairs`.
     pairs : sequence of (moving id, fixed id)
-        Of validation subjects: what is watched here chooses λ and when to stop.
+        Pairs of validation subjects, not of test subjects, because these values are used to
+        choose λ and when to stop.
     every : int
-        Epochs from one look to the next.
+        Number of epochs from one registration to the next.
 
     Raises
     ------
     ValueError
-        If ``pairs`` is empty or ``every`` below 1.
+        If ``pairs`` is empty or ``every`` is below 1.
     """
 
     def __init__(self, cohort, pairs, every=1):
@@ -438,25 +462,25 @@ class RegistrationMonitor(tf.keras.callbacks.Callback):
         checks.check_whole("every", every, least=1)
         self.pairs = [tuple(pair) for pair in pairs]
         if not self.pairs:
-            raise ValueError("pairs is empty: name at least one (moving, fixed) pair to watch")
+            raise ValueError("pairs: found none, expected at least one (moving, fixed) pair")
         self.cohort, self.every = cohort, every
 
     def on_epoch_end(self, epoch, logs=None):
-        """Add the two columns."""
-        looked = {"dice_mean": math.nan, "folding_percent_brain": math.nan}
+        """Add the two values to the logs."""
+        means = {"dice_mean": math.nan, "folding_percent_brain": math.nan}
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
             table = metrics.evaluate_pairs(
                 self.cohort,
                 self.pairs,
                 lambda moving, fixed: models.register(self.model, moving, fixed),
             )
-            looked = metrics.summary(table)
-        logs["val_dice"] = looked["dice_mean"]
-        logs["val_folding_percent"] = looked["folding_percent_brain"]
+            means = metrics.summary(table)
+        logs["val_dice"] = means["dice_mean"]
+        logs["val_folding_percent"] = means["folding_percent_brain"]
 
 
 class _OfRun(tf.keras.callbacks.Callback):
-    """A callback that knows the folder of its run."""
+    """A callback with the folder of its run."""
 
     def __init__(self, run_dir):
         super().__init__()
@@ -464,62 +488,67 @@ class _OfRun(tf.keras.callbacks.Callback):
 
 
 class StopOnNonFinite(_OfRun):
-    """Stop with an explanation as soon as the loss, or a weight, is not finite.
+    """Raise :class:`NonFiniteLoss` as soon as the loss or a weight is not finite.
 
-    On a CPU the warp may fail before that, at a displacement that is NaN: see :func:`fit`.
+    On a CPU, the warp may fail before that because the displacement is NaN; :func:`fit` then
+    raises the same error.
     """
 
-    # Keras' TerminateOnNaN ends the epoch as if it were a good one: the callbacks after it would
-    # keep the NaN weights in the checkpoint.
+    # Keras' TerminateOnNaN ends the epoch as if it had succeeded, so the callbacks after it would
+    # write the NaN weights to the checkpoint.
 
     epoch = step = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Note the epoch, counted from 1."""
+        """Store the number of the epoch, counted from 1."""
         self.epoch = epoch + 1
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Note the step, counted from 1."""
+        """Store the number of the step, counted from 1."""
         self.step = batch + 1
 
     def on_train_batch_end(self, batch, logs=None):
-        """Look at the loss."""
+        """Check the loss."""
         if not math.isfinite(logs["loss"]):
             self.stop(f"the loss became {logs['loss']}")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Look at the weights: the epoch's last update may break what no loss has seen yet."""
+        """Check the weights, because the last update of the epoch comes after its last loss."""
         if not models.finite_weights(self.model):
             self.stop("weights became NaN or infinite")
 
     def stop(self, what, cause=None):
-        """Raise the error."""
+        """Raise the error with its likely causes."""
         kept = f"epoch {self.epoch - 1} is kept in {self.folder}"
         rate = float(self.model.optimizer.learning_rate)
         raise NonFiniteLoss(
             f"{what} at step {self.step} of epoch {self.epoch}; "
             f"{kept if self.epoch > 1 else 'no epoch was finished before'}. Likely causes: a "
-            f"learning rate that is too large (it is {rate:g}; try a tenth, or clipnorm=1), "
-            "intensities outside [0, 1], constant images, or a λ far from the usual (1 with NCC, "
-            "0.01 with MSE)."
+            f"learning rate that is too large (it is {rate:g}; try a tenth of it, or clipnorm=1), "
+            "intensities outside [0, 1], constant images, or a λ far from the usual values (1 with "
+            "NCC, 0.01 with MSE)."
         ) from cause
 
 
 class KeepWeights(_OfRun):
-    """Keep ``best.h5``, of the epoch of lowest ``val_loss`` (or else ``loss``), and ``last.h5``."""
+    """Save the weights of the best epoch as ``best.h5`` and the last weights as ``last.h5``.
 
-    # Keras' ModelCheckpoint writes over the old file, forgets the best value at an interruption,
-    # and its files lack what VxmDense.load reads.
+    The best epoch is that of the lowest ``val_loss``, or of the lowest ``loss`` without validation
+    pairs.
+    """
+
+    # Keras' ModelCheckpoint overwrites the old file in place and forgets the best value after an
+    # interruption, and its files lack data that VxmDense.load needs.
 
     def on_epoch_end(self, epoch, logs=None):
-        """Keep the weights if no earlier epoch was as good."""
+        """Save the weights if the epoch is better than all earlier ones."""
         measure = "val_loss" if "val_loss" in logs else "loss"
         earlier = history(self.folder)[:epoch].get(measure, pd.Series(dtype=float))
         if logs[measure] < min([math.inf, *earlier.dropna()]):
             self._save(_BEST)
 
     def on_train_end(self, logs=None):
-        """Keep the last weights."""
+        """Save the last weights."""
         self._save(_LAST)
 
     def _save(self, name):
@@ -528,13 +557,13 @@ class KeepWeights(_OfRun):
 
 
 class KeepHistory(_OfRun):
-    """Keep one row an epoch in ``history.csv``, see :func:`history`."""
+    """Write one row per epoch to ``history.csv``, see :func:`history`."""
 
-    # Keras' CSVLogger appends to the file: a kill may cut a row, and the epoch that is repeated
-    # after a kill would stand there twice.
+    # Keras' CSVLogger appends to the file. If the process is killed, a row may be cut off, and the
+    # epoch that is repeated would be in the file twice.
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Note the time."""
+        """Store the start time of the epoch."""
         self.began = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -548,13 +577,14 @@ class KeepHistory(_OfRun):
 
 
 class KeepCheckpoint(_OfRun):
-    """Keep weights and optimiser after each epoch in ``checkpoints/``, for :func:`restore`."""
+    """Save weights and optimiser after each epoch in ``checkpoints/``, for :func:`restore`."""
 
-    # Keras' BackupAndRestore learns the epoch only inside fit(), when the dataset has begun at its
-    # first pair, loads a checkpoint that fits the model in part, and deletes it at the end.
+    # Keras' BackupAndRestore reads the epoch only inside fit(), when the dataset has already begun
+    # at its first pair. It also loads a checkpoint that matches only a part of the model, and
+    # deletes the checkpoint at the end of training.
 
     def on_train_begin(self, logs=None):
-        """Look which checkpoint is there: the next one replaces it."""
+        """Find the existing checkpoint, which the next one replaces."""
         self.manager = _manager(self.model, self.folder)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -567,12 +597,12 @@ def _check_request(model, cohort, *, epochs, steps_per_epoch):
     checks.check_whole("epochs", epochs, least=1)
     checks.check_whole("steps_per_epoch", steps_per_epoch, least=1)
     if getattr(model, "optimizer", None) is None:
-        raise ValueError("model is not compiled: take vxmlib.models.build, or call compile first")
+        raise ValueError("model is not compiled: use vxmlib.models.build, or call compile first")
     grid = tuple(model.inputs[0].shape[1:-1])
     if grid != tuple(cohort.shape):
         raise ValueError(
-            f"model is built for images of shape {grid}, the cohort's are {tuple(cohort.shape)}: "
-            "build it with shape=cohort.shape"
+            f"model is built for images of shape {grid}, but the cohort's are "
+            f"{tuple(cohort.shape)}: build it with shape=cohort.shape"
         )
 
 
@@ -584,10 +614,11 @@ def _digest(images):
 
 
 def _described(model):
-    """Describe a compiled model for the settings of its run, flat."""
+    """Describe a compiled model by flat settings of its run."""
     optimizer = model.optimizer.get_config()
-    optimizer |= optimizer.pop("inner_optimizer", {}).get("config", {})  # of half precision
-    optimizer.pop("jit_compile", None)  # chosen by the device
+    # Half precision wraps the optimiser in another one.
+    optimizer |= optimizer.pop("inner_optimizer", {}).get("config", {})
+    optimizer.pop("jit_compile", None)  # Keras chooses it for the device
     return {
         **{f"model {key}": value for key, value in model.get_config().items()},
         **{f"optimizer {key}": value for key, value in optimizer.items()},
@@ -597,7 +628,7 @@ def _described(model):
 
 
 def _name_of(loss):
-    """Name a loss with the numbers it was made with, e.g. LocalNCC.loss(window=9, eps=1e-05)."""
+    """Name a loss with its numeric settings, for example LocalNCC.loss(window=9, eps=1e-05)."""
     made_with = vars(getattr(loss, "__self__", object)).items()
     numbers = [f"{key}={value}" for key, value in made_with if isinstance(value, int | float)]
     return f"{getattr(loss, '__qualname__', loss)}({', '.join(numbers)})"
@@ -608,7 +639,7 @@ def _compare_settings(asked, kept, folder):
         f"{key} (found {kept.get(key)}, expected {asked.get(key)})"
         for key in sorted(asked.keys() | kept.keys())
         if asked.get(key) != kept.get(key)
-        # What does not describe the model may be left out, as plain calls of `restore` do.
+        # A call may omit settings other than those of the model, as plain calls of `restore` do.
         and (key in asked.keys() & kept.keys() or key.startswith(("model ", "optimizer ")))
     ]
     if differing:

@@ -1,4 +1,4 @@
-"""Move images and label maps along a displacement field; join and invert such fields."""
+"""Warp images and label maps with displacements; compose, invert and integrate such fields."""
 
 import math
 import os
@@ -9,23 +9,28 @@ from scipy.ndimage import map_coordinates
 
 from vxmlib.checks import check_displacement, check_labels
 
-#: Of an integration: the first step is exp(v / 64), a small part of a voxel.
+#: Number of squarings in `exponential`, whose first step v / 64 is a small part of a voxel.
 SQUARINGS = 6
-_SLAB = 1 << 18  # voxels at a time: what is computed for them stays in the processor's cache
+_SLAB = 1 << 18  # voxels at a time, so that intermediate arrays stay in the processor's cache
 
 
 def identity(shape):
-    """Displacement that moves nothing.
+    """Return the zero displacement of a grid.
 
     Parameters
     ----------
     shape : sequence of int
-        Grid ``(*vol)`` of two or three axes.
+        Grid ``(*vol)`` with two or three axes.
 
     Returns
     -------
     numpy.ndarray
         Zeros ``(*vol, nd)``, float32, in voxels.
+
+    Raises
+    ------
+    ValueError
+        If the shape does not have two or three positive sizes.
 
     Examples
     --------
@@ -39,17 +44,17 @@ def identity(shape):
 
 
 def each_slab(shape, work):
-    """Call ``work(rows)`` for slices that cover the first axis of a grid, several at a time.
+    """Call ``work(rows)`` in several threads, for slices that cover the first axis of a grid.
 
-    A slab is small enough for the processor's cache. NumPy and SciPy let other threads run while
-    they compute, so that slabs share the cores.
+    A slab, the part of the grid in one slice, is small enough for the processor's cache. NumPy
+    and SciPy let other threads run while they compute, so slabs are computed in parallel.
 
     Parameters
     ----------
     shape : sequence of int
         Grid ``(*vol)``.
-    work : function of a slice
-        What to do with these rows; it must write to these rows alone.
+    work : callable
+        Function of a slice of rows; it must write only to these rows.
 
     Examples
     --------
@@ -65,20 +70,20 @@ def each_slab(shape, work):
             work(slab)
         return
     with ThreadPoolExecutor(min(len(slabs), os.cpu_count() or 1, 8)) as pool:
-        list(pool.map(work, slabs))  # the list raises what a thread has raised
+        list(pool.map(work, slabs))  # `list` raises the exception of a thread
 
 
 def warp_image(image, displacement):
     """Resample `image` at ``x + u(x)`` with linear interpolation.
 
-    Points outside the image take the value of the nearest edge voxel. This is what
-    ``voxelmorph.layers.SpatialTransformer`` does by default (``fill_value=None``) and SciPy
-    calls ``mode="nearest"``.
+    Positions outside the image take the value of the nearest edge voxel, as by default
+    (``fill_value=None``) in ``voxelmorph.layers.SpatialTransformer`` and with ``mode="nearest"``
+    in SciPy.
 
     Parameters
     ----------
     image : array_like
-        Moving image ``(*vol)``, finite numbers.
+        Moving image ``(*vol)`` of finite real numbers.
     displacement : array_like
         Displacement ``(*vol, nd)`` in voxels, 'ij' order, defined on the fixed grid and
         pointing into the moving image.
@@ -86,17 +91,18 @@ def warp_image(image, displacement):
     Returns
     -------
     numpy.ndarray
-        Warped image ``(*vol)`` on the fixed grid; float32 (float64 if `image` is).
+        Warped image ``(*vol)`` on the fixed grid, float64 if `image` is, and otherwise float32.
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, NaN or infinite entries.
+        If the shapes do not match, the image is not of real numbers, or an entry is NaN or
+        infinite.
 
     Notes
     -----
-    Positions are computed in double precision; voxelmorph's are single precision, so that its
-    result differs by about 1e-5 of the local contrast on a grid of 200 voxels.
+    Positions are computed in double precision. voxelmorph computes them in single precision, so
+    its result differs by about 1e-5 of the local contrast on a grid of 200 voxels per axis.
 
     Examples
     --------
@@ -109,8 +115,8 @@ def warp_image(image, displacement):
     image = np.asarray(image)
     if not np.issubdtype(image.dtype, np.number) or np.iscomplexobj(image):
         raise ValueError(
-            f"image: expected real numbers, found dtype {image.dtype}. Masks and label maps are "
-            "moved by warp_labels."
+            f"image: expected real numbers, found dtype {image.dtype}. Warp masks and label maps "
+            "with warp_labels."
         )
     if image.dtype != np.float64:
         image = image.astype(np.float32, copy=False)
@@ -130,32 +136,34 @@ def warp_image(image, displacement):
 def warp_labels(labels, displacement):
     """Resample a label map at the voxel nearest to ``x + u(x)``.
 
-    No label appears that was not there before; the type stays. Points outside take the label
-    of the nearest edge voxel. No one-hot copy is made: on an integer map the nearest
-    neighbour gives the same answer at a small part of the memory.
+    The result has no new labels and keeps the type of the map. Positions outside the map take the
+    label of the nearest edge voxel. Nearest-neighbour interpolation of the integer map has the
+    same result as that of a one-hot copy, but needs only a small part of the memory.
 
     Parameters
     ----------
     labels : array_like
         Moving label map ``(*vol)``, integer or boolean.
     displacement : array_like
-        Displacement ``(*vol, nd)`` in voxels, 'ij' order, on the fixed grid.
+        Displacement ``(*vol, nd)`` in voxels, 'ij' order, defined on the fixed grid and
+        pointing into the moving label map.
 
     Returns
     -------
     numpy.ndarray
-        Label map ``(*vol)`` on the fixed grid, dtype of `labels`.
+        Label map ``(*vol)`` on the fixed grid, of the dtype of `labels`.
 
     Raises
     ------
     ValueError
-        Labels not integer, another grid, NaN or infinite displacement.
+        If the labels are neither integer nor boolean, the shapes do not match, or an entry of the
+        displacement is NaN or infinite.
 
     Notes
     -----
-    Rounding is that of ``voxelmorph.layers.SpatialTransformer(interp_method="nearest")``: the
-    position is added up in float32 and exact halves go to the even voxel. (SciPy's order 0
-    rounds halves up.)
+    Rounding is that of ``voxelmorph.layers.SpatialTransformer(interp_method="nearest")``:
+    positions are computed in float32, and exact halves are rounded to the even voxel. (SciPy's
+    order 0 rounds halves up.)
 
     Examples
     --------
@@ -181,27 +189,26 @@ def warp_labels(labels, displacement):
 
 
 def compose(first, second):
-    """One displacement that does what two do one after the other.
+    """Compose two displacements into one, ``w(x) = second(x) + first(x + second(x))``.
 
-    ``warp_image(image, compose(first, second))`` is
-    ``warp_image(warp_image(image, first), second)`` without the second interpolation of the
-    image: ``w(x) = second(x) + first(x + second(x))``.
+    ``warp_image(image, compose(first, second))`` corresponds to
+    ``warp_image(warp_image(image, first), second)``, but interpolates the image only once.
 
     Parameters
     ----------
     first, second : array_like
-        Displacements ``(*vol, nd)`` in voxels. `first` is interpolated linearly; beyond the
-        edge it keeps its edge value.
+        Displacements ``(*vol, nd)`` in voxels, 'ij' order, on one grid. `first` is interpolated
+        linearly; positions outside the grid take the value of the nearest edge voxel.
 
     Returns
     -------
     numpy.ndarray
-        Displacement ``(*vol, nd)``, float32 (float64 if either is).
+        Displacement ``(*vol, nd)`` in voxels, float64 if one of the two is, and otherwise float32.
 
     Raises
     ------
     ValueError
-        As `check_displacement`.
+        If the shapes do not match, or an entry is NaN or infinite.
 
     Examples
     --------
@@ -229,28 +236,28 @@ def inverse(displacement, *, iterations=50, tolerance=1e-3):
     Parameters
     ----------
     displacement : array_like
-        Displacement ``(*vol, nd)`` in voxels.
+        Displacement ``(*vol, nd)`` in voxels, 'ij' order.
     iterations : int
-        At most this many rounds.
+        Largest number of iterations.
     tolerance : float
-        Stop when no voxel of ``v`` changes by more than this, in voxels.
+        Iteration stops when no component of ``v`` changes by more than this, in voxels.
 
     Returns
     -------
     numpy.ndarray
-        Displacement ``(*vol, nd)`` that undoes the first one.
+        Inverse displacement ``(*vol, nd)`` in voxels.
 
     Raises
     ------
     ValueError
-        As `check_displacement`.
+        If the shape is not ``(*vol, nd)``, or an entry is NaN or infinite.
 
     Notes
     -----
-    Method of Chen et al., Medical Physics 35:81-88 (2008). It converges where the field
-    stretches by less than a factor of two; where the field folds there is no inverse, and what
-    comes back is only the last round. Near the edge the inverse leaves the grid and the edge
-    value is used. So look at `inversion_error` before you trust the result.
+    The method is that of Chen et al., Medical Physics 35:81-88 (2008). It converges where the
+    field stretches by less than a factor of two. Where the field folds, no inverse exists, and
+    the result is only that of the last iteration. Near the edge, the inverse leaves the grid and
+    edge values are used. Therefore, check `inversion_error` before you use the result.
 
     Examples
     --------
@@ -262,7 +269,7 @@ def inverse(displacement, *, iterations=50, tolerance=1e-3):
     components = np.ascontiguousarray(np.moveaxis(field, -1, 0))
     backward = np.empty_like(field)
 
-    def fill(rows):  # a voxel's iteration looks only at that voxel: every slab stops by itself
+    def fill(rows):  # the iteration of a voxel does not depend on others, so slabs stop separately
         guess = -field[rows]
         for _ in range(iterations):
             positions = _positions(guess, rows, np.float64, grid=field.shape[:-1])
@@ -278,21 +285,27 @@ def inverse(displacement, *, iterations=50, tolerance=1e-3):
 
 
 def exponential(velocity):
-    """Integrate a stationary velocity field over unit time, by scaling and squaring.
+    """Integrate a stationary velocity field over unit time by scaling and squaring.
 
     Parameters
     ----------
     velocity : (*vol, nd) float ndarray
-        Voxels per unit time.
+        Velocity in voxels per unit time, 'ij' order.
 
     Returns
     -------
     (*vol, nd) float32 ndarray
         Displacement in voxels.
 
+    Raises
+    ------
+    ValueError
+        If the shape is not ``(*vol, nd)``, or an entry is NaN or infinite.
+
     Notes
     -----
-    Arsigny et al., A Log-Euclidean Framework for Statistics on Diffeomorphisms, MICCAI 2006.
+    The method is that of Arsigny et al., A Log-Euclidean Framework for Statistics on
+    Diffeomorphisms, MICCAI 2006.
 
     Examples
     --------
@@ -306,23 +319,23 @@ def exponential(velocity):
 
 
 def inversion_error(displacement, inverse_displacement):
-    """How far a point ends from its start after both displacements.
+    """Compute the distance between each point and its position after both displacements.
 
     Parameters
     ----------
     displacement, inverse_displacement : array_like
-        Displacements ``(*vol, nd)`` in voxels.
+        Displacements ``(*vol, nd)`` in voxels, 'ij' order, on one grid.
 
     Returns
     -------
     numpy.ndarray
-        Distance ``(*vol)`` in voxels, at least 0: the length of
-        ``v(x) + u(x + v(x))`` with ``u`` the first and ``v`` the second argument.
+        Distance ``(*vol)`` in voxels, at least 0: the length of ``v(x) + u(x + v(x))``, where
+        ``u`` is the first and ``v`` the second argument.
 
     Raises
     ------
     ValueError
-        As `check_displacement`.
+        If the shapes do not match, or an entry is NaN or infinite.
 
     Examples
     --------
@@ -334,11 +347,9 @@ def inversion_error(displacement, inverse_displacement):
 
 
 def _positions(moves, rows, dtype, *, grid):
-    """Positions ``x + u(x)`` of some rows, whose `moves` these are, kept on the grid.
-
-    Result ``(nd, *slab)``. Clipping is the edge rule; it also keeps SciPy and integer casts away
-    from the huge numbers of a diverged model, for which they return nonsense.
-    """
+    """Positions ``x + u(x)`` of some rows, of shape ``(nd, *slab)``, clipped to the grid."""
+    # Outside the grid, clipping selects the nearest edge voxel. It also removes the huge positions
+    # of a diverged model, for which SciPy and casts to integers return meaningless values.
     positions = np.moveaxis(moves, -1, 0).astype(dtype)
     for axis, size in enumerate(grid):
         span = np.arange(rows.start, rows.stop) if axis == 0 else np.arange(size)
@@ -350,5 +361,5 @@ def _positions(moves, rows, dtype, *, grid):
 
 
 def _sample(array, positions):
-    """Linear interpolation at positions on the grid."""
+    """Interpolate linearly at positions on the grid."""
     return map_coordinates(array, positions, order=1, mode="nearest", prefilter=False)

@@ -186,8 +186,8 @@ def test_all_verdicts_are_counted(small):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"c": {}}, "numbers of no claim in the list: c"),
-        ({"a": {"other": 1}}, "a: no number 'dice'; there are: other"),
+        ({"c": {}}, "numbers without a claim in the list: c"),
+        ({"a": {"other": 1}}, "a: no number 'dice'; the numbers are: other"),
         ({"a": {"dice": float("nan")}}, "a: dice: expected a finite number"),
         ({"a": {"dice": [0.1, float("inf")]}}, "a: dice: expected a finite number"),
     ],

@@ -148,8 +148,11 @@ def test_a_plain_tuple_and_a_number_will_do():
     [
         (list, "frames: found none, expected at least one"),
         (lambda: [frame("1"), frame("1")], "frames: found the value '1' twice"),
-        (lambda: [frame("1"), frame("2", " ")], "frames: found no words for '2', expected a text"),
-        (lambda: [frame("1"), frame("2", None)], "frames: found no words for '2'"),
+        (
+            lambda: [frame("1"), frame("2", " ")],
+            "frames: found no description for '2', expected a text",
+        ),
+        (lambda: [frame("1"), frame("2", None)], "frames: found no description for '2'"),
         (lambda: [("1", "figure.png", "A square.")], "frames: found str as the figure of '1'"),
         (lambda: [("1", plt.figure())], r"frames: found tuple .*, expected \(value, figure, text"),
         (
@@ -203,10 +206,10 @@ def test_the_numbers_of_a_registration_are_those_of_the_field():
     field[:, :, 0] = -2.0 * np.arange(10)[:, None]  # a mirror: det J = −1 everywhere
     step = steppable.registration_step("0.1", image, image, field, mask, more="Dice 0.71")
     assert step.caption.startswith("Dice 0.71, 36 folded voxels in the brain (100.000 %)")
-    assert "36 folded voxels painted" in step.text
+    assert "36 folded voxels marked" in step.text
     kept = steppable.registration_step("1", image, image, 0 * field, mask)
     assert kept.caption.endswith("(0.000 %), SD of log det J 0.000")
-    assert "log det J from 0.00 to 0.00, 0 folded voxels painted" in kept.text
+    assert "log det J from 0.00 to 0.00, with 0 folded voxels marked" in kept.text
 
 
 def test_a_volume_is_described_by_its_middle_slice_and_counted_as_a_whole():
@@ -215,7 +218,7 @@ def test_a_volume_is_described_by_its_middle_slice_and_counted_as_a_whole():
     field[:, :3, :, 0] = -2.0 * np.arange(8)[:, None, None]  # folds, but not in the middle
     step = steppable.registration_step("1", image, image, field, image > 0)
     assert not step.caption.startswith("0 folded")
-    assert "0 folded voxels painted" in step.text
+    assert "0 folded voxels marked" in step.text
 
 
 def test_panels_and_scales_are_the_same_in_every_frame(registrations):

@@ -173,7 +173,7 @@ def test_weights_that_only_a_method_of_few_pairs_uses_are_kept(tiny, tmp_path):
 
 
 def test_only_an_optimisation_can_be_watched(tiny, tmp_path):
-    with pytest.raises(PlanError, match="'ncc' optimises nothing, expected one of: ncc-inst"):
+    with pytest.raises(PlanError, match=r"'ncc', a method without .*: ncc-inst"):
         benchmark.watch(tiny, "ncc", tmp_path)
 
 
@@ -260,9 +260,9 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
         "syn-cc": {"baseline": "syn", "metric": "cc", "iterations": [5]},
         "identity": {},
     }
-    with pytest.raises(PlanError, match="left out: measure syn-cc, measure syn-cc"):
+    with pytest.raises(PlanError, match="failed: measure syn-cc, measure syn-cc"):
         benchmark.make_all(tiny, tmp_path / "build", tmp_path / "results")
-    assert "measure syn-cc: left out: antspyx is not installed" in capsys.readouterr().out
+    assert "measure syn-cc: failed: antspyx is not installed" in capsys.readouterr().out
     assert (tmp_path / "results" / "few" / "demons.json").exists()
     for part in ("test", "validation", "repeats"):
         assert (tmp_path / "results" / part / "identity.json").exists()

@@ -97,28 +97,34 @@ def test_a_name_that_the_file_lacks_is_refused(plan):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("trainings: {a: {lamb: 2}}", r"trainings\.a: found the key lamb, expected none but netwo"),
+        ("trainings: {a: {lamb: 2}}", r"trainings\.a: found the key lamb, expected only netwo"),
         (
             "trainings: {a: {schedule: cosin}}",
             r"trainings\.a\.schedule: found 'cosin', expected one of: constant, cosine",
         ),
-        ("trainings: {a: {lam: 2.0}, a: {lam: 3.0}}", "a stands there twice"),
+        ("trainings: {a: {lam: 2.0}, a: {lam: 3.0}}", "found a twice, expected each key once"),
         ("trainings: {a: {lam: -1}}", r"trainings\.a\.lam: found -1, expected a number of at leas"),
         ("trainings: {a: {epochs: 0}}", r"trainings\.a\.epochs: found 0, expected a whole number"),
         ("trainings: {a: {features: huge}}", "features: found 'huge', expected one of: small"),
         ("trainings: {a: {augment: {flip: true}}}", r"augment.*found"),
-        ("methods: {m: {basline: syn}}", r"methods\.m: found the key basline, expected none but"),
+        ("methods: {m: {basline: syn}}", r"methods\.m: found the key basline, expected only"),
         (
             "methods: {m: {baseline: sym}}",
             r"m\.baseline: found 'sym', expected one of: syn, demons",
         ),
         ("methods: {m: {training: b}}", r"methods\.m\.training: found 'b', expected one of: a"),
-        ("methods: {m: {metric: cc}}", r"methods\.m: found .*'cc'.*, expected nothing, a baseline"),
+        (
+            "methods: {m: {metric: cc}}",
+            r"methods\.m: found .*'cc'.*, expected no value, or a mapping",
+        ),
         (
             "methods: {m: {baseline: syn, training: a}}",
-            "expected nothing, a baseline .*, or a train",
+            "expected no value, or a mapping with the key baseline",
         ),
-        ("methods: {m: {baseline: syn, passes: 1}}", "expected nothing, a baseline .*, or a train"),
+        (
+            "methods: {m: {baseline: syn, passes: 1}}",
+            "expected no value, or a mapping with the key baseline",
+        ),
         ("methods: {m: {training: a, passes: 0}}", r"m\.passes: found 0, expected a whole number"),
         ("methods: {m: {training: a, instance: {steps: 5}}}", r"instance: found no key learning_r"),
         (
@@ -129,7 +135,7 @@ def test_a_name_that_the_file_lacks_is_refused(plan):
         ("methods: {m: }\nfew: {m: }", "m under methods and under few"),
         ("retest: [n]", r"retest\[0\]: found 'n', expected one of"),
         ("repeat: {trainings: [a], passes: 1.5}", r"repeat\.passes: found 1.5, expected a whole"),
-        ("repeat: {training: [a]}", "repeat: found the key training, expected none but trainings"),
+        ("repeat: {training: [a]}", "repeat: found the key training, expected only trainings"),
         ("repeat: {trainings: [b], passes: 2}", r"repeat\.trainings\[0\]: found 'b', expected one"),
         (
             "ablation: {seeds: [0]}",
@@ -139,9 +145,9 @@ def test_a_name_that_the_file_lacks_is_refused(plan):
         ("titles: {a: 1}", r"titles\.a: found 1, expected a title"),
         (
             "methods: {m: }\ntitles: {a: one, m: one}",
-            "titles: found 'one' for a and for m, expected another title for each",
+            "titles: found 'one' for a and for m, expected a different title for each",
         ),
-        ("training2: {}", "the file: found the key training2, expected none but people"),
+        ("training2: {}", "the file: found the key training2, expected only people"),
     ],
 )
 def test_an_entry_that_means_nothing_is_named(load, tmp_path, entry, message):

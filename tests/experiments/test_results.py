@@ -102,7 +102,9 @@ def test_the_ablation_is_over_seeds(folder):
 
 
 def test_passes_are_means_over_pairs(folder):
-    with pytest.raises(records.RecordError, match=r"passes\.json: not there; run .*real repeat`"):
+    with pytest.raises(
+        records.RecordError, match=r"passes\.json: no such file; run .*real repeat`"
+    ):
         Comparison(folder, folder / "real.yaml").passes()
     rows = [
         {"training": name, "moving": m, "fixed": f, "pass": number, "seconds": 0.5}
@@ -196,7 +198,7 @@ def test_only_a_network_alone_is_measured_again(folder, name):
         plan.write(
             "  optimised: {training: ncc, instance: {steps: 5, learning_rate: 0.4, lam: 2.0}}\n"
         )
-    with pytest.raises(ValueError, match=f"found '{name}', expected a method that is a network"):
+    with pytest.raises(ValueError, match=f"found '{name}', expected a method with a network"):
         trained.again(Comparison(folder, folder / "real.yaml"), name, pairs=1, people=None)
 
 
@@ -216,7 +218,9 @@ def test_a_damaged_record_is_named(folder):
     ],
 )
 def test_what_was_not_measured_is_said_with_the_command_that_does(folder, ask, work):
-    with pytest.raises(records.RecordError, match=f"not there; run `python -m tools.real {work}`"):
+    with pytest.raises(
+        records.RecordError, match=f"no such file; run `python -m tools.real {work}`"
+    ):
         ask(Comparison(folder, folder / "real.yaml"))
 
 

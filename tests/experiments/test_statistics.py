@@ -41,7 +41,7 @@ def test_other_pairs_are_refused():
     with pytest.raises(ValueError, match="expected the same pairs"):
         statistics.paired_difference(table, table.iloc[1:])
     two = all_pairs("ab", lambda a, b: 0.5)
-    with pytest.raises(ValueError, match="found 2 people, expected at least 3"):
+    with pytest.raises(ValueError, match="found 2 subjects, expected at least 3"):
         statistics.paired_difference(two, two)
 
 
@@ -91,7 +91,7 @@ def test_seeds_are_averaged_before_the_standard_error():
 
 def test_too_few_subjects_have_no_standard_error():
     two = all_pairs("ab", lambda a, b: 0.5)
-    with pytest.raises(ValueError, match="found 2 people, expected at least 3"):
+    with pytest.raises(ValueError, match="found 2 subjects, expected at least 3"):
         statistics.paired_error(two, two)
 
 

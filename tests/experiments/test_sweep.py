@@ -90,18 +90,26 @@ def test_a_grid_is_all_combinations_in_the_order_of_the_file(config):
         ),
         ("0.1, 1]", "0.1, .nan]", r"grids\.small\.runs\[0\]: lam: found nan"),
         ("0.1, 1]", "0.1, much]", r"runs\[0\]\.lam\[1\]: found 'much', expected a finite number"),
-        ("0.1, 1]", "0.1, 0.1]", r"runs\[0\]\.lam: found \[0.1, 0.1\], expected .* each once"),
+        (
+            "0.1, 1]",
+            "0.1, 0.1]",
+            r"runs\[0\]\.lam: found \[0.1, 0.1\], expected .* without duplicates",
+        ),
         ("0.1, 1]", "]", r"runs\[0\]\.lam: found \[\], expected a number of at least 0, or a list"),
         ("lam: 0.01", "lam: true", r"runs\[1\]\.lam: found True, expected a number"),
         ("lam: 0.01", "lam:", r"runs\[1\]\.lam: found None, expected a number"),
         ("image_loss: mse", "image_loss: nmi", r"runs\[1\]\.image_loss: found 'nmi', expected ncc"),
         ("image_loss: mse", "image_loss: [nmi]", r"image_loss\[0\]: found 'nmi', expected one of"),
-        ("image_loss: mse, lam: 0.01", "image_loss: ncc, lam: 1", "stands in this grid twice"),
+        (
+            "image_loss: mse, lam: 0.01",
+            "image_loss: ncc, lam: 1",
+            "twice in this grid, expected each run once",
+        ),
         ("image_loss: mse", "loss: mse", r"runs\[1\]: found no key image_loss, expected all of"),
         (
             "int_steps: 0",
             "int_steps: 0, seed: 1",
-            "found the key seed, expected none but image_los",
+            "found the key seed, expected only image_los",
         ),
         ("int_steps: 0", "int_steps: 0.5", r"runs\[1\]\.int_steps: found 0.5, expected a whole"),
         (
@@ -117,10 +125,10 @@ def test_a_grid_is_all_combinations_in_the_order_of_the_file(config):
         (
             "{spacing: 2.0}",
             "{space: 2.0}",
-            "shared: found the key space, expected none but spacing",
+            "shared: found the key space, expected only spacing",
         ),
         ("{spacing: 2.0}", "{spacing: 0}", r"shared\.spacing: found 0, expected a number above 0"),
-        ("  small:", "  small: {}\n  small:", "line 4: small stands there twice"),
+        ("  small:", "  small: {}\n  small:", "line 4: found small twice"),
         ("[0, 7]}", "[0, 7]", "not YAML"),
         (FILE, "- 1\n", r"found \[1\], expected a mapping"),
         (FILE, "", "the file: found no key grids"),
@@ -176,7 +184,7 @@ def test_a_bad_record_is_an_error_that_names_the_file(write_run, tmp_path):
     with pytest.raises(records.RecordError, match=f"{path.name}: found schema 99"):
         sweep.runs(path.parent)
     path.write_text(json.dumps(json.loads(text) | {"metrics": {"dice": 0.5}}))
-    with pytest.raises(sweep.GridError, match=f"{path.name}: a record, but none of a λ run"):
+    with pytest.raises(sweep.GridError, match=f"{path.name}: found .*, expected that of a λ run"):
         sweep.runs(path.parent)
     with pytest.raises(sweep.GridError, match="no such folder"):
         sweep.runs(tmp_path / "nowhere")
@@ -376,7 +384,9 @@ def test_the_curve_of_one_network_is_one_row_a_lam_with_its_cost(write_hyper):
 
 def test_a_record_without_a_curve_is_none_of_one_network(write_run):
     path = write_run()
-    with pytest.raises(sweep.GridError, match=f"{path.name}: a record, but none of one network"):
+    with pytest.raises(
+        sweep.GridError, match=f"{path.name}: found .*, expected that of one network"
+    ):
         sweep.hyper_curves(path.parent)
     with pytest.raises(sweep.GridError, match="no such folder"):
         sweep.hyper_curves(path.parent / "none")

@@ -86,7 +86,7 @@ def test_a_kernel_that_dies_fails_the_build(minibook):
     append(minibook.root / "notebooks" / "01_make.py", "\n# %%\nimport os\n\nos._exit(3)\n")
     book = minibook("--lessons", "1")
     assert book.status != 0
-    assert "lesson 01_make failed: its Python died" in book.output
+    assert "lesson 01_make failed: its Python process died" in book.output
     assert not (book.build / "executed" / "mni-quick" / "01_make.ipynb").exists()
 
 
@@ -183,7 +183,7 @@ def test_two_builds_at_once_are_refused(minibook, tmp_path):
     with only_one(tmp_path / "out"):
         book = minibook()
     assert book.status != 0
-    assert "another build is at work" in book.output
+    assert "another build is running" in book.output
     with only_one(tmp_path / "out"):
         pass
 
@@ -219,7 +219,7 @@ def test_the_folder_stays_locked_while_anything_of_a_killed_build_lives(asleep, 
     process, children = asleep
     process.kill()
     process.wait()
-    with pytest.raises(RuntimeError, match="another build is at work"), only_one(minibook.out):
+    with pytest.raises(RuntimeError, match="another build is running"), only_one(minibook.out):
         pass
     os.killpg(children[0].pid, signal.SIGTERM)
     assert not psutil.wait_procs(children, timeout=60)[1]

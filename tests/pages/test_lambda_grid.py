@@ -47,7 +47,7 @@ def started(output):
 def test_a_grid_runs_what_is_missing_and_nothing_twice(minigrid):
     status, output = minigrid()
     assert status == 0, output
-    assert "λ grid wide: 2 runs, 0 of them there" in output
+    assert "λ grid wide: 2 runs, 0 of them finished" in output
     assert started(output) == [0.1, 1.0]
     assert f"Records: {minigrid.records}" in output
     assert sweep.runs(minigrid.records)["lam"].tolist() == [0.1, 1.0]
@@ -55,7 +55,7 @@ def test_a_grid_runs_what_is_missing_and_nothing_twice(minigrid):
 
     status, output = minigrid()
     assert (status, started(output)) == (0, [])
-    assert "2 runs, 2 of them there" in output
+    assert "2 runs, 2 of them finished" in output
 
     minigrid.state("[0.1, 1]", "[0.1, 0.5, 1]")
     status, output = minigrid()
@@ -87,7 +87,7 @@ def test_a_run_that_fails_leaves_the_others_unharmed(minigrid):
     status, output = minigrid()
     assert status == 1
     assert "RuntimeError: this lesson has a mistake" in output
-    assert "not every run came to an end" in output
+    assert "some runs did not finish" in output
     assert sweep.runs(minigrid.records)["lam"].tolist() == [1.0]
     assert not list(minigrid.records.glob(".run-*"))
     status, output = minigrid()
@@ -107,7 +107,7 @@ def test_two_grids_cannot_write_to_one_folder_at_once(minigrid):
     with only_one(minigrid.build):
         status, output = minigrid()
     assert status == 1
-    assert "another build is at work" in output
+    assert "another build is running" in output
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])

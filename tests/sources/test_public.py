@@ -215,7 +215,7 @@ def lpba_spoilt(folder, what):
     if what == "no occipital lobe":
         labels[np.isin(labels, (61, 62))] = 101
         store(folder, "S05", image, labels, ending=".img.gz")
-        return r"structure\.label\.img\.gz: the structures that show .* not all there"
+        return r"structure\.label\.img\.gz: all structures at one end of an anatomical axis"
     if what == "no head":
         labels[:] = 0
         labels[0], labels[-1] = 21, 22  # left to right as from front to back
@@ -563,7 +563,7 @@ def test_a_root_that_is_not_the_unpacked_archive_is_refused(tmp_path, name, what
     sign = {"lpba40": "S01, S02, S03 and 37 more", "oasis": "subjects.txt"}[name]
     root.mkdir()
     if what == "nothing given":
-        root, message = None, f"root: cohort '{name}' needs the folder it was unpacked to"
+        root, message = None, f"root: cohort '{name}' needs the folder of its unpacked archive"
     elif what == "not there":
         root = tmp_path / "nowhere"
         message = re.escape(f"root='{root}' is not there.")

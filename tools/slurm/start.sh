@@ -1,27 +1,30 @@
 #!/usr/bin/env bash
-# Start a SLURM cluster of this one machine, for tests: start.sh FOLDER
-# Prints the settings that make sbatch, squeue and Snakemake find it; stop.sh FOLDER ends it.
+# Start a SLURM cluster on this one machine, for tests: start.sh FOLDER
+# It prints the settings with which sbatch, squeue and Snakemake find the cluster. stop.sh FOLDER
+# stops the cluster.
 #
-# Needs the packages slurm-wlm and munge (Debian 12: SLURM 22.05); no systemd, and any user will do,
-# who alone can then submit. Key, logs and state lie in FOLDER; the ports are some that were free.
+# The packages slurm-wlm and munge are needed (Debian 12: SLURM 22.05), but systemd is not. Any user
+# can start the cluster, and only this user can submit jobs to it. The key, the logs and the state
+# are in FOLDER. The ports are chosen among the free ones.
 set -euo pipefail
 
-PATH=$PATH:/usr/sbin:/sbin # where the daemons are, also for users whose path has neither
+PATH=$PATH:/usr/sbin:/sbin # folders of the daemons, which the PATH of some users lacks
 fail() { echo "ERROR: $*" >&2; exit 1; }
 
 [ $# -eq 1 ] || fail "usage: start.sh FOLDER"
 for program in munged slurmctld slurmd sinfo srun; do
-  command -v "$program" >/dev/null || fail "no '$program' here: apt install slurm-wlm munge"
+  command -v "$program" >/dev/null || fail "no program '$program': apt install slurm-wlm munge"
 done
-[ ! -e "$1/slurm.conf" ] || fail "$1 has a cluster already: stop.sh $1"
+[ ! -e "$1/slurm.conf" ] || fail "$1 already has a cluster; run stop.sh $1"
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
-[ ${#folder} -le 80 ] || fail "$folder: a socket's path must be short; use another folder"
+[ ${#folder} -le 80 ] || fail "$folder: the path has ${#folder} characters, expected at most 80 \
+because of its sockets; use another folder"
 chmod 755 "$folder" # munged refuses a folder that others may write to
 mkdir -p "$folder/state" "$folder/spool"
 
-# Whatever fails from here on: show why, and leave no daemon behind.
+# If anything fails from here on, show the logs and stop all daemons.
 give_up() {
   tail -n 15 "$folder"/*.log >&2 || true
   "$here/stop.sh" "$folder"
@@ -46,7 +49,7 @@ SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 SlurmctldPort=${ports% *}
 SlurmdPort=${ports#* }
-# Nobody outside may knock.
+# Accept no connections from other machines.
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
@@ -56,29 +59,30 @@ SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd.pid
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.log
-# No cgroups: a container may not make any.
+# Use no cgroups, because a container may not be allowed to make them.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
-# Two GPUs in name only (gres.conf gives them other devices): who asks for one gets a number.
+# Two simulated GPUs: gres.conf names other devices, and a job that asks for a GPU gets its number.
 GresTypes=gpu
 ReturnToService=2
-# squeue shows an ended job that long; Snakemake learns from it how the job ended.
+# Seconds for which squeue shows a job that has ended. Snakemake reads its final state there.
 MinJobAge=300
-# Cores and memory in name only too, so that jobs sized for a real cluster fit.
+# Cores and memory are simulated, too, so that jobs with the size for a real cluster can run.
 SlurmdParameters=config_overrides
 NodeName=$host NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2
 PartitionName=main Nodes=$host Default=YES
 PartitionName=gpu Nodes=$host
 CONF
 printf 'Name=gpu File=%s\n' /dev/null /dev/zero >"$folder/gres.conf"
-# The one plugin that asks nothing of the machine while unused.
+# The only plugin that has no requirements as long as it is not used.
 echo "CgroupPlugin=cgroup/v1" >"$folder/cgroup.conf"
 
-# Snakemake takes every SLURM_… out of the environment before it calls srun in a job; give it back.
+# Before Snakemake calls srun in a job, it removes all SLURM_… variables from the environment. This
+# wrapper sets SLURM_CONF again.
 mkdir -p "$folder/bin"
 printf '#!/bin/sh\nSLURM_CONF="%s" exec "%s" "$@"\n' "$folder/slurm.conf" "$(command -v srun)" \
   >"$folder/bin/srun"

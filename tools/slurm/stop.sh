@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# End the cluster that start.sh made in FOLDER, its jobs with it: stop.sh FOLDER
-# The logs stay in FOLDER, the settings go (so that start.sh may use the folder again).
+# Stop the cluster that start.sh made in FOLDER, with its jobs: stop.sh FOLDER
+# The logs stay in FOLDER. The settings are removed, so that start.sh can use the folder again.
 set -euo pipefail
 
 [ $# -eq 1 ] && [ -d "$1" ] || { echo "usage: stop.sh FOLDER (the one given to start.sh)" >&2; exit 1; }
@@ -13,7 +13,7 @@ for daemon in slurmd slurmctld munged; do
   file=$folder/$daemon.pid
   [ -e "$file" ] || continue
   process=$(cat "$file")
-  # Only a process that is still that daemon: numbers are used again.
+  # Kill the process only if it is still this daemon, because process numbers are reused.
   if [ "$(cat "/proc/$process/comm" 2>/dev/null)" = "$daemon" ]; then
     kill "$process"
     for _ in $(seq 50); do

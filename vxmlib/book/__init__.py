@@ -1,1 +1,1 @@
-"""What only the pages of the book need: figures, numbers in the text, and the list of claims."""
+"""Helpers for the pages of the book: figures, numbers in the text, and the list of claims."""

@@ -1,8 +1,9 @@
-"""The list of claims about VoxelMorph: a verdict for each, and one table for each topic.
+"""Give a verdict on each claim about VoxelMorph, and show the claims of a topic as a table.
 
-The list is ``vxmlib/data/claims.csv``. :mod:`vxmlib.book.claims_measure` runs small experiments,
-:mod:`vxmlib.book.claims_records` reads what lessons and committed records measured, and
-:mod:`vxmlib.book.claims_verdicts` decides from these numbers. Nothing here needs TensorFlow.
+The claims are listed in ``vxmlib/data/claims.csv``. :mod:`vxmlib.book.claims_measure` runs small
+experiments, :mod:`vxmlib.book.claims_records` reads the results of lessons and committed records,
+and :mod:`vxmlib.book.claims_verdicts` decides each claim from these numbers. This module does not
+need TensorFlow.
 """
 
 import math
@@ -16,11 +17,12 @@ HOLDS, CONDITION, FAILS = "holds", "holds with a condition", "does not hold"
 UNDECIDED, NOT_REPLICATED = "undecided", "not replicated in our setting"
 VERDICTS = (HOLDS, CONDITION, FAILS, NOT_REPLICATED, UNDECIDED)
 
-#: One row a claim: name, topic, the claim, its source, the condition under which it holds (may be
-#: empty), what was measured (a template for the numbers), the lesson that shows it.
+#: The list of claims, one row per claim. Its columns are the name, the topic, the claim, its
+#: source, the condition under which it holds (may be empty), a template for the sentence with the
+#: measured numbers, and the lesson that shows them.
 CLAIMS = Path(__file__).parents[1] / "data" / "claims.csv"
 
-#: What a link to a lesson says.
+#: Text of the link to each lesson.
 LESSONS = {
     "01_data": "Data",
     "02_model": "Network and losses",
@@ -34,7 +36,7 @@ LESSONS = {
     "11_diffeomorphic": "Diffeomorphic",
     "13_instance": "Instance optimisation",
     "14_hypermorph": "HyperMorph",
-    "15_steps": "One step, three ways",
+    "15_steps": "Training step, three ways",
     "16_situations": "Four situations",
     "ablations": "Ablations",
     "claims": "Claims",
@@ -46,26 +48,31 @@ LESSONS = {
 
 
 class ClaimError(ValueError):
-    """A claim without numbers, numbers without a claim, or a number that is missing."""
+    """Claims, rules and numbers do not match, a number is not finite, or a topic is unknown."""
 
 
 def load(path=CLAIMS):
-    """The list of claims, by name."""
+    """Return the list of claims as a table that is indexed by the names of the claims."""
     return pd.read_csv(path, keep_default_na=False).set_index("name")
 
 
 def verdict(holds, *, condition="", from_paper=False):
-    """The verdict in words.
+    """Return the verdict in words.
 
     Parameters
     ----------
     holds : bool or None
-        Answer of a rule; None where the measurement cannot decide.
+        Result of the claim's rule; None if the measurement cannot decide.
     condition : str
-        The condition under which the claim holds, "" for none.
+        The condition under which the claim holds; "" if it holds without a condition.
     from_paper : bool
-        Whether the claim is a paper's. Our data and trainings differ from a paper's, so its claim
-        is "not replicated" where we measure something else.
+        Whether the claim comes from a paper. Our data and training runs differ from those of a
+        paper, so a paper's claim that fails here is "not replicated in our setting".
+
+    Returns
+    -------
+    str
+        One of :data:`VERDICTS`.
 
     Examples
     --------
@@ -80,22 +87,23 @@ def verdict(holds, *, condition="", from_paper=False):
 
 
 class Ledger:
-    """The claims with what was measured for each, and the verdicts.
+    """All claims with their measurements and verdicts.
 
     Parameters
     ----------
     numbers : dict of str to dict
-        For each claim, the numbers and texts that its rule and its template use.
+        For each claim, the numbers and texts that its rule and its templates use.
     path : path
-        The list, see :data:`CLAIMS`.
+        File with the list of claims, see :data:`CLAIMS`.
     rules : dict of str to function
-        Numbers -> True, False or None (undecided).
+        For each claim, a function that takes its numbers and returns True, False or None
+        (undecided).
 
     Raises
     ------
     ClaimError
-        A claim has no numbers or no rule, numbers belong to no claim, or a number is missing or
-        NaN. The claim is named.
+        If a claim has no numbers or no rule, if numbers belong to no claim, or if a number is
+        missing or not finite. The message names the claim.
     """
 
     def __init__(self, numbers, path=CLAIMS, rules=RULES):
@@ -104,12 +112,12 @@ class Ledger:
             if missing := [name for name in listed.index if name not in names]:
                 raise ClaimError(f"claims without {what}: {', '.join(missing)}")
         if unknown := sorted(set(numbers) - set(listed.index)):
-            raise ClaimError(f"numbers of no claim in the list: {', '.join(unknown)}")
+            raise ClaimError(f"numbers without a claim in the list: {', '.join(unknown)}")
         rows = {name: self._judge(name, claim, rules[name]) for name, claim in listed.iterrows()}
         self.claims = listed.assign(**pd.DataFrame(rows).T)
 
     def _judge(self, name, claim, rule):
-        """Verdict, and what was measured as text."""
+        """Return the verdict, and the measurement as text."""
         numbers = self.numbers[name]
         if bad := [key for key, value in numbers.items() if _not_finite(value)]:
             raise ClaimError(f"{name}: {', '.join(bad)}: expected a finite number")
@@ -120,7 +128,7 @@ class Ledger:
             condition = claim["condition"].format(**words)
         except (KeyError, IndexError) as error:
             raise ClaimError(
-                f"{name}: no number {error}; there are: {', '.join(numbers)}"
+                f"{name}: no number {error}; the numbers are: {', '.join(numbers)}"
             ) from None
         from_paper = "https://doi.org/" in claim["source"]
         decided = verdict(holds, condition=condition, from_paper=from_paper)
@@ -129,12 +137,18 @@ class Ledger:
         return {"verdict": decided, "measured": measured}
 
     def counts(self):
-        """How many claims have each verdict, all five named."""
+        """Count the claims for each of the five verdicts."""
         verdicts = self.claims["verdict"].value_counts()
         return {name: int(verdicts.get(name, 0)) for name in VERDICTS}
 
     def table(self, topic):
-        """The claims of one topic as a Markdown table: verdict, claim and source, measurement."""
+        """Return the claims of one topic as a Markdown table: verdict, claim and measurement.
+
+        Raises
+        ------
+        ClaimError
+            If no claim has this topic. The message names the topics.
+        """
         rows = self.claims[self.claims["topic"] == topic]
         if not len(rows):
             topics = ", ".join(self.claims["topic"].unique())
@@ -148,14 +162,14 @@ class Ledger:
 
 
 def _link(lesson):
-    """A link to a lesson, or to a section of it."""
+    """Return a Markdown link to a lesson or to one of its sections."""
     stem, _, section = lesson.partition("#")
     target = f"{stem}.ipynb" + (f"#{section}" if section else "")
     return f"[{LESSONS[stem]}]({target})"
 
 
 def _in_words(value):
-    """A value as a sentence takes it: yes or no for a truth value."""
+    """Return "yes" or "no" for a truth value, and any other value unchanged."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 

@@ -1,8 +1,8 @@
-"""Measure what the claims need: small experiments with voxelmorph and Keras, by topic.
+"""Run the small experiments with voxelmorph and Keras that the claims need, by topic.
 
-Each function returns, for each claim of a topic, the numbers and texts that its rule and its
-sentence use. :func:`ledger` adds what lessons and committed records measured. This is the one
-module of the claims that needs TensorFlow.
+The function of each topic returns, for each of its claims, the numbers and texts that the rule
+and the sentence of the claim use. :func:`ledger` adds the results of lessons and committed
+records. Of the modules about claims, only this one needs TensorFlow.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from vxmlib.methods import loops
 
 @dataclass
 class Bench:
-    """What the experiments share: two validation subjects, a small model, a scratch folder."""
+    """What all experiments share: two validation subjects, a model, and a temporary folder."""
 
     people: cohorts.Cohort
     folder: Path
@@ -42,7 +42,7 @@ class Bench:
         self.model = models.build(self.people.shape, learning_rate=1e-3)
 
     def generator(self):
-        """voxelmorph's own generator of pairs, over files of the training subjects."""
+        """Return voxelmorph's generator of pairs, which reads files of the training subjects."""
         files = [str(self.folder / f"{name}.npy") for name in self.people.split["train"]]
         for name, file in zip(self.people.split["train"], files, strict=True):
             np.save(file, self.people.image(name))
@@ -50,20 +50,20 @@ class Bench:
         return vxm.generators.scan_to_scan(files)
 
     def ramp(self):
-        """A displacement with a single slope of 1, along the first axis."""
+        """Return a displacement whose first component has a slope of 1 along the first axis."""
         field = np.zeros_like(self.zeros[0])
         field[..., 0] = np.indices(self.people.shape)[0]
         return field
 
 
 def ledger(settings):
-    """All claims with their numbers and verdicts.
+    """Measure the numbers of all claims, and return the claims with their verdicts.
 
     Parameters
     ----------
     settings : Settings
-        Of the run whose trained network the experiments use. The records of the lessons are read
-        from the build's output folder.
+        Settings of the training run whose network the experiments use. The records of the lessons
+        are read from the output folder of the build.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def ledger(settings):
 
 
 def record(lesson):
-    """What a lesson of this build measured."""
+    """Return the metrics that a lesson of this build recorded."""
     return records.read(runs.output_folder() / lesson / "record.json")["metrics"]
 
 
@@ -90,8 +90,8 @@ def record(lesson):
 
 
 def interface(bench):
-    """Claims on compile, generators and fit()."""
-    import keras  # Keras 3; imported first, it would keep TensorFlow from using Keras 2
+    """Measure the claims about `compile`, generators and `fit()`."""
+    import keras  # Keras 3; if imported before TensorFlow, it would prevent the use of Keras 2
 
     dice, plan = record("04_dice"), Settings(profile="full")
     return {
@@ -123,7 +123,7 @@ def _without_compile(bench):
 
 
 def _generator(bench):
-    """What voxelmorph's generator yields, and how many images it shows in one epoch."""
+    """Check what voxelmorph's generator yields, and count the images of one epoch."""
     generator = bench.generator()
     (_, fixed), (target, zero) = next(generator)
     images = len(bench.people.split["train"])
@@ -145,7 +145,7 @@ def _generator(bench):
 
 
 def _history(bench, epochs=3):
-    """What fit() prints and returns over a few short epochs."""
+    """Train for a few short epochs, and check what `fit()` prints and returns."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         history = bench.model.fit(bench.data, epochs=epochs, steps_per_epoch=2, verbose=2).history
     lines = [line for line in printed.getvalue().splitlines() if "loss" in line]
@@ -157,7 +157,7 @@ def _history(bench, epochs=3):
 
 
 def _with_fit(bench):
-    """Which errors the generator raises in fit(), with and without integration."""
+    """Return the errors that the generator raises in `fit()`, with and without integration."""
     shape = models.field_shape(models.build(bench.people.shape, int_steps=7))
     half = np.zeros((1, *shape, bench.people.ndim), "float32")
     generator = bench.generator()
@@ -181,7 +181,7 @@ def _fit_error(bench, int_steps, batches):
 
 
 def losses(bench):
-    """Claims on the losses of voxelmorph and on their targets."""
+    """Measure the claims about voxelmorph's losses and their targets."""
     names = [n for n in dir(vxm.losses) if isinstance(getattr(vxm.losses, n), type)]
     negative = bench.a.max() - bench.a
     brain = bench.people.brain(bench.first)
@@ -200,7 +200,7 @@ def _grad(target, field):
 
 
 def _targets(bench):
-    """Grad and a training step with the usual second target, and with one of another shape."""
+    """Compute Grad with second targets of two shapes, and train a step with the unusual one."""
     field = np.random.default_rng(0).standard_normal(bench.zeros.shape).astype("float32")
     other = np.full((1, *[1] * bench.people.ndim, bench.people.ndim), 9.0, "float32")
     step = [bench.batch[1], other]
@@ -209,7 +209,7 @@ def _targets(bench):
 
 
 def _shifted(bench, shifts=(0, 1, 2, 4)):
-    """NCC of an image with itself shifted, over the image and inside the brain."""
+    """Compute the NCC of an image and its shifted copies, over the image and inside the brain."""
     brain = bench.people.brain(bench.first)
     moved = [np.roll(bench.a, shift, axis=0) for shift in shifts]
     over, inside = (
@@ -220,7 +220,7 @@ def _shifted(bench, shifts=(0, 1, 2, 4)):
 
 
 def _scaled(bench):
-    """voxelmorph's NCC of one pair, with its intensities scaled and offset."""
+    """Compute voxelmorph's NCC loss of one pair for scaled and offset intensities."""
     changes = {
         "plain": lambda x: x,
         "mild": lambda x: x / 2,
@@ -239,7 +239,7 @@ def _scaled(bench):
 
 
 def labels(bench, run):
-    """Claims on warping labels and on Dice, for one pair that the network has not seen."""
+    """Measure the claims about warping labels and about Dice on one pair of validation subjects."""
     u = run.register(bench.a, bench.b)
     moving, fixed = (bench.people.labels(k) for k in (bench.first, bench.second))
     nearest = warp.warp_labels(moving, u)
@@ -256,7 +256,7 @@ def labels(bench, run):
 
 
 def _interpolations(moving, u, nearest, fixed, structures):
-    """Labels warped as integers, as numbers and as one-hot maps."""
+    """Warp labels with nearest-neighbour and linear interpolation, as numbers and one-hot maps."""
     rounded = np.rint(warp.warp_image(moving.astype("float32"), u)).astype(int)
     numbers = np.unique(moving)
     maps = [moving == number for number in numbers]
@@ -273,7 +273,7 @@ def _interpolations(moving, u, nearest, fixed, structures):
 
 
 def _empty_class(moving, fixed, structures, absent=998):
-    """How a class that neither map holds counts."""
+    """Compute how a label that neither map contains counts in Dice."""
     rules = {"skipped": "skip", "one": "one", "zero": "zero"}
     means = {
         name: float(np.mean([*metrics.dice(moving, fixed, labels, absent=rule).values()]))
@@ -285,18 +285,18 @@ def _empty_class(moving, fixed, structures, absent=998):
 
 
 def _bright(bench, run, moving, fixed):
-    """Dice of the same network with intensities from 0 to 255."""
+    """Compute the Dice of the same network for intensities from 0 to 255."""
     with contextlib.redirect_stdout(io.StringIO()):  # Keras' progress bar
         u = run.model.register(*(255 * image for image in bench.batch))[0]
     return metrics.mean_dice(warp.warp_labels(moving, u), fixed, bench.people.structures)
 
 
 def jacobian(bench, run):
-    """Claims on folding and on what can be measured without labels."""
-    mirrored, flattened = -2 * bench.ramp(), -bench.ramp()  # x becomes -x, and 0
+    """Measure the claims about folding and about measures that need no labels."""
+    mirrored, flattened = -2 * bench.ramp(), -bench.ramp()  # x is mapped to -x, and to 0
     folded = metrics.folding(mirrored).percent
     determinant = metrics.jacobian_determinant(mirrored)
-    own, built = record("11_diffeomorphic"), record("05_jacobian")
+    diffeomorphic, folding = record("11_diffeomorphic"), record("05_jacobian")
     model = models.build(bench.people.shape, features="small", int_steps=7)
     second = model.predict(bench.batch, verbose=0)[1].shape[1:-1]
     red, _, blue, _ = plt.cm.RdBu(0.0)
@@ -304,8 +304,8 @@ def jacobian(bench, run):
         "folding": {
             "mirrored": folded,
             "flattened": metrics.folding(flattened).percent,
-            "all_voxels": built["folding_percent"],
-            "brain": built["folding_percent_brain"],
+            "all_voxels": folding["folding_percent"],
+            "brain": folding["folding_percent_brain"],
         },
         "learn2reg": {
             "folded": folded,
@@ -314,8 +314,8 @@ def jacobian(bench, run):
         "predict": {
             "second_shape": str(tuple(second)),
             "image_shape": str(tuple(bench.people.shape)),
-            "wrong": own["wrong_folding_percent"],
-            "right": own["right_folding_percent"],
+            "wrong": diffeomorphic["wrong_folding_percent"],
+            "right": diffeomorphic["right_folding_percent"],
         },
         "colours": {"low_end": "red" if red > blue else "blue"},
         "unlabelled": _without_labels(bench, run),
@@ -337,7 +337,7 @@ def _without_labels(bench, run):
 
 
 def files(bench):
-    """Claims on saving and loading, and on arguments and packages."""
+    """Measure the claims about saving and loading, arguments and packages."""
     scan = str(bench.folder / "scan.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), "float32"), np.eye(4)), scan)
     needs = [need for need in metadata.requires("voxelmorph") if "extra" not in need]
@@ -355,7 +355,7 @@ def files(bench):
 
 
 def _saved(bench):
-    """A trained model, written in three formats and read again."""
+    """Save the trained model in three formats, and load each file."""
     load, paths = tf.keras.models.load_model, {}
     for kind in ("h5", "keras", "saved"):
         paths[kind] = bench.folder / (kind if kind == "saved" else f"vxm.{kind}")
@@ -381,7 +381,7 @@ def _without_channel(bench):
 
 
 def given_up(bench):
-    """The claim on what a bare loop does not take."""
+    """Measure the claim about what a custom training loop does not accept."""
     terms = loops.compiled_terms(bench.model)
     scaled = tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.Adam())
     tried = {"callback": {"callbacks": []}, "scaled": {"optimizer": scaled}}

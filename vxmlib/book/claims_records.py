@@ -1,7 +1,7 @@
-"""The numbers of claims that lessons and committed records measured. Needs no TensorFlow.
+"""Read the numbers of claims from the records of lessons and from committed records.
 
-One function for each topic. Each takes records as plain mappings (or finds the committed ones), and
-returns for each claim the numbers that its rule and its sentence use.
+The functions take records as mappings, or read the committed ones. They return, for each claim of
+a topic, the numbers that its rule and its sentence use. This module does not need TensorFlow.
 """
 
 import pandas as pd
@@ -10,12 +10,12 @@ from vxmlib.experiments import statistics, sweep
 from vxmlib.experiments.results import committed_record, results_folder
 from vxmlib.sources import malf
 
-#: The data sets of the journal paper, as its section V-A lists them.
+#: Data sets of the journal paper, as listed in its section V-A.
 PAPER_SETS = "OASIS ABIDE ADHD200 MCIC PPMI HABS GSP ADNI Buckner40".split()
-#: The paper's number of brain voxels, of which it takes percentages, and its number of steps.
+#: Number of brain voxels to which the paper's percentages refer, and its number of training steps.
 PAPER_VOXELS, PAPER_STEPS = 5.2e6, 150_000
 
-#: The settings of SyN in words.
+#: Similarity metric of each SyN setting, in words.
 SYN = {"syn-mattes": "mutual information", "syn-cc": "cross-correlation"}
 
 
@@ -24,7 +24,16 @@ class MissingRow(KeyError):
 
 
 def paper_dice(table, method):
-    """A Dice of the journal paper, from ``vxmlib/data/paper_tables.csv``.
+    """Return the Dice of a method in a table of the journal paper.
+
+    The values are read from ``vxmlib/data/paper_tables.csv``.
+
+    Parameters
+    ----------
+    table : str
+        Number of the table in the paper, such as "I".
+    method : str
+        Name of the row.
 
     Examples
     --------
@@ -37,32 +46,45 @@ def paper_dice(table, method):
 
 
 def pick(methods, *words):
-    """The name of the row that has one of the words, and is not the variant trained by ``fit()``.
+    """Return the first row name that contains one of the words but not "fit".
+
+    This skips the variants that were trained by ``fit()``.
+
+    Raises
+    ------
+    MissingRow
+        If there is no such row. The message names the rows.
 
     Examples
     --------
     >>> pick(["fit()", "curriculum, fit()", "curriculum"], "curriculum")
     'curriculum'
     """
-    found = [name for name in methods if any(word in name.lower() for word in words)]
-    found = [name for name in found if "fit" not in name]
-    if not found:
-        raise MissingRow(f"no row named {' or '.join(words)}; there are: {', '.join(methods)}")
-    return found[0]
+    matching = [name for name in methods if any(word in name.lower() for word in words)]
+    matching = [name for name in matching if "fit" not in name]
+    if not matching:
+        raise MissingRow(f"no row named {' or '.join(words)}; the rows are: {', '.join(methods)}")
+    return matching[0]
 
 
 # -- λ and folding ---------------------------------------------------------------------------------
 
 
 def grid(measure, image_loss="ncc", int_steps=0):
-    """One curve of the committed λ grid of real subjects, by λ: means over seeds."""
+    """Return one curve of the committed λ grid of real subjects: means over seeds, by λ."""
     table = pd.read_csv(results_folder() / "lambda" / "tables" / f"{measure}.csv")
-    asked = {"cohort": "malf", "image_loss": image_loss, "int_steps": int_steps}
-    return sweep.select(table, **asked).set_index("lam")["mean"]
+    columns = {"cohort": "malf", "image_loss": image_loss, "int_steps": int_steps}
+    return sweep.select(table, **columns).set_index("lam")["mean"]
 
 
 def lam(folded, dice):
-    """Claims on λ from the curves of NCC without integration."""
+    """Return the numbers of claims about λ from the curves of NCC without integration.
+
+    Parameters
+    ----------
+    folded, dice : pandas.Series
+        Folding in percent of the brain, and Dice, by λ.
+    """
     fewest = float(folded.idxmin())
     low, tenth, one = (float(folded[at]) for at in (0.01, 0.1, 1))
     return {
@@ -91,19 +113,37 @@ def lam(folded, dice):
 
 
 def lam_mse(dice):
-    """The claim on λ with MSE."""
+    """Return the numbers of the claim about λ with MSE."""
     return {"fig7_mse": {"best": float(dice.idxmax()), "dice": float(dice.max())}}
 
 
 def lam_zero(pairs, dice):
-    """The claim on λ = 0, by the pairs of the grid: the difference and its interval."""
+    """Return the numbers of the claim about λ = 0.
+
+    They are the Dice at both λ, the paired difference λ = 1 minus λ = 0, and its interval.
+
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        Dice of each pair, λ and seed.
+    dice : pandas.Series
+        Mean Dice by λ.
+    """
     chosen = {at: sweep.select(pairs, lam=at) for at in (0, 1)}
     gap = statistics.paired_difference(chosen[1], chosen[0])
     return {"fig7_zero": interval(gap) | {"zero": float(dice[0]), "one": float(dice[1])}}
 
 
 def lam_integrated(folded, dice, *, few=0.1):
-    """The claim on folding as a measure of smoothness, from the curves of the integrated model."""
+    """Return the numbers of the claim that few folds mean a good λ, from the integrated model.
+
+    Parameters
+    ----------
+    folded, dice : pandas.Series
+        Folding in percent of the brain, and Dice, by λ.
+    few : float
+        Only the λ at which less than this percentage of the brain folds are used.
+    """
     calm = folded.index[folded < few]
     return {
         "smooth": {
@@ -117,23 +157,29 @@ def lam_integrated(folded, dice, *, few=0.1):
 
 
 def all_of_lam():
-    """Every claim on λ, from the committed grid."""
+    """Return the numbers of all claims about λ, from the committed grid."""
     pairs = sweep.by_pair(results_folder() / "lambda" / "malf")
-    asked = {"image_loss": "ncc", "int_steps": 0, "split": "validation"}
+    columns = {"image_loss": "ncc", "int_steps": 0, "split": "validation"}
     dice = grid("dice")
     return (
         lam(grid("folding"), dice)
         | lam_mse(grid("dice", "mse"))
-        | lam_zero(sweep.select(pairs, **asked), dice)
+        | lam_zero(sweep.select(pairs, **columns), dice)
         | lam_integrated(grid("folding", int_steps=7), grid("dice", int_steps=7))
     )
 
 
-# -- trainings -------------------------------------------------------------------------------------
+# -- training runs ---------------------------------------------------------------------------------
 
 
 def trainings(real):
-    """Claims on learning rate, capacity and the loss, from the record of ``08_real``."""
+    """Return the numbers of claims about the learning rate, the capacity and the training loss.
+
+    Parameters
+    ----------
+    real : dict
+        Metrics of the record of ``08_real``.
+    """
     runs, course = real["ablation"], real["course"]["augmented"]
     rates = {"third": "all, a third of the rate", "usual": "all"}
     rates |= {"three": "all, three times the rate"}
@@ -150,13 +196,13 @@ def trainings(real):
 
 
 def _folding_of(runs, names):
-    """Folding of some runs, and the largest SD over seeds among them."""
+    """Return the folding of some runs, and the largest SD over seeds among them."""
     values = {key: runs[name]["folding_percent_brain"] for key, name in names.items()}
     return values | {"spread": max(runs[name]["folding_sd"] for name in names.values())}
 
 
 def _ends(course, *, first, loss, folded):
-    """The first and the last look at a training run."""
+    """Return the first and the last values that were recorded in a training run."""
     ends = {"first": 0, "last": -1}
     steps = {end: course[first][at] for end, at in ends.items()}
     losses = {f"loss_{end}": course[loss][at] for end, at in ends.items()}
@@ -167,12 +213,19 @@ def _ends(course, *, first, loss, folded):
 
 
 def interval(difference):
-    """The part of a paired difference that a claim prints."""
+    """Return the parts of a paired difference that a claim prints: the mean and its interval."""
     return {key: float(difference[key]) for key in ("difference", "low", "high")}
 
 
 def setting(training, subjects):
-    """In which setting the 3D networks were trained, from a training record.
+    """Describe in words the setting in which the 3D networks were trained.
+
+    Parameters
+    ----------
+    training : dict
+        Record of a training run.
+    subjects : int
+        Number of training subjects.
 
     Examples
     --------
@@ -184,14 +237,14 @@ def setting(training, subjects):
 
 
 def papers_3d(real, where, *, integrated_lam):
-    """Claims of the papers that the 3D comparison measures, from the record of ``08_real``.
+    """Return the numbers of the papers' claims that the 3D comparison measures.
 
     Parameters
     ----------
     real : dict
-        Its metrics.
+        Metrics of the record of ``08_real``.
     where : str
-        The setting in words.
+        The training setting in words, see :func:`setting`.
     integrated_lam : float
         λ of the network that integrates a velocity.
     """
@@ -225,7 +278,7 @@ def papers_3d(real, where, *, integrated_lam):
 
 
 def _gains(real, place):
-    """Claims on gains: of the network, of instance optimisation, of a second pass."""
+    """Return the gains of the network, of instance optimisation and of a second pass."""
     compared, passes = real["differences"], real["passes"]
     by_network = paper_dice("III", "VoxelMorph (CC)") - paper_dice("III", "affine")
     optimised = "VoxelMorph (CC), instance optimisation"
@@ -240,7 +293,13 @@ def _gains(real, place):
 
 
 def authors_weights(metrics):
-    """Claims on the authors' weights, from the metrics of ``results/vxm2018``."""
+    """Return the numbers of claims about the authors' weights.
+
+    Parameters
+    ----------
+    metrics : dict
+        Metrics of the record ``results/vxm2018/record.json``.
+    """
     dice = pd.DataFrame(metrics["rows"]).groupby("weights")["dice_mean"].mean()
     ours = {"cc": float(dice["vm2_cc"]), "mse": float(dice["vm2_l2"])}
     theirs = {f"paper_{k}": paper_dice("I", f"VoxelMorph ({k.upper()})") for k in ours}
@@ -262,14 +321,26 @@ def authors_weights(metrics):
 
 
 def hyper(table):
-    """The claim on HyperMorph, from the rows of ``results/lambda/tables/hyper.csv``."""
+    """Return the numbers of the claim about HyperMorph.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The rows of ``results/lambda/tables/hyper.csv``.
+    """
     row = table.query("cohort == 'malf'").dropna(subset="as_long_dice").iloc[0]
-    found = {"lam": row["lam"], "hyper": row["dice_mean"], "alone": row["as_long_dice"]}
-    return {"hyper": {key: float(value) for key, value in found.items()}}
+    numbers = {"lam": row["lam"], "hyper": row["dice_mean"], "alone": row["as_long_dice"]}
+    return {"hyper": {key: float(value) for key, value in numbers.items()}}
 
 
 def papers(real):
-    """Every claim of the papers, and on folds in 3D, from ``08_real`` and committed records."""
+    """Return the numbers of all claims of the papers, and of the claim about folds in 3D.
+
+    Parameters
+    ----------
+    real : dict
+        Metrics of the record of ``08_real``. Committed records are read, too.
+    """
     plain, integrated = (
         committed_record(f"malf/training/{name}.json") for name in ("ncc", "ncc-integrated")
     )
@@ -286,7 +357,13 @@ def papers(real):
 
 
 def loops(steps, situations):
-    """Claims on custom loops, from the records of ``15_steps`` and ``16_situations``."""
+    """Return the numbers of claims about custom training loops.
+
+    Parameters
+    ----------
+    steps, situations : dict
+        Metrics of the records of ``15_steps`` and ``16_situations``.
+    """
     methods, inside = situations["methods"], steps["inside_fit"]
     ideas = {"curriculum": ("curriculum",), "adversarial": ("discriminator", "adversarial")}
     ideas |= {"budget": ("budget", "adaptive", "adapts")}

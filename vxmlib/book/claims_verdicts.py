@@ -1,7 +1,7 @@
-"""Decide each claim from what was measured: True, False, or None where it cannot be decided.
+"""Decide each claim from its measured numbers: True, False, or None if it remains undecided.
 
-A rule is a pure function of the numbers of one claim. The verdict in words, which also depends on
-whose claim it is, follows from it in :func:`vxmlib.book.claims.verdict`.
+A rule is a pure function of the numbers of one claim. :func:`vxmlib.book.claims.verdict` turns its
+answer into words, which also depend on whether the claim comes from a paper.
 """
 
 from itertools import pairwise
@@ -10,19 +10,19 @@ from vxmlib.experiments.statistics import above_zero
 
 RAN = "no error"
 
-#: Differences in Dice that are smaller than this are no difference for a reader.
+#: Differences in Dice that are smaller than this count as no difference.
 SMALL = 0.01
 #: A paper's Dice counts as reached within this distance, because data and structures differ.
 NEAR = 0.02
 
 
 def reverse(answer):
-    """The opposite answer; undecided stays undecided."""
+    """Return the opposite answer; None (undecided) stays None."""
     return None if answer is None else not answer
 
 
 def rises(first, last, spread):
-    """Whether ``last`` exceeds ``first``; None when the two differ by no more than the spread.
+    """Return whether ``last`` exceeds ``first``; None if they differ by at most the spread.
 
     Examples
     --------
@@ -33,7 +33,9 @@ def rises(first, last, spread):
 
 
 def within(low, high, margin):
-    """Whether a difference lies within ± margin; None when its interval reaches both sides of it.
+    """Return whether the interval of a difference lies within ± margin.
+
+    The answer is False if the interval lies outside the margin, and None if it is partly inside.
 
     Examples
     --------
@@ -46,7 +48,7 @@ def within(low, high, margin):
 
 
 def all_rise(gains, spread):
-    """Whether all gains exceed the spread; False when all are losses beyond it, else None.
+    """Return whether all gains exceed the spread; False if all are losses beyond it, else None.
 
     Examples
     --------
@@ -58,7 +60,7 @@ def all_rise(gains, spread):
 
 
 def falls_at_each_step(values):
-    """Whether a list of numbers falls from each value to the next."""
+    """Return whether each number of a list is smaller than the one before it."""
     return all(after < before for before, after in pairwise(values))
 
 
@@ -159,5 +161,5 @@ LOOPS = {
 }
 _IDEAS = ("curriculum", "adversarial", "budget")
 
-#: One rule for each claim of the list.
+#: The rule of each claim in the list.
 RULES = INTERFACE | LOSSES | LAM | TRAININGS | LABELS | JACOBIAN | FILES | PAPERS | LOOPS

@@ -1,8 +1,8 @@
-"""Show on a page what a call raises, in one line."""
+"""Describe in one line the error that a call raises, to show it on a page."""
 
 
 def error_of(call):
-    """The type and the first line of what a call raises, or "" when it runs.
+    """Return the type and the first line of the error that a call raises, or "" if it raises none.
 
     Examples
     --------
@@ -20,7 +20,7 @@ def error_of(call):
 
 
 def kind_of_error(call):
-    """The type of what a call raises, or "no error".
+    """Return the type of the error that a call raises, or "no error".
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Write the files that two pages start from: one raw scan, and the brains of the one-page script.
+"""Write the files with which two pages start: a raw scan, and the data of the one-page script.
 
-A real cohort has raw scans. For the simulated people one is written: a person in a scanner at a
-known :func:`pose`, stored as 16-bit integers on another grid.
+The real cohorts have raw scans. For the simulated cohort, a raw scan is made: one subject at a
+known :func:`pose` in a scanner, resampled to another grid and stored as 16-bit integers.
 """
 
 from dataclasses import replace
@@ -19,19 +19,19 @@ SCANNER_SPACING = 1.2  # mm
 
 
 def scan(settings, folder) -> Path:
-    """The path of one unprepared scan of the settings' cohort.
+    """Return the path of one scan before preprocessing; write the scan if the cohort is simulated.
 
     Parameters
     ----------
     settings : vxmlib.experiments.settings.Settings
-        Their ``cohort`` and ``root``.
+        Only ``cohort`` and ``root`` are used.
     folder : path
-        Where the simulated scan is written; a real one stays where it is.
+        Folder for the simulated scan. A real scan stays where it is.
 
     Returns
     -------
     Path
-        A NIfTI file: any orientation, voxel size and pose; skull-stripped.
+        A skull-stripped NIfTI file with any orientation, voxel size and pose.
     """
     if settings.cohort == "malf":
         return malf.scan_path(malf.TRAIN[0])
@@ -46,15 +46,16 @@ def brains(settings, folder) -> Path:
     Parameters
     ----------
     settings : vxmlib.experiments.settings.Settings
-        Their cohort; the slices are 2D in every profile.
+        Settings of the cohort. The images are 2D slices in every profile.
     folder : path
-        Where ``brains.npz`` is written.
+        Folder in which ``brains.npz`` is written.
 
     Returns
     -------
     Path
-        Of a file with ``images`` ``(n, *vol)`` float32 in [0, 1] and ``labels`` ``(n, *vol)``
-        int16: all training subjects, then the first two test subjects.
+        The file ``brains.npz`` with ``images``, float32 of shape ``(n, *vol)`` in [0, 1], and
+        ``labels``, int16 of shape ``(n, *vol)``. All training subjects come first, followed by the
+        first two test subjects.
     """
     people = runs.load_cohort(replace(settings, ndim=2))
     subjects = [*people.split["train"], *people.split["test"][:2]]
@@ -69,7 +70,9 @@ def brains(settings, folder) -> Path:
 
 
 def pose() -> np.ndarray:
-    """Where the simulated scan lies: template RAS mm -> scan RAS mm, 4x4 (a pull).
+    """Return the pose of the simulated scan: a 4x4 matrix from template RAS mm to scan RAS mm.
+
+    In this direction (pull), the matrix resamples the scan to the template's grid.
 
     Examples
     --------
@@ -84,11 +87,11 @@ def pose() -> np.ndarray:
 
 
 def _simulated(path: Path) -> Path:
-    """Write the template's first simulated person as a scanner would: turned, flipped, int16."""
+    """Write the first simulated training subject like a raw scan: rotated, flipped, int16."""
     people = cohorts.load("mni", ndim=3)
     person = people.image(people.split["train"][0])
     middle = (np.array(SCANNER_SHAPE) - 1) / 2
-    # Stored to the Posterior, the Left and the Inferior: as unlike RAS as scanners get.
+    # The array axes run to Posterior, Left and Inferior, so each of them differs from RAS.
     axes = SCANNER_SPACING * np.array([[0, -1, 0], [-1, 0, 0], [0, 0, -1]])
     affine = nib.affines.from_matvec(axes, -axes @ middle)
     placed = preprocess.resample(

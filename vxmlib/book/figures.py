@@ -1,9 +1,9 @@
-"""Every figure of the book: a function of arrays or tables that returns a Matplotlib figure.
+"""Draw the figures of the book from arrays and tables with Matplotlib.
 
-Images are drawn as a reader of scans expects a coronal slice: superior is up, and the
-person's right is on the right (the first array axis runs to the Right, the last to Superior).
-A 3D array is cut through the middle of its second axis. Panels that are compared share one
-grey scale or one colour bar; nothing is told by colour alone.
+Images are drawn as coronal slices in neurological convention: superior is up, and the subject's
+right is on the right, because the first array axis runs to the Right and the last to Superior. A
+3D array is cut through the middle of its second axis. Panels that are compared share one grey
+scale or one colour bar, and no information is given by colour alone.
 """
 
 from itertools import cycle
@@ -17,22 +17,22 @@ from matplotlib.patches import Patch
 
 from vxmlib import metrics, warp
 
-#: Folded voxels (det ≤ 0) have this one colour in every figure, and a title that counts them.
+#: Colour of folded voxels (det J ≤ 0) in every figure.
 FOLD_COLOUR = "#d7007f"
 BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
-EDGE_COLOUR = "#00b8d4"  # of the fixed image, drawn on another
-LINE_COLOUR = "#f2c14e"  # of lines on a grey image
+EDGE_COLOUR = "#00b8d4"  # edges of the fixed image, drawn on another image
+LINE_COLOUR = "#f2c14e"  # lines on a grey image
 _WITH_MARKERS = ("-o", "--s", ":^", "-.v")
-LOG_DET_LIMIT = 1.5  # the maps' scale ends here on both sides
+LOG_DET_LIMIT = 1.5  # the colour scale of log det J ends here on both sides of 0
 
 
 def view(array: np.ndarray) -> np.ndarray:
-    """The coronal slice of an array, transposed so that ``imshow(origin="lower")`` is upright.
+    """Return the coronal slice of an array, ``(z, x)``, for ``imshow(origin="lower")``.
 
     Parameters
     ----------
     array : ndarray, ``(x, z)`` or ``(x, y, z)``
-        A slice is taken as it is, a volume through the middle of ``y``.
+        A slice is used as it is. A volume is cut through the middle of ``y``.
 
     Examples
     --------
@@ -44,14 +44,20 @@ def view(array: np.ndarray) -> np.ndarray:
 
 
 def in_plane(displacement: np.ndarray) -> np.ndarray:
-    """The x and z components of a displacement in the shown plane, ``(x, z, 2)``, in voxels."""
+    """Return the x and z components of a displacement in the drawn slice, ``(x, z, 2)``, in voxels.
+
+    Parameters
+    ----------
+    displacement : ndarray, ``(x, z, 2)`` or ``(x, y, z, 3)``
+        Displacement in voxels.
+    """
     if displacement.shape[-1] == 2:
         return displacement
     return displacement[:, displacement.shape[1] // 2, :, ::2]
 
 
 def _image(ax, array, *, title=None, vmax=1.0, vmin=0.0, cmap="gray"):
-    # Voxels as they are: smoothed ones triple the bytes, and colours then get lost on the page.
+    # No smoothing: it triples the size of the file, which costs colours when the page reduces it.
     shown = ax.imshow(
         view(array), cmap=cmap, vmin=vmin, vmax=vmax, origin="lower", interpolation="nearest"
     )
@@ -62,7 +68,7 @@ def _image(ax, array, *, title=None, vmax=1.0, vmin=0.0, cmap="gray"):
 
 
 def _mark_right(ax) -> None:
-    """Letter the side, so that left and right need no legend elsewhere."""
+    """Mark the right side with the letter R."""
     ax.text(
         0.97,
         0.04,
@@ -83,23 +89,23 @@ def _outline(ax, labels, which, colours) -> None:
 
 
 def people(images, titles, *, labels=None, columns=5, side=True) -> Figure:
-    """A contact sheet: one slice a person, on one grey scale, with label outlines if given.
+    """Draw one slice of each subject on one grey scale, with the outlines of labels if given.
 
     Parameters
     ----------
-    images : list of ndarray
-        Images in [0, 1], ``(*vol)``.
+    images : list of ndarray, ``(*vol)``
+        Images in [0, 1].
     titles : list of str
-        One a person.
+        One title for each image.
     labels : list of ndarray, optional
-        Label maps on the images' grids; each structure is outlined.
+        Label maps on the grids of the images. Each structure is outlined.
     columns : int
-        People in a row.
+        Number of panels in a row.
     side : bool
-        Letter the right side; False where an image is not in RAS order.
+        Whether to mark the right side. Use False if an image is not in RAS order.
     """
     rows = -(-len(images) // columns)
-    wide = min(8.0 / columns, 2.7)  # of a panel, in inches: few people are drawn larger
+    wide = min(8.0 / columns, 2.7)  # width of a panel in inches; few columns give larger panels
     fig, axes = plt.subplots(
         rows,
         columns,
@@ -120,7 +126,7 @@ def people(images, titles, *, labels=None, columns=5, side=True) -> Figure:
 
 
 def pair(moving, fixed, *, titles=("moving", "fixed")) -> Figure:
-    """Two images of a pair and their difference, before any registration."""
+    """Draw the two images of a pair and their difference before registration."""
     fig, axes = plt.subplots(1, 3, figsize=(8.2, 3.1), layout="constrained")
     _image(axes[0], moving, title=titles[0])
     _image(axes[1], fixed, title=titles[1])
@@ -133,16 +139,16 @@ def pair(moving, fixed, *, titles=("moving", "fixed")) -> Figure:
 
 
 def registration(moving, fixed, warped, displacement, *, every=5) -> Figure:
-    """A registered pair: moving, fixed, warped; both differences on one scale; the grid.
+    """Draw a registered pair: the images, the differences before and after, and the deformed grid.
 
     Parameters
     ----------
     moving, fixed, warped : ndarray, ``(*vol)``
         Images in [0, 1].
     displacement : ndarray, ``(*vol, nd)``
-        In voxels, pull, on the fixed grid.
+        Pull displacement in voxels on the fixed grid.
     every : int
-        Grid line spacing in voxels.
+        Spacing of the grid lines in voxels.
     """
     fig, axes = plt.subplots(2, 3, figsize=(6.9, 5.4), layout="constrained")
     for ax, image, title in zip(
@@ -163,7 +169,17 @@ def registration(moving, fixed, warped, displacement, *, every=5) -> Figure:
 
 
 def draw_grid(ax, displacement, *, every=5) -> None:
-    """Draw where the lines of the fixed grid land in the moving image (in-plane part)."""
+    """Draw where the lines of the fixed grid land in the moving image, within the drawn slice.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes to draw on.
+    displacement : ndarray, ``(*vol, nd)``
+        Pull displacement in voxels on the fixed grid.
+    every : int
+        Spacing of the grid lines in voxels.
+    """
     field = in_plane(displacement)
     x, z = np.meshgrid(*map(np.arange, field.shape[:2]), indexing="ij")
     gx, gz = x + field[..., 0], z + field[..., 1]
@@ -176,7 +192,7 @@ def draw_grid(ax, displacement, *, every=5) -> None:
 
 
 def deformed_grids(displacements, titles, *, every=5) -> Figure:
-    """Deformed grids side by side, at one scale."""
+    """Draw deformed grids side by side at one scale."""
     count = len(displacements)
     fig, axes = plt.subplots(
         1, count, figsize=(3.1 * count, 3.3), squeeze=False, layout="constrained"
@@ -190,33 +206,34 @@ def deformed_grids(displacements, titles, *, every=5) -> Figure:
 def registration_frame(
     warped, fixed, displacement, mask, title, *, outline=None, every=4, width=5.0
 ) -> Figure:
-    """One registration in one picture that can take another's place: images, grid, log det J.
+    """Draw one registration as one frame of a series: images, deformed grid and log det J.
 
-    Size, panels and colour scales depend on the shape of the arrays alone, so nothing jumps
-    when pictures of one pair follow each other (:func:`vxmlib.book.steppable.steps`).
+    The layout depends only on the shape of the images and on `width`, and the colour scales are
+    fixed. So nothing moves when frames of one pair replace each other in
+    :func:`vxmlib.book.steppable.steps`.
 
     Parameters
     ----------
     warped, fixed : ndarray, ``(*vol)``
         Images in [0, 1] on the fixed grid.
     displacement : ndarray, ``(*vol, nd)``
-        In voxels, pull, on the fixed grid.
+        Pull displacement in voxels on the fixed grid.
     mask : ndarray of bool, ``(*vol)``
-        The fixed image's brain: log det J is drawn, and folds are counted, inside it.
+        Brain of the fixed image, inside which log det J is drawn and folded voxels are counted.
     title : str
-        Above all panels, one line.
+        Title above all panels, in one line.
     outline : ndarray, ``(*vol)``, optional
-        Label map or mask of the fixed image whose edges are drawn on the warped one; by
-        default `mask`.
+        Label map or mask of the fixed image whose edges are drawn on the warped image; by default
+        `mask`.
     every : int
-        Grid line spacing in voxels.
+        Spacing of the grid lines in voxels.
     width : float
-        Inches; the height follows from the shape of the images.
+        Width in inches. The height follows from the shape of the images.
     """
     rows, columns = view(fixed).shape
-    wide = 0.41 * width  # of a panel, in inches
+    wide = 0.41 * width  # width of a panel in inches
     tall = wide * rows / columns
-    top, between, bottom = 0.58, 0.30, 0.36  # room for titles and the key
+    top, between, bottom = 0.58, 0.30, 0.36  # room for titles and the legend, in inches
     height = top + tall + between + tall + bottom
     fig = plt.figure(figsize=(width, height))
     axes = [
@@ -241,10 +258,10 @@ def registration_frame(
     fig.colorbar(difference, cax=axes[1].inset_axes((1.03, 0.05, 0.06, 0.9)))
     bar = axes[3].inset_axes((1.03, 0.16, 0.06, 0.68))
     fig.colorbar(log_det, cax=bar, extend="both")
-    bar.text(0, 1.12, "moving\nshrinks", transform=bar.transAxes, fontsize=8, va="bottom")
-    bar.text(0, -0.12, "moving\ngrows", transform=bar.transAxes, fontsize=8, va="top")
+    bar.text(0, 1.12, "tissue\nshrinks", transform=bar.transAxes, fontsize=8, va="bottom")
+    bar.text(0, -0.12, "tissue\ngrows", transform=bar.transAxes, fontsize=8, va="top")
     key = [
-        Line2D([], [], color=EDGE_COLOUR, label="edges in the fixed image"),
+        Line2D([], [], color=EDGE_COLOUR, label="edges of the fixed image"),
         Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0"),
     ]
     fig.legend(handles=key, loc="lower center", frameon=False, ncols=2, fontsize=9)
@@ -253,16 +270,18 @@ def registration_frame(
 
 
 def curves(history, columns, *, ylabel, x="step") -> Figure:
-    """Columns of a training history against the optimiser step.
+    """Plot columns of a training history against the optimiser step.
 
     Parameters
     ----------
     history : pandas.DataFrame
-        One row an epoch, with the column ``x``.
-    columns : dict
+        One row for each epoch.
+    columns : dict of str to str
         Column of ``history`` -> its name in the legend.
     ylabel : str
-        What is drawn, with its unit.
+        Label of the y axis, with its unit.
+    x : str
+        Column of ``history`` for the x axis.
     """
     fig, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
     for (column, name), style in zip(columns.items(), cycle(("-", "--", ":", "-.")), strict=False):
@@ -274,7 +293,14 @@ def curves(history, columns, *, ylabel, x="step") -> Figure:
 
 
 def convergence(history) -> Figure:
-    """Loss, Dice and folding of the validation pairs against the step, one above the other."""
+    """Plot the losses, and Dice and folding of the validation pairs, against the optimiser step.
+
+    Parameters
+    ----------
+    history : pandas.DataFrame
+        One row for each epoch, with the columns ``step``, ``loss``, ``val_loss``, ``val_dice`` and
+        ``val_folding_percent``.
+    """
     fig, axes = plt.subplots(3, 1, figsize=(6.4, 6.2), sharex=True, layout="constrained")
     axes[0].plot(history["step"], history["loss"], "-", marker=".", label="training")
     axes[0].plot(history["step"], history["val_loss"], "--", marker="x", label="validation")
@@ -292,14 +318,16 @@ def convergence(history) -> Figure:
 
 
 def boxes_by_structure(before, after, *, names=("identity", "VoxelMorph")) -> Figure:
-    """Dice by structure as horizontal boxes, before and after, best structure on top.
+    """Draw box plots of Dice before and after registration, one row for each structure.
+
+    The structure with the highest median after registration is on top.
 
     Parameters
     ----------
     before, after : pandas.DataFrame
         Tidy tables of :func:`vxmlib.metrics.evaluate_pairs` over the same pairs.
-    names : tuple of str
-        What the two tables are called in the legend.
+    names : two str
+        Names of the two tables in the legend.
     """
     order = after.groupby("structure")["dice"].median().sort_values().index
     fig, ax = plt.subplots(figsize=(7.2, 0.30 * len(order) + 1.4), layout="constrained")
@@ -325,18 +353,19 @@ def boxes_by_structure(before, after, *, names=("identity", "VoxelMorph")) -> Fi
 
 
 def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
-    """Columns of several tables against their index, the step; one panel a column.
+    """Plot columns of several tables against their index, with one panel for each column.
 
     Parameters
     ----------
     curves : dict of str to pandas.DataFrame
-        Name to table, indexed by step.
+        Name in the legend -> table, indexed by the step or by another quantity.
     columns, ylabels : list of str
-        What to draw, and what to call it.
+        Columns to draw, and the labels of their y axes.
     xlabel : str
-        What the index is.
+        Label of the x axis: the quantity in the index.
     points : dict of str to pandas.Series, optional
-        Name to a single result: a value for each column, and its place on the axis as its name.
+        Name in the legend -> a single result. The series has a value for each column, and its
+        ``name`` is the position on the x axis.
     """
     legend_rows = -(-(len(curves) + len(points or ())) // 2)
     shape = {"figsize": (6.4, 2.8 + 0.22 * legend_rows), "layout": "constrained", "squeeze": False}
@@ -356,19 +385,19 @@ def steps_of(curves, columns, ylabels, *, xlabel="step", points=None) -> Figure:
 
 
 def _every(table):
-    """Markers at about a dozen points: more of them hide the line."""
+    """Return the spacing for about a dozen markers, because more of them would hide the line."""
     return max(1, len(table) // 12)
 
 
 def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
-    """Dice of each structure as two dots joined by a line: of few pairs, or means over many.
+    """Draw the Dice of each structure as two dots that a line joins: before and after.
 
     Parameters
     ----------
     before, after : pandas.DataFrame
-        ``structure`` and ``dice``, one row a structure.
+        Columns ``structure`` and ``dice``, one row for each structure.
     names : two str
-        What the legend calls them.
+        Names of the two tables in the legend.
     """
     both = before.merge(after, on="structure", suffixes=("_before", "_after"))
     both = both.sort_values("dice_after")
@@ -385,18 +414,19 @@ def dots_by_structure(before, after, *, names=("before", "after")) -> Figure:
 
 
 def dots_of_runs(table, columns, labels, *, reference) -> Figure:
-    """Means over seeds with their SD, one line a run, one panel a column; dashed: one of the runs.
+    """Draw means over seeds with their SD: one row for each run, one panel for each measure.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        By run, as readers see it, the first on top: each of ``columns``.
+        One row for each run, the first on top. The index holds the names that readers see, and
+        the columns are those that ``columns`` lists.
     columns : dict of str to str
         Column of the means -> column of the SD.
     labels : list of str
-        What each panel's axis is called.
+        Label of the axis of each panel.
     reference : str
-        The run that the others are compared with.
+        The run with which the others are compared. A dashed line marks its mean.
     """
     size = (6.2, 0.9 + 0.24 * len(table))
     fig, axes = plt.subplots(1, len(columns), figsize=size, sharey=True, layout="constrained")
@@ -410,15 +440,16 @@ def dots_of_runs(table, columns, labels, *, reference) -> Figure:
 
 
 def dice_by_seconds(table, *, before="identity") -> Figure:
-    """Dice against seconds for a pair, one labelled marker a method; before registration, a line.
+    """Plot Dice against the seconds for a pair, with one marker for each method.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        By method, as readers see it: ``dice`` and ``seconds``; a method without either is left
-        out.
+        Columns ``dice`` and ``seconds``, indexed by the names of the methods that readers see. A
+        method that lacks one of the two values is left out.
     before : str
-        The method that is drawn as a line, if the table has it.
+        The method that stands for "before registration". It is drawn as a line, if the table has
+        it.
     """
     fig, ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
     if before in table.index:
@@ -435,7 +466,15 @@ def dice_by_seconds(table, *, before="identity") -> Figure:
 
 
 def dice_by_pair(before, after) -> Figure:
-    """Mean Dice of each pair before against after; the diagonal is "nothing gained"."""
+    """Plot the mean Dice of each pair after registration against that before.
+
+    Pairs on the diagonal gain nothing.
+
+    Parameters
+    ----------
+    before, after : pandas.DataFrame
+        Tidy tables of :func:`vxmlib.metrics.evaluate_pairs` over the same pairs.
+    """
     fig, ax = plt.subplots(figsize=(4.2, 4.0), layout="constrained")
     x = before.groupby(["moving", "fixed"])["dice"].mean()
     y = after.groupby(["moving", "fixed"])["dice"].mean()
@@ -449,20 +488,21 @@ def dice_by_pair(before, after) -> Figure:
 
 
 def labels_on_image(image, label_maps, titles, which, *, margin=12) -> Figure:
-    """One image under the outlines of several label maps, cut to the outlined structures.
+    """Draw one image with the outlines of several label maps, cropped to the outlined structures.
 
     Parameters
     ----------
     image : ndarray, ``(*vol)``
-        Drawn in each panel.
+        Image that is drawn in each panel.
     label_maps : list of ndarray of int, ``(*vol)``
-        One a panel.
+        One label map for each panel.
     titles : list of str
-        One a panel.
-    which : dict
-        Label -> name of the structures to outline; left and right of one name share a colour.
+        One title for each panel.
+    which : dict of int to str
+        Label -> name of each structure to outline. A left and a right structure of the same name
+        share a colour.
     margin : int
-        Voxels shown around the structures.
+        Margin around the structures in voxels.
     """
     count = len(label_maps)
     fig, axes = plt.subplots(
@@ -484,20 +524,20 @@ def labels_on_image(image, label_maps, titles, which, *, margin=12) -> Figure:
 
 
 def two_answers(moving, fixed, displacements, brain, titles) -> Figure:
-    """One pair and two answers: the warped image, a grid warped with it, and its folds painted.
+    """Draw one pair and the images warped by two displacements, with grid lines and folded voxels.
 
     Parameters
     ----------
     moving, fixed : ndarray, ``(*vol)``
         Images in [0, 1].
     displacements : two ndarrays, ``(*vol, nd)``
-        In voxels, pull, on the fixed grid.
+        Pull displacements in voxels on the fixed grid.
     brain : ndarray of bool, ``(*vol)``
-        The fixed image's brain: folds are painted inside it.
+        Brain of the fixed image, inside which folded voxels are coloured.
     titles : two str
-        Above the answers.
+        Titles of the two warped images.
     """
-    # Two rows, so that a phone shows each panel at half its width.
+    # Two rows, so that each panel has half the width of a phone's screen.
     fig, axes = plt.subplots(2, 2, figsize=(6.4, 6.9), layout="constrained")
     _image(axes[0, 0], moving, title="moving")
     _image(axes[0, 1], fixed, title="fixed")
@@ -509,7 +549,7 @@ def two_answers(moving, fixed, displacements, brain, titles) -> Figure:
         painted = np.ma.masked_where(~folded, np.ones(folded.shape))
         ax.imshow(painted, cmap=ListedColormap([FOLD_COLOUR]), origin="lower", zorder=3)
     handles = [
-        Line2D([], [], color=LINE_COLOUR, label="straight lines of the moving image"),
+        Line2D([], [], color=LINE_COLOUR, label="lines, straight in the moving image"),
         Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0"),
     ]
     fig.legend(handles=handles, loc="outside lower center", frameon=False, ncols=2, fontsize=9)
@@ -517,7 +557,7 @@ def two_answers(moving, fixed, displacements, brain, titles) -> Figure:
 
 
 def _carried_lines(ax, displacement, *, every) -> None:
-    """Draw what becomes of the moving image's straight lines: where x + u(x) crosses them."""
+    """Draw straight lines of the moving image after warping: where x + u(x) crosses them."""
     field = in_plane(displacement)
     places = np.indices(field.shape[:2]).astype(float) + np.moveaxis(field, -1, 0)
     for place, size in zip(places, field.shape[:2], strict=True):
@@ -526,20 +566,21 @@ def _carried_lines(ax, displacement, *, every) -> None:
 
 
 def determinant_maps(determinants, brains, titles) -> Figure:
-    """Maps of log det J, centred at 0, with folded voxels in :data:`FOLD_COLOUR`.
+    """Draw maps of log det J, centred at 0, with folded voxels in :data:`FOLD_COLOUR`.
 
-    log det has no value where det ≤ 0, so those voxels are painted apart and counted in the
-    panel's title. The map is a pull: above 0 (orange) the fixed grid covers more of the moving
-    image, so moving tissue shrinks; below 0 (purple) it grows.
+    log det J is undefined where det J ≤ 0, so these voxels have a separate colour, and the title
+    of the panel counts them. The displacement is a pull. Where log det J is above 0 (orange), a
+    voxel of the fixed grid covers more of the moving image, so moving tissue shrinks. Where it is
+    below 0 (purple), moving tissue grows.
 
     Parameters
     ----------
     determinants : list of ndarray, ``(*vol)``
         Jacobian determinants, dimensionless.
-    brains : list of ndarray of bool
-        Voxels that count; the rest is left white.
+    brains : list of ndarray of bool, ``(*vol)``
+        Brain masks. Voxels outside the brain are light grey.
     titles : list of str
-        One a panel.
+        One title for each panel.
     """
     count = len(determinants)
     fig, axes = plt.subplots(
@@ -549,15 +590,25 @@ def determinant_maps(determinants, brains, titles) -> Figure:
         shown, folded = draw_log_determinant(ax, det, brain)
         ax.set_title(f"{title}\n{folded} folded brain voxels in the slice", fontsize=10)
     bar = fig.colorbar(shown, ax=axes, shrink=0.8, extend="both", label="log det J")
-    bar.ax.set_title("moving\nshrinks", fontsize=8)
-    bar.ax.set_xlabel("moving\ngrows", fontsize=8, labelpad=10)
+    bar.ax.set_title("tissue\nshrinks", fontsize=8)
+    bar.ax.set_xlabel("tissue\ngrows", fontsize=8, labelpad=10)
     handles = [Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0")]
     fig.legend(handles=handles, loc="outside lower center", frameon=False)
     return fig
 
 
 def draw_log_determinant(ax, determinant, brain):
-    """Draw a map of log det J; return what a colour bar needs and the folded voxels drawn."""
+    """Draw a map of log det J; return its image, for a colour bar, and the number of folded voxels.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Axes to draw on.
+    determinant : ndarray, ``(*vol)``
+        Jacobian determinant, dimensionless.
+    brain : ndarray of bool, ``(*vol)``
+        Brain mask. Folded voxels are drawn and counted inside it, and only in the drawn slice.
+    """
     folded = (determinant <= 0) & brain
     safe = np.where(brain & ~folded, determinant, 1.0)
     log_det = np.where(brain & ~folded, np.log(safe), np.nan)
@@ -573,7 +624,17 @@ def draw_log_determinant(ax, determinant, brain):
 
 
 def determinant_histogram(determinants, brains, titles) -> Figure:
-    """Histograms of det J in the brain; everything left of the line is folded."""
+    """Plot histograms of det J in the brain; values to the left of the line at 0 are folded.
+
+    Parameters
+    ----------
+    determinants : list of ndarray, ``(*vol)``
+        Jacobian determinants, dimensionless.
+    brains : list of ndarray of bool, ``(*vol)``
+        Brain masks.
+    titles : list of str
+        Names in the legend.
+    """
     fig, ax = plt.subplots(figsize=(6.4, 3.0), layout="constrained")
     bins = np.linspace(-0.5, 3.0, 106)
     for det, brain, title, style in zip(
@@ -597,7 +658,10 @@ def determinant_histogram(determinants, brains, titles) -> Figure:
 
 
 def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure:
-    """Dice and folding against λ: one column a loss, one line an integration, bars over seeds.
+    """Plot Dice and folding against λ, with one column of panels for each image loss.
+
+    Runs with and without integration have separate lines. Bars reach from the lowest to the
+    highest seed.
 
     Parameters
     ----------
@@ -606,12 +670,12 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
     identity : float
         Dice before registration.
     points : pandas.DataFrame, optional
-        Single runs to draw over them: ``image_loss``, ``lam``, ``dice_mean``,
-        ``folding_percent_brain``.
+        Single runs to draw over the curves, with the columns ``image_loss``, ``lam``,
+        ``dice_mean`` and ``folding_percent_brain``.
     hyper : pandas.DataFrame, optional
-        One network for all λ (``image_loss``, ``lam``, ``dice_mean``, ``folding_percent_brain``),
-        and, where not missing, a plain one trained for as long (``as_long_dice``,
-        ``as_long_folding``).
+        Results of one network for all λ, with the same columns as `points`. The optional columns
+        ``as_long_dice`` and ``as_long_folding`` hold results of plain networks that were trained
+        for as many steps; missing values are not drawn.
     """
     losses = sorted(dice["image_loss"].unique(), reverse=True)
     fig, axes = plt.subplots(
@@ -634,7 +698,9 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
                 column[1].plot(part["lam"], part["folding_percent_brain"], style)
         if hyper is not None and "as_long_dice" in hyper:
             long = hyper[hyper["image_loss"] == loss].dropna(subset="as_long_dice")
-            column[0].plot(long["lam"], long["as_long_dice"], "gD", label="one λ, as many steps")
+            column[0].plot(
+                long["lam"], long["as_long_dice"], "gD", label="plain network, as many steps"
+            )
             column[1].plot(long["lam"], long["as_long_folding"], "gD")
         column[0].axhline(identity, color=BEFORE, ls=":", label="before registration")
         column[0].set_title(f"{loss.upper()}", fontsize=10)
@@ -649,13 +715,13 @@ def lambda_curves(dice, folding, *, identity, points=None, hyper=None) -> Figure
 
 
 def _seed_curves(ax, table) -> None:
-    """One line for each integration: mean over seeds, bars from the least to the greatest."""
+    """Draw the means over seeds with and without integration, with bars from lowest to highest."""
     looks = {
         0: ("-", "o", AFTER, "without integration"),
         7: ("--", "s", "#b35806", "with integration"),
     }
     for int_steps, part in table.groupby("int_steps"):
-        style, marker, colour, name = looks.get(int_steps, ("-", "^", "0.3", f"int {int_steps}"))
+        style, marker, colour, name = looks.get(int_steps, ("-", "^", "0.3", f"{int_steps} steps"))
         spread = [part["mean"] - part["low"], part["high"] - part["mean"]]
         ax.errorbar(
             part["lam"], part["mean"], yerr=spread, ls=style, marker=marker, color=colour,
@@ -664,7 +730,7 @@ def _seed_curves(ax, table) -> None:
 
 
 def _lambda_axis(ax, lams) -> None:
-    """A logarithmic axis that has room for λ = 0, with a tick at each λ."""
+    """Make a logarithmic x axis with room for λ = 0, and a tick at each λ."""
     lams = np.unique(lams)
     ax.set_xscale("symlog", linthresh=lams[lams > 0].min(), linscale=0.5)
     ax.set_xticks(lams, [f"{lam:g}" for lam in lams], fontsize=8, rotation=45)
@@ -673,14 +739,14 @@ def _lambda_axis(ax, lams) -> None:
 
 
 def lambda_shape(ours, paper) -> Figure:
-    """Dice below each curve's own best, against λ: ours by cohort, and the paper's Fig. 7.
+    """Plot Dice relative to the best value of each curve against λ: our cohorts and the paper.
 
     Parameters
     ----------
     ours : dict of str to pandas.DataFrame
-        Name of a cohort to its curve of Dice without integration, both losses.
+        Name of a cohort in the legend -> its curve of Dice without integration, for all losses.
     paper : pandas.DataFrame
-        ``image_loss``, ``lam``, ``dice``.
+        The paper's Fig. 7, with the columns ``image_loss``, ``lam`` and ``dice``.
     """
     losses = sorted(paper["image_loss"].unique(), reverse=True)
     fig, axes = plt.subplots(
@@ -696,6 +762,6 @@ def lambda_shape(ours, paper) -> Figure:
         ax.plot(part["lam"], part["dice"] - part["dice"].max(), "k:^", ms=5, label="paper, Fig. 7")
         _lambda_axis(ax, lams)
         ax.set(title=loss.upper(), xlabel="λ")
-    axes[0].set_ylabel("Dice below the best")
+    axes[0].set_ylabel("Dice minus the best")
     axes[0].legend(frameon=False, fontsize=8)
     return fig

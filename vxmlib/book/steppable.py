@@ -1,8 +1,9 @@
-"""Pictures a reader steps through on a static page: no kernel, no script, no network.
+"""Show pictures that a reader steps through on a static page, without kernel, script or network.
 
-The page gets a group of radio buttons, one a picture, and style rules that show the picture of
-the chosen one. So the arrow keys work, a screen reader names the group, the choice and its
-numbers, and where the style is lost (a plain viewer, a print) every picture is there in turn.
+The page gets a group of radio buttons, one for each picture, and style rules that show only the
+picture of the chosen button. Therefore the arrow keys work, and a screen reader reads the group,
+the choice and its numbers. Where the style rules do not apply, in a plain viewer or on paper, all
+pictures follow one another.
 """
 
 import base64
@@ -21,7 +22,7 @@ from vxmlib import metrics
 from vxmlib.book import figures
 
 DPI = 110
-COLOURS = 256  # of all pictures of one group together
+COLOURS = 256  # size of the palette that all pictures of one group share
 
 _STYLE = """
 .vxm-steps { display: grid; grid-template-columns: repeat(var(--steps), minmax(0, 1fr));
@@ -95,13 +96,13 @@ class Step(NamedTuple):
     Attributes
     ----------
     value : str
-        What the reader chooses by, such as "0.1".
+        Label of the radio button, such as "0.1".
     figure : matplotlib.figure.Figure
         The picture.
     text : str
-        What is seen in it, for a reader who does not see it.
+        Description of the picture for readers who cannot see it (alt text).
     caption : str
-        Numbers printed below it.
+        Numbers that are printed below the picture.
     """
 
     value: str
@@ -111,12 +112,12 @@ class Step(NamedTuple):
 
 
 class Steps:
-    """Pictures to step through: HTML on a page, their descriptions where there is no HTML.
+    """Pictures to step through, as HTML, or as text where HTML cannot be shown.
 
     Attributes
     ----------
     html : str
-        The fragment that a notebook or page shows.
+        HTML fragment that a notebook or page shows.
     """
 
     def __init__(self, html: str, text: str):
@@ -131,35 +132,35 @@ class Steps:
 
 
 def steps(frames: Sequence, *, name: str, label: str = "λ", start: str | None = None) -> Steps:
-    """Show pictures of one size at one place, one at a time, with a radio button for each.
+    """Show pictures of one size in one place, one at a time, with a radio button for each.
 
-    The last line of a cell. The figures are closed, so that a notebook does not show them once
-    more below.
+    Call this function in the last line of a cell. It closes the figures, so that the notebook does
+    not show them a second time.
 
     Parameters
     ----------
     frames : sequence of Step or tuple
-        In the order of their values, up to seven or so (as many stand side by side on a
-        telephone): ``(value, figure, text)`` or ``(value, figure, text,
-        caption)``, see :class:`Step`. All figures have one size.
+        Pictures in the order of their values: ``(value, figure, text)`` or
+        ``(value, figure, text, caption)``, see :class:`Step`. All figures must have the same size.
+        About seven buttons fit side by side on a phone.
     name : str
-        Starts the identifiers on the page, so each group of a page needs its own: letters and
-        digits, joined by single hyphens.
+        Prefix of the identifiers in the HTML, different for each group of a page. It consists of
+        letters and digits, which single hyphens may join, and starts with a letter.
     label : str
-        What the values are values of.
+        Name of the quantity that the values belong to.
     start : str, optional
-        The value shown at first; by default the first.
+        Value that is shown first; by default that of the first frame.
 
     Returns
     -------
     Steps
-        Draws itself in a notebook.
+        Object that a notebook shows as pictures with buttons.
 
     Raises
     ------
     ValueError
-        For no frames, a value that occurs twice, a frame without words, figures of several
-        sizes, a `start` that is no value, or a `name` that cannot be an identifier.
+        If there are no frames, a value occurs twice, a frame lacks a figure or a description, the
+        figures differ in size, `start` is not one of the values, or `name` is not valid.
 
     Examples
     --------
@@ -193,25 +194,25 @@ def steps(frames: Sequence, *, name: str, label: str = "λ", start: str | None =
 def registration_step(
     value, warped, fixed, displacement, mask, *, label="λ", more="", **options
 ) -> Step:
-    """One registration as a step: its picture, what it shows in words, and its numbers.
+    """Make a step from one registration, with its picture, its description and its numbers.
 
     Parameters
     ----------
     value : str
-        The value it was made with.
+        Value with which the registration was made, such as that of λ.
     warped, fixed, displacement, mask
-        As for :func:`vxmlib.book.figures.registration_frame`.
+        Arrays as in :func:`vxmlib.book.figures.registration_frame`.
     label : str
-        What the value is a value of, for the picture's title.
+        Name of the quantity that the value belongs to, for the title of the picture.
     more : str
-        A number of the caller's to print before the others, such as "Dice 0.71".
+        Text to print before the other numbers, such as "Dice 0.71".
     **options
         ``outline``, ``every`` and ``width`` of :func:`vxmlib.book.figures.registration_frame`.
 
     Returns
     -------
     Step
-        For :func:`steps`.
+        Frame for :func:`steps`.
 
     Examples
     --------
@@ -233,11 +234,12 @@ def registration_step(
     seen = figures.view(determinant)[brain]
     logs = np.log(seen[seen > 0]) if (seen > 0).any() else np.full(1, np.nan)
     text = (
-        "Four panels of one slice. The warped moving image, under the edges of the fixed one. "
-        f"Warped minus fixed: {difference:.3f} on average in the brain, regardless of sign. "
-        f"The deformed grid: points of the brain shift by up to {shifts.max():.1f} voxels. "
-        f"A map of log det J from {_signed(logs.min())} to {_signed(logs.max())}, "
-        f"{_count((seen <= 0).sum(), 'folded voxel')} painted in it."
+        "Four panels of one slice. The first shows the warped moving image with edges of the fixed "
+        "image. The second shows the difference, warped minus fixed, with a mean absolute value of "
+        f"{difference:.3f} in the brain. The third shows the deformed grid, where points of the "
+        f"brain move by up to {shifts.max():.1f} voxels. The fourth shows a map of log det J from "
+        f"{_signed(logs.min())} to {_signed(logs.max())}, with "
+        f"{_count((seen <= 0).sum(), 'folded voxel')} marked in magenta."
     )
     fig = figures.registration_frame(
         warped, fixed, displacement, mask, f"{label} = {value}", **options
@@ -246,7 +248,7 @@ def registration_step(
 
 
 def _pictures(drawn) -> tuple[list[str], tuple[int, int]]:
-    """The figures as PNG in base64, in one palette so that no colour changes; and their size."""
+    """Return the figures as base64 PNGs with one shared palette, and their size in pixels."""
     images = []
     for fig in drawn:
         written = io.BytesIO()
@@ -288,8 +290,8 @@ def _check_frames(frames) -> list[Step]:
             )
         if not (isinstance(step.text, str) and step.text.strip()):
             raise ValueError(
-                f"frames: found no words for {step.value!r}, expected a text that says what is "
-                "seen in its figure."
+                f"frames: found no description for {step.value!r}, expected a text that says what "
+                "its figure shows."
             )
         if step.value in [other.value for other in checked]:
             raise ValueError(f"frames: found the value {step.value!r} twice, expected it once.")
@@ -304,4 +306,4 @@ def _count(number, thing: str) -> str:
 
 
 def _signed(number: float) -> str:
-    return f"{round(float(number), 2) + 0.0:.2f}".replace("-", "−")  # + 0: no "−0.00"
+    return f"{round(float(number), 2) + 0.0:.2f}".replace("-", "−")  # + 0.0 turns −0.00 into 0.00

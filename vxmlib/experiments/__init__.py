@@ -1,1 +1,1 @@
-"""From settings to a run, to many runs, to the comparison of methods, and their statistics."""
+"""Settings, training runs, λ grids, the comparison of methods on real subjects, statistics."""

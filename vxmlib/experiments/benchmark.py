@@ -1,8 +1,8 @@
 """Train, measure and time the methods of ``config/real.yaml`` on real subjects in 3D.
 
-Each function makes one record, and does nothing where the record is there with the settings and
-weights of now. Records, and the weights that a method uses, go to one folder; checkpoints and half
-of a measurement to another.
+Each task (a training run, a measurement, ...) writes one record. A task does nothing if its record
+exists and was made with the current settings and weights. Records, and the weights that a method
+uses, go to the folder ``results``; checkpoints and unfinished measurements go to ``folder``.
 """
 
 import hashlib
@@ -20,21 +20,27 @@ from vxmlib.experiments.plan import PlanError, training_parameters
 from vxmlib.experiments.settings import Settings
 from vxmlib.methods import baselines
 
-#: Pairs that are watched step by step, and pairs that are timed.
+#: Number of unordered pairs that :func:`watch` measures, and that :func:`times` times.
 WATCHED, TIMED = 6, 3
-#: How often a training looks at the validation subjects.
+#: About how many times a training run registers the validation subjects.
 LOOKS = 6
-#: What one piece of work that cannot be done may raise, while the others go on.
+#: Errors after which :func:`make_all` continues with the next task.
 FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
 def load_people(plan: dict, **options) -> cohorts.Cohort:
-    """The subjects of the plan (or of its ablation)."""
+    """Open the cohort of the plan or of its ablation.
+
+    Further options go to :func:`vxmlib.experiments.runs.load_cohort`.
+    """
     return runs.load_cohort(Settings(profile="full", **plan["people"]), **options)
 
 
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
-    """Train, or go on; then write the weights and the record of the training."""
+    """Train a network of the plan, or resume its training; write its weights and its record.
+
+    The weights go to ``results`` if a method of the plan uses them, otherwise to ``folder``.
+    """
     settings, file = plans.training(plan, name), results / "training" / f"{name}.json"
     used = any(each.get("training") == name for each in plans.all_methods(plan).values())
     weights = trained.weights_file(results, name) if used else folder / name / f"{name}.h5"
@@ -57,7 +63,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
 
 
 def fit(settings: Settings, people, folder: Path) -> runs.Run:
-    """Train by the settings, or go on, and look at the validation subjects on the way."""
+    """Train with these settings, or resume, and register the validation subjects at intervals."""
     watched = cohorts.ordered_pairs(people.split["validation"])
     every = max(1, settings.epochs // LOOKS)
     monitor = training.RegistrationMonitor(people, watched, every=every)
@@ -65,9 +71,10 @@ def fit(settings: Settings, people, folder: Path) -> runs.Run:
 
 
 def ablate(plan: dict, folder: Path, results: Path) -> None:
-    """Train what is missing of the ablation, every run from every seed; write one record of all.
+    """Train the missing runs of the ablation, each with every seed; write one record of all runs.
 
-    Rows of an earlier record with the same settings are kept, with the commit that made them.
+    A row of an earlier record is kept, with the commit that made it, if the settings of its run
+    and the subjects have not changed.
     """
     ablation, file = plan["ablation"], results / "ablation.json"
     parameters = {
@@ -91,7 +98,7 @@ def ablate(plan: dict, folder: Path, results: Path) -> None:
 
 
 def _earlier_rows(file, parameters):
-    """Rows of the record, of runs that the file still has with the same settings."""
+    """Return the rows of an earlier record whose settings and subjects have not changed."""
     if not file.exists():
         return {}
     record = records.read(file)
@@ -119,7 +126,10 @@ def _last_row(name, seed, history):
 
 
 def registration(plan: dict, name: str, people, results: Path):
-    """A method as :func:`vxmlib.experiments.compare.measure_pair` takes it."""
+    """Return a method of the plan as a function that registers both directions of a pair.
+
+    It is the argument ``both`` of :func:`vxmlib.experiments.compare.measure_pair`.
+    """
     method = plans.method(plan, name)
     if "baseline" in method:
         options = {key: value for key, value in method.items() if key != "baseline"}
@@ -140,18 +150,21 @@ def registration(plan: dict, name: str, people, results: Path):
 
 
 def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
-    """Measure a method on all ordered pairs of one part of the subjects; write its record."""
+    """Measure a method on the pairs of one part, in both directions; write its record.
+
+    An interrupted measurement continues with the missing pairs. See :func:`pairs_of` for the parts.
+    """
     parameters = measured_parameters(plan, name, results)
     file = results / part / f"{name}.json"
     if _is_made(file, parameters):
         return
     people, parcels = load_people(plan), load_people(plan, labels="manual")
-    # Rows of an interrupted call with another λ, or by other weights, are none of these.
+    # The key excludes rows of an interrupted call with another λ or other weights.
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
     begun = folder / f"{part}-{name}-{key}.jsonl"
     both = registration(plan, name, people, results)
     rows = compare.measure_all(people, parcels, pairs_of(people, part), both, file=begun)
-    # SyN's seconds are those of one run for both directions, and stand in both rows.
+    # One run of SyN registers both directions; both rows contain the seconds of this one run.
     runs_a_pair = 1 if parameters.get("baseline") == "syn" else 2
     seconds = sum(row["seconds"] for row in rows) * runs_a_pair / 2
     record = _record(f"measure {name}", parameters, seconds)
@@ -162,12 +175,15 @@ def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> No
 
 
 def measured_parameters(plan: dict, name: str, results: Path) -> dict:
-    """All that a method's figures depend on: subjects, its entry, its training's settings, weights.
+    """Return everything that the measurements of a method depend on.
+
+    These are the subjects, the method's entry in the plan and, if the method uses a network, the
+    settings of its training and the hash of its weights.
 
     Raises
     ------
     PlanError
-        The training of the method has left no weights.
+        If the plan has no such method, or the weights of its network do not exist.
     """
     parameters = {"people": plan["people"], **plans.method(plan, name)}
     if "training" in parameters:
@@ -176,11 +192,23 @@ def measured_parameters(plan: dict, name: str, results: Path) -> dict:
 
 
 def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int = 1) -> None:
-    """Follow an instance optimisation on validation pairs, beyond its usual number of steps."""
+    """Measure an instance optimisation step by step on validation pairs; write the record.
+
+    The optimisation takes ``steps`` steps, whatever the method's number of steps. It is measured
+    before the first step and then after every ``every`` steps.
+
+    Raises
+    ------
+    PlanError
+        If the method has no instance optimisation, or the weights of its network do not exist.
+    """
     method, file = plans.method(plan, name), results / "instance" / f"{name}.json"
     if "instance" not in method:
         some = [key for key, each in plan["methods"].items() if "instance" in each]
-        raise PlanError(f"watch: {name!r} optimises nothing, expected one of: {', '.join(some)}")
+        raise PlanError(
+            f"watch: found {name!r}, a method without instance optimisation, expected one of: "
+            f"{', '.join(some)}"
+        )
     parameters = measured_parameters(plan, name, results)
     if _is_made(file, parameters):
         return
@@ -201,10 +229,21 @@ def watch(plan: dict, name: str, results: Path, *, steps: int = 20, every: int =
 
 
 def repeat(plan: dict, results: Path) -> None:
-    """Register the validation pairs several times by one network, and look after each pass."""
+    """Register the validation pairs in several passes, measure each pass; write the record.
+
+    The entry ``repeat`` of the plan gives the trained networks and the number of passes.
+
+    Raises
+    ------
+    PlanError
+        If the entry names no training, or the weights of a network do not exist.
+    """
     names, count = plan["repeat"]["trainings"], plan["repeat"]["passes"]
     if not names:
-        raise PlanError("repeat: found no trainings under `repeat` in the file, expected some")
+        raise PlanError(
+            "repeat: found no trainings under `repeat` in the plan, expected at least one; name "
+            "the trainings in config/real.yaml"
+        )
     by = {name: trained.provenance(plan, name, results) for name in names}
     parameters = {"people": plan["people"], "passes": count, "trainings": by}
     file = results / "passes.json"
@@ -224,7 +263,11 @@ def repeat(plan: dict, results: Path) -> None:
 
 
 def times(plan: dict, results: Path) -> None:
-    """Time every method that was measured on the same test pairs, pair by pair, by turns."""
+    """Time the methods on a few test pairs; write the record.
+
+    All methods that have a record on the test subjects are timed. They take turns: each pair is
+    registered by every method before the next pair.
+    """
     parameters = timed_parameters(plan, results)
     if _is_made(results / "times.json", parameters):
         return
@@ -243,7 +286,7 @@ def times(plan: dict, results: Path) -> None:
 
 
 def timed_parameters(plan: dict, results: Path) -> dict:
-    """The subjects, and the methods that were measured on the test subjects, as in the file."""
+    """Return the subjects and the plan's entries of the methods measured on the test subjects."""
     return {"people": plan["people"]} | {
         name: method
         for name, method in plan["methods"].items()
@@ -252,7 +295,11 @@ def timed_parameters(plan: dict, results: Path) -> dict:
 
 
 def pairs_of(people, part: str) -> list[tuple[str, str]]:
-    """Each two subjects of a part once; of "repeats", a subject's two scans; "few": those timed."""
+    """Return the pairs of ids of one part, each pair in one order only.
+
+    Part "validation" or "test" has all pairs of its subjects, "few" the test pairs that are timed,
+    and "repeats" the two scans of each validation subject.
+    """
     if part == "repeats":
         return list(zip(people.split["validation"], people.split["repeats"], strict=True))
     if part == "few":
@@ -261,27 +308,27 @@ def pairs_of(people, part: str) -> list[tuple[str, str]]:
 
 
 def make_all(plan: dict, folder: Path, results: Path) -> None:
-    """Everything that is not made yet; what cannot be made leaves the others.
+    """Make every record that is missing or out of date; a task that fails does not stop the others.
 
     Raises
     ------
     PlanError
-        At the end, naming all that could not be made.
+        After all tasks, if some of them failed; the message names these.
     """
     failed = []
     for what, work in _everything(plan, folder, results):
         try:
             work()
         except FAILURES as error:
-            print(f"{what}: left out: {error}", flush=True)
+            print(f"{what}: failed: {error}", flush=True)
             failed.append(what)
     times(plan, results)
     if failed:
-        raise PlanError(f"left out: {', '.join(failed)}; the reasons stand above")
+        raise PlanError(f"failed: {', '.join(failed)}; the reasons are printed above")
 
 
 def _everything(plan, folder, results):
-    """Each piece of work by its name; each looks itself whether it was done."""
+    """Yield the name and the function of each task; each function checks its own record."""
     for name in plan["trainings"]:
         yield f"train {name}", partial(train, plan, name, folder, results)
     if "ablation" in plan:
@@ -298,15 +345,15 @@ def _everything(plan, folder, results):
 
 
 def _is_made(file, parameters):
-    """Whether the record is there, made with these parameters; then print so."""
+    """Return whether a record with these parameters exists, and report it if so."""
     there = file.exists() and records.read(file)["parameters"] == parameters
     if there:
-        print(f"made already, see {file}", flush=True)
+        print(f"already made, see {file}", flush=True)
     return there
 
 
 def _record(run, parameters, seconds):
-    """A record without its metrics."""
+    """Return a record without its metrics."""
     return records.provenance(
         run,
         cohort=parameters["people"]["cohort"],

@@ -1,4 +1,4 @@
-"""Measure methods on the same pairs in both directions, and keep the rows while it runs."""
+"""Measure methods on the same pairs in both directions, and save the rows after each pair."""
 
 import itertools
 import json
@@ -11,12 +11,12 @@ import pandas as pd
 
 from vxmlib import files, metrics
 
-#: Evaluated structures that are no core structure: cerebral white matter and cortex, both sides.
+#: Labels that are not core structures: cerebral white matter and cerebral cortex, both sides.
 _LARGE = (2, 3, 41, 42)
-#: Numbers of the cortical parcels in the manual label maps of `malf`.
+#: Smallest label of a cortical parcel in the manual label maps of `malf`.
 CORTEX_FROM = 100
 
-#: What one direction of a pair is measured by, besides its subjects.
+#: Measures of one direction of a pair; :func:`measure_pair` describes them.
 MEASURES = (
     "dice",
     "dice_cortex",
@@ -32,7 +32,7 @@ MEASURES = (
 
 
 def core(structures):
-    """The structures inside the brain: all but cerebral cortex and cerebral white matter.
+    """Return the core structures: all except cerebral cortex and cerebral white matter.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def core(structures):
 
 
 def cortical(structures):
-    """The cortical parcels among the manual labels of `malf`.
+    """Return the cortical parcels among the manual labels of `malf`.
 
     Examples
     --------
@@ -65,13 +65,18 @@ def unordered(ids):
 
 
 def one_way(method):
-    """Make a method of both directions from a method of one direction.
+    """Turn a method that registers one direction into one that registers both.
+
+    Parameters
+    ----------
+    method : callable
+        ``method(moving, fixed)`` returns a displacement ``(*vol, nd)`` in voxels.
 
     Returns
     -------
     callable
-        ``both(a, b)`` gives the displacement of a onto b, that of b onto a, and the seconds of one
-        registration (the mean of the two).
+        ``both(a, b)`` returns the displacement of a onto b, that of b onto a, and the seconds of
+        one registration (the mean of the two).
     """
 
     def both(a, b):
@@ -83,7 +88,13 @@ def one_way(method):
 
 
 def both_at_once(method):
-    """Time a method that returns both displacements of a pair; the result is that of `one_way`."""
+    """Add the time to a method that returns both displacements of a pair at once.
+
+    Returns
+    -------
+    callable
+        ``both(a, b)`` as from :func:`one_way`, but the seconds are those of the one call.
+    """
 
     def both(a, b):
         began = perf_counter()
@@ -99,22 +110,32 @@ def measure_pair(people, parcels, first, second, both):
     Parameters
     ----------
     people : Cohort
-        In 3-D; Dice and surfaces are over :func:`core` of its structures.
+        A 3D cohort. Dice and surface distance are computed for its :func:`core` structures.
     parcels : Cohort or None
-        The same subjects with the manual labels, for the cortical parcels.
+        The same subjects with the manual labels, for ``dice_cortex``; without them it is NaN.
     first, second : str
+        Ids of the two subjects.
     both : callable
-        See :func:`one_way`.
+        A method of both directions, see :func:`one_way`.
 
     Returns
     -------
     list of dict
-        Two: moving, fixed, each of :data:`MEASURES`, and ``structures`` (name -> Dice).
-        ``surface_mm`` is the 95th percentile of the surface distance, mean over core structures;
-        folding in percent of all voxels and of the fixed brain; ``length_mm`` the mean length of
-        the displacement over the fixed brain; ``inverse_consistency_mm`` likewise of the way that
-        is left after going there and back. Overlaps and surfaces of a subject without a label map
-        are NaN.
+        Two rows, of ``first`` onto ``second`` and of the reverse direction. Each has ``moving``
+        and ``fixed`` (ids), ``structures`` (name -> Dice), and :data:`MEASURES`:
+
+        - ``dice`` and ``dice_cortex``: mean Dice of the core structures and of the cortical
+          parcels.
+        - ``surface_mm``: the 95th percentile of the surface distance, mean over core structures.
+        - ``folds``, ``folding_percent`` and ``folding_percent_brain``: number of folded voxels,
+          their percentage of all voxels, and the percentage of the fixed brain that folds.
+        - ``sd_log_jacobian``: SD of log det J over the fixed brain, folded voxels excluded.
+        - ``length_mm``: mean length of the displacement over the fixed brain.
+        - ``inverse_consistency_mm``: mean distance, over the fixed brain, between a point and its
+          position after both displacements.
+        - ``seconds``: as ``both`` returns them.
+
+        Dice and surface distance are NaN if one of the subjects has no label map.
     """
     manual = None if parcels is None else (parcels, cortical(parcels.structures))
     measured = metrics.evaluate_pairs(
@@ -130,28 +151,32 @@ def measure_pair(people, parcels, first, second, both):
 
 
 def measure_all(people, parcels, pairs, both, *, file, say=None):
-    """Measure both directions of each pair; rows that ``file`` already has are kept.
+    """Measure both directions of each pair, and save the rows after each pair.
+
+    Pairs of which ``file`` already has both directions are not measured again.
 
     Parameters
     ----------
     people, parcels, both
         See :func:`measure_pair`.
     pairs : sequence of (str, str)
-        Each two subjects once, see :func:`unordered`.
+        Pairs of ids, each in one order only, see :func:`unordered`.
     file : path
-        One JSON object a line, one line a direction; a stopped measurement goes on after it.
-    say : callable
-        Called with a line of text after each pair; prints it by default.
+        File of the rows, with one JSON object per line. If it exists, an interrupted measurement
+        continues from it.
+    say : callable, optional
+        Function that is called with one line of text after each pair; by default, the line is
+        printed.
 
     Returns
     -------
     list of dict
-        One a direction, in the order of the pairs.
+        The rows of :func:`measure_pair`, in the order of the pairs.
 
     Raises
     ------
     ValueError
-        A structure to measure that none of the subjects has.
+        If none of the subjects has one of the structures to measure.
     """
     say = say or partial(print, flush=True)
     check_structures(people, core(people.structures), pairs)
@@ -172,7 +197,9 @@ def measure_all(people, parcels, pairs, both, *, file, say=None):
 
 
 def check_structures(people, structures, pairs):
-    """Refuse a list of structures with one that nobody has: its name or number must be wrong.
+    """Check that each structure occurs in the label map of at least one subject.
+
+    A structure that none of the subjects has is probably listed under a wrong number.
 
     Parameters
     ----------
@@ -180,13 +207,13 @@ def check_structures(people, structures, pairs):
     structures : dict
         Label -> name.
     pairs : sequence of (str, str)
-        Whose label maps are looked at.
+        Pairs of ids of the subjects whose label maps are searched.
 
     Raises
     ------
     ValueError
-        Naming the structures that none of these subjects has. Subjects without a label map do not
-        count.
+        If none of these subjects has one of the structures; the message names the structure.
+        Subjects without a label map are ignored.
     """
     ids = sorted({subject for pair in pairs for subject in pair} - set(people.unlabelled))
     if not ids:
@@ -201,19 +228,20 @@ def check_structures(people, structures, pairs):
 
 
 def table(rows):
-    """Rows as a table, one a direction: moving, fixed and :data:`MEASURES`."""
+    """Return rows of :func:`measure_pair` as a table: moving, fixed and :data:`MEASURES`."""
     return pd.DataFrame(rows)[["moving", "fixed", *MEASURES]]
 
 
 def summary(rows):
-    """Means over the ordered pairs, and the two spreads of Dice.
+    """Average rows of :func:`measure_pair` over the ordered pairs.
 
     Returns
     -------
     dict
-        ``pairs``; the mean of each of :data:`MEASURES` (of ``seconds`` the median);
-        ``dice_sd_pairs`` (SD over pairs); ``dice_sd_pooled`` (SD over pairs and structures, the ±
-        of the papers). SDs are population SDs.
+        ``pairs`` (number of ordered pairs); the mean of each of :data:`MEASURES`, except
+        ``seconds``, which is the median; ``dice_sd_pairs`` (SD of Dice over pairs);
+        ``dice_sd_pooled`` (SD over pairs and structures, the ± of the VoxelMorph papers). SDs are
+        population SDs (``ddof=0``).
     """
     each = table(rows)
     pooled = [dice for row in rows for dice in row["structures"].values()]
@@ -227,12 +255,12 @@ def summary(rows):
 
 
 def _row(part):
-    """One direction as a dict, from its rows of `metrics.evaluate_pairs`."""
+    """Return one direction as a dict, from its rows of `metrics.evaluate_pairs`."""
     first, overlaps = part.to_dict("records")[0], part.dropna(subset="label")
     means = {
         "dice": float(part["dice"].mean()),
         "dice_cortex": first.get("dice_parcels", float("nan")),
-        "surface_mm": float(part["surface_mm"].mean()),  # without structures that were wiped out
+        "surface_mm": float(part["surface_mm"].mean()),  # without structures that the warp removed
     }
     row = {name: (first | means)[name] for name in ("moving", "fixed", *MEASURES[:-1])}
     structures = dict(zip(overlaps["structure"], overlaps["dice"].tolist(), strict=True))

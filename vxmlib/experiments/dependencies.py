@@ -1,7 +1,8 @@
-"""What a result depends on: modules by the imports in the code, tables and packages by name.
+"""Find the modules, tables and packages that the result of a run or lesson depends on.
 
-An edited module makes those runs and lessons new that use it, directly or through other modules,
-and no others.
+Modules are found from the imports in the code; tables and packages are listed here by module. If a
+module is edited, only the runs and lessons that use it, directly or through other modules, are out
+of date.
 """
 
 import ast
@@ -13,7 +14,7 @@ from vxmlib.cohorts import SOURCES
 from vxmlib.networks import NETWORKS
 
 PACKAGE = Path(__file__).resolve().parents[1]
-#: The tables in ``vxmlib/data`` by the module that reads them.
+#: Tables in ``vxmlib/data``, by the module that reads them.
 TABLES = {
     "vxmlib.fetch": ("registry.txt",),
     "vxmlib.sources.labels": ("structures.csv",),
@@ -21,7 +22,7 @@ TABLES = {
     "vxmlib.sources.lpba40": ("lpba40_labels.csv",),
     "vxmlib.book.claims": ("claims.csv",),
 }
-#: The installed packages that decide a result, by the module that calls them.
+#: Packages whose version can change a result, by the module that calls them.
 PACKAGES = {
     "vxmlib.backend": ("tensorflow", "tf-keras", "voxelmorph", "neurite"),
     "vxmlib.nifti": ("nibabel",),
@@ -33,16 +34,17 @@ PACKAGES = {
 
 
 def modules(*names):
-    """Return the modules of vxmlib that some modules use: themselves, and all that they import.
+    """Return modules of vxmlib together with all modules of vxmlib that they import.
 
     Parameters
     ----------
     *names : str
-        Dotted names, such as "vxmlib.metrics".
+        Dotted names, such as "vxmlib.metrics". Names that are not modules of vxmlib are ignored.
 
     Returns
     -------
     set of str
+        The given modules and those that they import, directly or through other modules.
 
     Examples
     --------
@@ -55,7 +57,7 @@ def modules(*names):
 
 
 def files(names, package=PACKAGE):
-    """Return the source files of modules, and the tables that they read, in a fixed order.
+    """Return the source files of modules and the tables that they read, sorted by path.
 
     Examples
     --------
@@ -72,15 +74,21 @@ def files(names, package=PACKAGE):
 def of_lesson(source, cohort):
     """Return the files of vxmlib that a lesson uses.
 
-    These are the modules that it imports, directly or through others, the modules of the cohorts
-    and the tables that it names as text.
+    These are the modules that it imports, directly or through other modules, and the modules of
+    cohorts and the tables whose names occur in it as strings.
 
     Parameters
     ----------
     source : path
-        The lesson's ``.py``.
+        The lesson's ``.py`` file.
     cohort : str
-        A name of :func:`vxmlib.cohorts.load`, whose source module is imported by name alone.
+        Name of the cohort that the lesson loads, see :func:`vxmlib.cohorts.load`. No import
+        statement shows its module, which is imported by name.
+
+    Returns
+    -------
+    list of Path
+        Sorted by path.
     """
     names, texts = set(), {cohort}
     for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8"))):
@@ -91,18 +99,18 @@ def of_lesson(source, cohort):
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.add(node.value)
     names |= {module for name, module in SOURCES.items() if name in texts}
-    names.discard("vxmlib")  # a description of the package, without code
+    names.discard("vxmlib")  # contains only the description of the package
     tables = {path for path in (PACKAGE / "data").iterdir() if path.name in texts}
     used = modules(*names)
-    if "vxmlib.experiments.trained" in used:  # imports the networks by the names of the plan
+    if "vxmlib.experiments.trained" in used:  # imports networks by their names in the plan
         used |= modules(*(place.partition(":")[0] for place in NETWORKS.values()))
     return sorted({*files(used), *tables})
 
 
 def versions(names):
-    """Return the versions of the packages that modules use, as one text.
+    """Return the versions of the packages that modules use, as one string.
 
-    A package that is not installed stands there as None: it had no part in the result.
+    A package that is not installed has the version None: it cannot have affected the result.
 
     Examples
     --------
@@ -122,6 +130,6 @@ def _version(package):
 
 @functools.cache
 def _graph():
-    import grimp  # only where something is trained or built
+    import grimp  # imported here: needed only to train a run or build the book
 
     return grimp.build_graph("vxmlib", cache_dir=None)

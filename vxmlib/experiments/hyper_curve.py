@@ -1,8 +1,8 @@
-"""The curve of one HyperMorph network over all λ of a grid, as one record.
+"""Train one HyperMorph network for all λ of a grid, and measure it at each λ.
 
-The network takes more steps than a run of the grid, and more steps alone raise Dice. So one plain
-network, of the image loss's usual λ, is trained for as many, and stands in the record as
-``as_long``.
+The network is trained for more steps than a run of the grid, and more steps alone raise Dice. For
+comparison, a plain network with the usual λ of the image loss is therefore trained for the same
+number of steps. Its measures are in the record as ``as_long``.
 """
 
 import time
@@ -14,7 +14,7 @@ from vxmlib.experiments import recording, runs, sweep
 from vxmlib.experiments.settings import Settings
 from vxmlib.networks import hyper
 
-#: Steps that are timed, for each of the two networks, by turns.
+#: Number of training steps over which each of the two networks is timed.
 TIMED = 40
 
 
@@ -24,21 +24,21 @@ def make_record(settings: Settings, lams, *, times=4, layers=4, units=32) -> dic
     Parameters
     ----------
     settings : Settings
-        Of a plain run of the grid, whatever its λ.
+        Settings of a plain run of the grid, with any λ.
     lams : sequence of float
-        Where to measure.
+        Values of λ at which the network is measured, at least 0.
     times : int
-        Steps of the training, in those of a plain run.
+        Number of training steps, as a multiple of those of a plain run.
     layers, units : int
-        Dense layers that λ goes through, and units in each.
+        Number of dense layers that λ passes through, and of units in each.
 
     Returns
     -------
     dict
-        See :func:`vxmlib.experiments.sweep.hyper_curves`, which reads it.
+        The record, which :func:`vxmlib.experiments.sweep.hyper_curves` reads.
     """
-    # A checkpoint of this network is large, so there are few of them: a quarter of the epochs,
-    # each four times as long.
+    # A checkpoint of this network is large. To write fewer of them, the training has a quarter of
+    # the epochs, each with four times as many steps.
     epochs, steps_per_epoch = max(1, times * settings.epochs // 4), 4 * settings.steps_per_epoch
     long = replace(settings, lam=1.0, epochs=epochs, steps_per_epoch=steps_per_epoch)
     people, folder = runs.load_cohort(settings), runs.runs_folder()
@@ -73,7 +73,7 @@ def make_record(settings: Settings, lams, *, times=4, layers=4, units=32) -> dic
 
 
 def build(settings: Settings, shape, *, layers: int, units: int):
-    """The network that takes λ, untrained, from the seed."""
+    """Build the untrained network that takes λ as an input, with the seed of the settings."""
     set_seed(settings.seed)
     return hyper.build(
         shape,
@@ -87,23 +87,23 @@ def build(settings: Settings, shape, *, layers: int, units: int):
 
 
 def at(model, lam):
-    """The registration by the network at one λ."""
+    """Return a function of (moving, fixed) that registers with the network at one λ."""
     return lambda moving, fixed: hyper.register(model, moving, fixed, lam)
 
 
 def measure(people, register, lam) -> dict:
-    """One row of a curve: a method on the validation pairs."""
+    """Measure a method on the validation pairs; return one row of the curve."""
     summary = recording.measure(register, people, runs.pairs_of(people, "validation"))
     return {"lam": lam} | {name: summary[name] for name in sweep.MEASURES}
 
 
 def step_seconds(networks, people, rounds: int = 4) -> list[float]:
-    """Seconds of one training step of each model: the best of some rounds, by turns.
+    """Return the seconds of one training step of each model: the best of several rounds.
 
-    The models are trained a little further by it.
+    The models take turns in each round, and are trained a little further by it.
     """
     data = pairs.pair_dataset(people, people.split["train"], batch_size=1, seed=0)
-    for model in networks:  # the first step traces the graph
+    for model in networks:  # the first step traces the graph and is not timed
         model.fit(data, steps_per_epoch=1, verbose=0)
     best = [float("inf")] * len(networks)
     for _ in range(rounds):

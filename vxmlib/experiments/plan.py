@@ -1,11 +1,11 @@
-"""The plan of the comparison on real people in 3D, read from ``config/real.yaml`` and checked."""
+"""Read and check ``config/real.yaml``, the plan of the comparison on real subjects in 3D."""
 
 from dataclasses import asdict
 
 from vxmlib import files
 from vxmlib.experiments.settings import Settings
 
-#: What the record of a training says of it.
+#: Settings that the record of a training run contains.
 TRAINING = (
     "network features image_loss lam int_steps learning_rate schedule epochs steps_per_epoch "
     "batch_size both_ways augment seed"
@@ -13,31 +13,33 @@ TRAINING = (
 
 
 class PlanError(ValueError):
-    """A name or an entry of the file that means nothing; the message says what there is."""
+    """An invalid entry of the plan, an unknown name, or a task that cannot be done or failed."""
 
 
 def load_plan(path) -> dict:
-    """Read the file; every training in it becomes one :class:`Settings`.
+    """Read and check a plan; each training run in it becomes one :class:`Settings`.
 
     Parameters
     ----------
     path : path
-        A file like ``config/real.yaml``; its schema is ``vxmlib/data/schemas/real.yaml``.
+        A file such as ``config/real.yaml``; its schema is ``vxmlib/data/schemas/real.yaml``.
 
     Returns
     -------
     dict
-        The entries of the file, an empty one where the file has none. ``trainings``, and the
-        ``runs`` of ``ablation``, map names to Settings. ``titles`` maps names of methods,
-        trainings and runs to the names for readers; the settings do not hold them, so a title
-        can change without making a record out of date.
+        The entries of the file. ``trainings``, and the ``runs`` of ``ablation``, map names to
+        Settings, which include the common ``training``. ``titles`` maps names of methods,
+        trainings and runs to the names that readers see; the settings do not contain them, so a
+        title can change without making a record out of date. If the file lacks ``methods``,
+        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; ``ablation`` is then
+        missing.
 
     Raises
     ------
     PlanError
-        An entry that the schema does not allow, that stands there twice, or that names a training
-        or method that there is not, or one title of two methods; the file and the entry are
-        named.
+        If the schema does not allow an entry, an entry occurs twice, an entry names an unknown
+        training or method, or two names have the same title. The message names the file and the
+        entry.
     """
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
@@ -63,10 +65,11 @@ def _trainings(people, common, entries):
 
 
 def _check_names(plan, path):
-    """Refuse a name that refers to nothing, or to two things."""
+    """Check that each name refers to exactly one entry of the plan."""
     if both := plan["methods"].keys() & plan["few"].keys():
         raise PlanError(
-            f"{path}: found {', '.join(both)} under methods and under few, expected under one"
+            f"{path}: found {', '.join(both)} under methods and under few, expected each "
+            "method under only one of them"
         )
     named = {f"repeat.trainings[{i}]": x for i, x in enumerate(plan["repeat"]["trainings"])}
     named |= {
@@ -83,15 +86,15 @@ def _check_names(plan, path):
 
 
 def _check_titles(plan, path):
-    """Refuse a title of nothing, and one title of two names."""
+    """Check that each title belongs to one known name, and that no two titles are equal."""
     runs = plan.get("ablation", {}).get("runs", {})
     named, first = all_methods(plan) | plan["trainings"] | runs, {}
     for name, title in plan["titles"].items():
         _known(f"{path}, titles", name, named)
         if title in first:
             raise PlanError(
-                f"{path}, titles: found {title!r} for {first[title]} and for {name}, expected "
-                "another title for each"
+                f"{path}, titles: found {title!r} for {first[title]} and for {name}, expected a "
+                "different title for each"
             )
         first[title] = name
 
@@ -102,38 +105,39 @@ def _known(where, name, known):
 
 
 def training(plan: dict, name: str) -> Settings:
-    """The settings of one training.
+    """Return the settings of one training run.
 
     Raises
     ------
     PlanError
-        There is none of that name.
+        If the plan has no training run of this name.
     """
     _known("trainings", name, plan["trainings"])
     return plan["trainings"][name]
 
 
 def all_methods(plan: dict) -> dict:
-    """The methods of all pairs and those of few."""
+    """Return the entries of the methods measured on all test pairs and of those on a few."""
     return plan["methods"] | plan["few"]
 
 
 def method(plan: dict, name: str) -> dict:
-    """The entry of one method, of all pairs or of few.
+    """Return the entry of one method, measured on all test pairs or on a few.
 
     Raises
     ------
     PlanError
-        There is none of that name.
+        If the plan has no method of this name.
     """
     _known("methods", name, all_methods(plan))
     return all_methods(plan)[name]
 
 
 def training_parameters(settings: Settings) -> dict:
-    """What the record of a training says of it, besides its subjects.
+    """Return the settings that the record of a training run contains, besides its subjects.
 
-    The precision stands there only where it is not float32, which the earlier records have.
+    The precision is included only if it is not float32: earlier records, which were made in
+    float32, do not contain it.
     """
     precision = {} if settings.precision == "float32" else {"precision": settings.precision}
     return {name: asdict(settings)[name] for name in TRAINING} | precision

@@ -1,4 +1,4 @@
-"""What a run's record keeps: the measures of a method, and where they come from."""
+"""Measure a method for a record, and write the record of a lesson with its provenance."""
 
 from pathlib import Path
 
@@ -9,20 +9,21 @@ from vxmlib.experiments.settings import Settings
 
 
 def measure(method, people: cohorts.Cohort, pairs) -> dict:
-    """What a record keeps of a method: :func:`vxmlib.metrics.summary`, and each pair's part of it.
+    """Measure a method on pairs of subjects, and return the values that a record contains.
 
     Parameters
     ----------
-    method : "identity" or function of (moving, fixed)
-        As :func:`vxmlib.metrics.evaluate_pairs` takes it.
+    method : "identity" or callable
+        As for :func:`vxmlib.metrics.evaluate_pairs`.
     people : Cohort
     pairs : list of (moving id, fixed id)
 
     Returns
     -------
     dict
-        The summary without its times, and ``by_pair``: lists of moving, fixed, mean Dice,
-        folding in percent of the brain, and SD of log det J.
+        The result of :func:`vxmlib.metrics.summary` without ``seconds``, and ``by_pair``, which
+        has one list per pair: moving id, fixed id, mean Dice, folding in percent of the fixed
+        brain, and SD of log det J.
     """
     table = metrics.evaluate_pairs(people, pairs, method)
     each = table.groupby(["moving", "fixed"], sort=False).agg(
@@ -37,20 +38,27 @@ def measure(method, people: cohorts.Cohort, pairs) -> dict:
 def write_record(
     lesson: str, result: Run, people: cohorts.Cohort, *, file: str = "record", **metrics
 ) -> Path:
-    """Write what a lesson measured to ``<output>/<lesson>/record.json``, with its provenance.
+    """Write the record of a lesson, with its provenance, to ``<output>/<lesson>/<file>.json``.
 
     Parameters
     ----------
     lesson : str
-        The notebook's name without its ending.
+        Name of the notebook without its file extension.
     result : Run
-        What was measured; its parameters and training time go into the record.
+        The run that was measured. Its parameters and its training time in seconds go into the
+        record.
     people : Cohort
-        Whom it was measured on.
+        The cohort on which it was measured.
     file : str
-        Another name than "record", for a lesson that is run many times.
-    **metrics : number
-        Names and values, as the pages will ask for them.
+        Name of the file without its extension; a lesson with many runs needs a name for each.
+    **metrics
+        Measured values by name, as the pages refer to them. See :func:`vxmlib.records.write` for
+        the types of values.
+
+    Returns
+    -------
+    Path
+        The file.
     """
     seconds = float(result.history["seconds"].sum())
     record = make_record(lesson, result.settings, people, seconds=seconds, **metrics)
@@ -58,16 +66,21 @@ def write_record(
 
 
 def make_record(lesson: str, settings: Settings, people: cohorts.Cohort, *, seconds, **metrics):
-    """A record of what a lesson measured on these subjects, with its provenance.
+    """Return the record of what a lesson measured on a cohort, with its provenance.
 
     Parameters
     ----------
     lesson, people, **metrics
         As for :func:`write_record`.
     settings : Settings
-        Its parameters go into the record.
+        Settings of the run; its parameters go into the record.
     seconds : float
-        Wall-clock time of what was measured.
+        Wall-clock time of what was measured, in seconds.
+
+    Returns
+    -------
+    dict
+        The record, see :func:`vxmlib.records.provenance`.
     """
     record = records.provenance(
         lesson,
@@ -84,7 +97,7 @@ def make_record(lesson: str, settings: Settings, people: cohorts.Cohort, *, seco
 
 
 def keep_record(lesson: str, record: dict, *, file: str = "record") -> Path:
-    """Write a record (a committed one, too) to the lesson's output; return the file."""
+    """Write a record, new or committed, to the output folder of a lesson; return the file."""
     path = output_folder() / lesson / f"{file}.json"
     records.write(path, record)
     return path

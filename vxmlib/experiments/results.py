@@ -1,6 +1,6 @@
-"""Read the committed records: any of them, and the comparison on real people in 3D as tables.
+"""Read the committed records, and the comparison on real subjects in 3D as tables.
 
-Nothing here needs TensorFlow.
+This module does not need TensorFlow.
 """
 
 from pathlib import Path
@@ -11,67 +11,69 @@ from vxmlib import records
 from vxmlib.experiments import compare, statistics
 from vxmlib.experiments.plan import load_plan
 
-#: Of :meth:`Comparison.summary`.
+#: Columns of the table of :meth:`Comparison.summary`.
 COLUMNS = ("pairs", "dice_sd_pairs", "dice_sd_pooled", *compare.MEASURES, "training_hours")
 
 
 def results_folder() -> Path:
-    """The repository's ``results``: records of runs that are too long for a build.
+    """Return the repository's folder ``results``.
+
+    It contains the records of runs that take too long for a build of the book.
 
     Raises
     ------
     FileNotFoundError
-        Where the package was installed without its repository.
+        If the package was installed without its repository.
     """
     folder = Path(__file__).resolve().parents[2] / "results"
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder}: the committed records are not there; vxmlib was installed without the "
-            "book's repository. Clone it and run `make env` in it."
+            f"{folder}: found no committed records, because vxmlib was installed without the "
+            "book's repository. Clone the repository and run `make env` in it."
         )
     return folder
 
 
 def committed_record(path: str) -> dict:
-    """A record of the repository's ``results``, such as "vxm2018/record.json".
+    """Read a record of the repository's folder ``results``, such as "vxm2018/record.json".
 
     Raises
     ------
     FileNotFoundError
-        There is none.
+        If the record does not exist.
     vxmlib.records.RecordError
-        It cannot be read.
+        If the record cannot be read.
     """
     return records.read(results_folder() / path)
 
 
 class Comparison:
-    """Trainings and measurements of a folder that :mod:`vxmlib.experiments.benchmark` wrote.
+    """Training runs and measurements, from a folder that ``vxmlib.experiments.benchmark`` wrote.
 
     Parameters
     ----------
     folder : path
-        With ``training/``, ``test/``, ``validation/``, ``repeats/``, ``weights/``,
-        ``ablation.json``, ``passes.json``, ``times.json``.
+        Folder with ``training/``, ``test/``, ``validation/``, ``repeats/``, ``weights/``,
+        ``ablation.json``, ``passes.json`` and ``times.json``.
     plan : path
-        ``config/real.yaml``: which methods there should be, in its order.
+        The plan, such as ``config/real.yaml``. It determines the expected methods and their order.
 
     Attributes
     ----------
     training, test : dict of str to dict
-        Records by name.
+        Records of the trainings, and of the methods on the test subjects, by name.
     missing : list of str
-        Methods of the plan that were not measured on the test people.
+        Methods of the plan that were not measured on the test subjects.
     titles : dict of str to str
-        Names of methods, trainings and runs -> what readers see in their place, as in
+        Name of a method, training or run -> the title that readers see instead, for example with
         ``table.rename(index=comparison.titles)``.
 
     Raises
     ------
     vxmlib.records.RecordError
-        A record that is cut off or of another schema; the file is named.
+        If a record is cut off or has another schema; the message names the file.
     vxmlib.experiments.plan.PlanError
-        An entry of the plan that means nothing.
+        If an entry of the plan is invalid.
     """
 
     def __init__(self, folder, plan):
@@ -83,18 +85,19 @@ class Comparison:
         self.titles = self.plan["titles"]
 
     def title(self, name):
-        """Return what readers see in place of a name; the name itself where it has no title."""
+        """Return the title that readers see instead of a name, or the name if it has no title."""
         return self.titles.get(name, name)
 
     def trainings(self, prefix=""):
-        """One row a training whose name begins so: what set it apart, and how it ended.
+        """Return one row for each training run whose name begins with ``prefix``.
 
         Returns
         -------
         pandas.DataFrame
-            By name: ``augmentation`` (words), ``lam``, ``steps``, ``seconds`` (wall time),
-            ``weights`` (their number), ``dice`` and ``folding_percent_brain`` of the validation
-            people after the last step.
+            Index: name of the training. Columns: ``augmentation`` (in words), ``lam`` (λ),
+            ``steps``, ``seconds`` (wall-clock time of the training), ``weights`` (their number),
+            and ``dice`` and ``folding_percent_brain`` of the validation subjects after the last
+            step.
         """
         rows = {
             name: {
@@ -112,14 +115,15 @@ class Comparison:
         return pd.DataFrame(rows).T.infer_objects()
 
     def ablation(self):
-        """One row a short training on slices: what it changed, mean and SD over seeds.
+        """Return one row for each short training on slices, averaged over seeds.
 
         Returns
         -------
         pandas.DataFrame
-            By name: ``seeds`` (their number), ``steps``, ``loss`` (of the training people, after
-            the last step), ``dice`` and ``folding_percent_brain`` of the validation people,
-            ``dice_sd`` and ``folding_sd``; empty without the record.
+            Index: name of the run. Columns: the means over seeds of ``steps``, of ``loss`` (of the
+            training subjects, in the last epoch), and of ``dice`` and ``folding_percent_brain`` (of
+            the validation subjects, after the last step); ``seeds`` (their number); ``dice_sd`` and
+            ``folding_sd`` (SD over seeds, ``ddof=1``). Without the record, the table is empty.
         """
         path = self.folder / "ablation.json"
         rows = records.read(path)["metrics"]["rows"] if path.exists() else []
@@ -133,22 +137,22 @@ class Comparison:
         )
 
     def passes(self):
-        """What each pass of a network gave on the validation pairs.
+        """Return the measures of each pass of the networks, averaged over the validation pairs.
 
         Returns
         -------
         dict of str to pandas.DataFrame
-            By training; index ``pass`` (from 1), means over pairs of ``dice``,
+            One table for each training. Index: ``pass``, from 1. Columns: the means of ``dice``,
             ``folding_percent_brain`` and ``seconds`` (of this pass alone).
 
         Raises
         ------
         vxmlib.records.RecordError
-            The record is not there.
+            If there is no record of the passes.
         """
         path = self.folder / "passes.json"
         if not path.exists():
-            raise records.RecordError(f"{path}: not there; run `python -m tools.real repeat`")
+            raise records.RecordError(f"{path}: no such file; run `python -m tools.real repeat`")
         table = pd.DataFrame(records.read(path)["metrics"]["rows"])
         measures = ["dice", "folding_percent_brain", "seconds"]
         return {
@@ -157,31 +161,32 @@ class Comparison:
         }
 
     def history(self, name):
-        """The epochs of a training at which validation people were looked at, by step.
+        """Return the epochs of a training run after which validation subjects were registered.
 
         Returns
         -------
         pandas.DataFrame
-            Index ``step``; ``loss``, its terms, ``val_dice``, ``val_folding_percent``.
+            Index: ``step``, the number of optimiser steps so far. Columns: ``loss`` and its terms,
+            ``val_dice``, ``val_folding_percent`` (of the fixed brain) and ``seconds`` of the epoch.
 
         Raises
         ------
         vxmlib.records.RecordError
-            It was not trained.
+            If there is no record of the training run.
         """
         record = self._there(self.training, "training", name)
         history = pd.DataFrame(record["metrics"]["history"]).set_index("step")
         return history.dropna(subset="val_dice")
 
     def summary(self):
-        """One row a method of the plan: means over the test pairs, times; missing ones are empty.
+        """Return one row for each method of the plan: means over the test pairs, and times.
 
         Returns
         -------
         pandas.DataFrame
-            :data:`COLUMNS`: those of :func:`vxmlib.experiments.compare.summary`, with
-            ``seconds`` from the run in which all methods took turns (NaN without it),
-            and ``training_hours``.
+            The columns :data:`COLUMNS` are those of :func:`vxmlib.experiments.compare.summary` and
+            ``training_hours``. ``seconds`` is the median over the pairs on which all methods were
+            timed in turns. Values that were not measured are NaN.
         """
         seconds, rows = self._seconds(), {}
         for name, method in self.plan["methods"].items():
@@ -193,42 +198,51 @@ class Comparison:
         return pd.DataFrame(rows, index=COLUMNS).T.astype(float)
 
     def pairs(self, name, part="test"):
-        """Measurements of a method by pair.
+        """Return the measurements of a method, one row for each ordered pair.
+
+        Parameters
+        ----------
+        name : str
+            A method of the plan.
+        part : {"test", "validation", "repeats", "few"}
+            The pairs that were measured, see :func:`vxmlib.experiments.benchmark.pairs_of`.
 
         Returns
         -------
         pandas.DataFrame
-            ``moving``, ``fixed`` and :data:`vxmlib.experiments.compare.MEASURES`.
+            Columns ``moving``, ``fixed`` and :data:`vxmlib.experiments.compare.MEASURES`.
 
         Raises
         ------
         vxmlib.records.RecordError
-            It was not measured.
+            If the method was not measured on this part.
         """
         measured = self.test if part == "test" else self._read(part, [name])
         record = self._there(measured, part, name)
         return compare.table(record["metrics"]["rows"])
 
     def by_structure(self, name):
-        """Mean Dice of each structure over the test pairs: ``structure``, ``dice``."""
+        """Return the mean ``dice`` of each ``structure`` over the test pairs, as a table."""
         record = self._there(self.test, "test", name)
         rows = pd.DataFrame([row["structures"] for row in record["metrics"]["rows"]])
         return rows.mean().rename_axis("structure").rename("dice").reset_index()
 
     def differences(self, asked, measure="dice"):
-        """Paired differences between methods.
+        """Return paired differences between methods on the test pairs.
 
         Parameters
         ----------
         asked : dict of str to (str, str)
-            What to call it -> the two methods; one that was not measured gives an empty row.
+            Name of the comparison -> the two methods; the difference is the first minus the second.
+            If one of the two was not measured, the row contains NaN.
         measure : str
             One of :data:`vxmlib.experiments.compare.MEASURES`.
 
         Returns
         -------
         pandas.DataFrame
-            The results of :func:`vxmlib.experiments.statistics.paired_difference`, by name.
+            Index: name of the comparison. Columns: the results of
+            :func:`vxmlib.experiments.statistics.paired_difference`.
         """
         rows = {}
         for what, (one, other) in asked.items():
@@ -239,13 +253,14 @@ class Comparison:
         return pd.DataFrame(rows, index=columns).T.astype(float)
 
     def retest(self):
-        """How far methods move a person's second scan, against other people's.
+        """Compare registration of two scans of one subject with that of different subjects.
 
         Returns
         -------
         pandas.DataFrame
-            By method: mean length of the displacement in the brain, and Dice, between the two
-            scans of a person and between different people.
+            Index: methods that were measured on both. Columns: mean length of the displacement in
+            the fixed brain, in mm, and Dice, between the two scans of one subject and between
+            different subjects.
         """
         rows = {}
         for name in self.plan["methods"]:
@@ -264,7 +279,7 @@ class Comparison:
         if name not in by_name:
             work = "train" if part == "training" else f"measure --part {part}"
             raise records.RecordError(
-                f"{self.folder / part / name}.json: not there; run `python -m tools.real {work} "
+                f"{self.folder / part / name}.json: no such file; run `python -m tools.real {work} "
                 f"{name}`"
             )
         return by_name[name]
@@ -282,7 +297,7 @@ class Comparison:
 
 
 def _augmentation(augment):
-    """What a training changed at random, in words."""
+    """Return the kinds of augmentation of a training run, in words."""
     if not augment:
         return "none"
     moved = augment["affine"] or augment["shift"]

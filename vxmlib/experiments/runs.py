@@ -1,10 +1,11 @@
-"""Train one model from its settings in one call, as the lesson on compile and fit does by steps.
+"""Train a model from its settings in one call, or reuse the training run that exists already.
 
-One function each loads the cohort of a run, builds its model and trains it.
+Separate functions load the cohort of a run, build its model and train it. The lesson on compile and
+fit does the same step by step.
 
-A run lives in a folder whose name tells its parameters and ends in a fingerprint of everything
-that could change its result. So a finished run is found again, an interrupted one goes on,
-and after a change of the code or the data it is a new run.
+Each run has a folder. Its name contains the main parameters and ends in a fingerprint of everything
+that could change the result. The same call therefore reuses a finished run and resumes an
+interrupted one, but a change of the code or the data starts a new run.
 """
 
 import hashlib
@@ -22,13 +23,13 @@ from vxmlib.experiments.settings import Settings
 from vxmlib.networks import NETWORKS, network_class
 from vxmlib.networks.precision import layers_in
 
-#: Validation pairs that are registered after each epoch.
+#: Number of ordered validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the trained ``model``, its ``history`` (one row an epoch), its ``folder``."""
+    """A finished run: its settings, trained model, history (one row per epoch) and folder."""
 
     settings: Settings
     model: object
@@ -37,20 +38,20 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What sets the run apart, for a table or a figure: "NCC, λ = 1", or "..., integrated"."""
+        """Name of the run in tables and figures: "NCC, λ = 1" or "NCC, λ = 1, integrated"."""
         integrated = ", integrated" if self.settings.int_steps else ""
         return f"{self.settings.image_loss.upper()}, λ = {self.settings.lam:g}{integrated}"
 
     def register(self, moving, fixed):
-        """Displacement ``(*vol, nd)`` in voxels that warps ``moving`` onto ``fixed``."""
+        """Return the displacement ``(*vol, nd)`` in voxels that warps ``moving`` onto ``fixed``."""
         return models.register(self.model, moving, fixed)
 
 
 def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
-    """The subjects of a run.
+    """Open the cohort of a run.
 
-    The subjects are the data set and stay the same for every ``settings.seed``, so that two
-    seeds differ in the training alone. Further options go to :func:`vxmlib.cohorts.load`.
+    The subjects do not depend on ``settings.seed``, so runs with different seeds differ only in
+    their training. Further options go to :func:`vxmlib.cohorts.load`.
 
     Examples
     --------
@@ -68,36 +69,36 @@ def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
 
 
 def output_folder() -> Path:
-    """Where records go: ``VXMLIB_OUTPUT``, or the user's cache folder."""
+    """Return the folder for records: ``$VXMLIB_OUTPUT``, or one in the user's cache folder."""
     return Path(os.environ.get("VXMLIB_OUTPUT") or pooch.os_cache("vxmlib") / "output")
 
 
 def runs_folder() -> Path:
-    """Where runs are kept: ``VXMLIB_RUNS``, or ``runs`` in the output folder."""
+    """Return the folder for runs: ``$VXMLIB_RUNS``, or ``runs`` in the output folder."""
     return Path(os.environ.get("VXMLIB_RUNS") or output_folder() / "runs")
 
 
 def run_folder(settings: Settings) -> Path:
-    """The folder of one run."""
+    """Return the folder of one run."""
     return runs_folder() / f"{settings.name}-{fingerprint(settings)}"
 
 
 def fingerprint(settings: Settings) -> str:
-    """Eight hexadecimal digits of all that a run's result depends on."""
+    """Return a hash, of eight hexadecimal digits, of everything that a run's result depends on."""
     digest = hashlib.sha256(repr(settings).encode())
     network = NETWORKS[settings.network].partition(":")[0]
     used = dependencies.modules(__name__, cohorts.SOURCES[settings.cohort], network)
     for file in dependencies.files(used):
         digest.update(file.read_bytes())
     digest.update(dependencies.versions(used).encode())
-    if settings.root is not None:  # by name, size and time: hashing gigabytes would take minutes
+    if settings.root is not None:  # only name, size and time: hashing gigabytes takes minutes
         for file in sorted(Path(settings.root).expanduser().rglob("*.nii*")):
             digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:8]
 
 
 def build_model(settings: Settings, shape):
-    """The compiled, untrained model of a run, from the run's seed."""
+    """Build and compile the untrained model of a run for images of ``shape``, with its seed."""
     set_seed(settings.seed)
     with layers_in(settings.precision):
         return models.build(
@@ -112,17 +113,17 @@ def build_model(settings: Settings, shape):
 
 
 def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
-    """The ordered pairs of validation subjects that every run watches."""
+    """Return the ordered validation pairs that :func:`run` registers after each epoch."""
     return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
 
 
 def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
-    """All ordered pairs of one part of the cohort, such as "validation".
+    """Return all ordered pairs of ids in one part of the cohort, such as "validation".
 
     Raises
     ------
     ValueError
-        The cohort has no such part.
+        If the cohort has no such part.
 
     Examples
     --------
@@ -140,10 +141,11 @@ def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
 
 
 def callbacks(settings: Settings) -> list:
-    """What Keras' fit() does for the learning rate: nothing, or a fall along half a cosine.
+    """Return the callbacks for the learning rate: none, or a cosine learning-rate schedule.
 
-    At a constant rate a short training ends wherever its last zigzag was. A rate that falls to
-    nothing ends nearer to the middle, so that runs differ by their parameters, not by luck.
+    At a constant rate, the weights of a short training still fluctuate in its last steps. A rate
+    that falls to zero reduces this fluctuation, so that runs differ by their parameters rather
+    than by chance.
     """
     if settings.schedule == "constant":
         return []
@@ -151,19 +153,19 @@ def callbacks(settings: Settings) -> list:
 
 
 def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
-    """Train by the settings, or find the run that did.
+    """Train with these settings, or reuse the run that did; an interrupted run is resumed.
 
     Parameters
     ----------
     settings : Settings
-        What to train.
+        Settings of the run.
     people : Cohort, optional
-        The cohort, when it is loaded already.
+        The cohort of the run, if it is loaded already.
 
     Returns
     -------
     Run
-        With the weights of the last step: the number of steps is part of the recipe.
+        Its model has the weights of the last step, because the number of steps is a setting.
     """
     people = people or load_cohort(settings)
     watched = validation_pairs(people)
@@ -172,7 +174,7 @@ def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
 
 
 def train(settings: Settings, people, folder, *, model=None, monitors=(), validation=None) -> Run:
-    """Train in a folder, or go on there.
+    """Train in a given folder, or resume the run in this folder.
 
     Parameters
     ----------
@@ -181,9 +183,9 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
     folder : path
         See ``run_dir`` of :func:`vxmlib.training.fit`.
     model : compiled model, optional
-        In place of that of :func:`build_model`.
+        Model to train instead of that of :func:`build_model`.
     monitors : sequence of tf.keras.callbacks.Callback
-        What looks at validation subjects during the training.
+        Callbacks that evaluate the validation subjects during the training.
     validation : sequence of (moving id, fixed id), optional
         Pairs on which the loss is computed after each epoch.
 
@@ -211,13 +213,16 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
 
 
 def _course(settings):
-    """How the rate runs: it is in a callback, where a resumed training would not see it change."""
+    """Return the schedule as settings, since :func:`training.fit` does not compare callbacks."""
     if settings.schedule == "constant":
         return {"schedule": "constant"}
     return {"schedule": settings.schedule, "schedule_epochs": settings.epochs}
 
 
 def grid_folder(name: str, settings: Settings) -> Path:
-    """Where `make lambda` (or the book's build) leaves the records of a grid."""
+    """Return the folder in which `make lambda` or the book's build writes the records of a grid.
+
+    It is in ``$VXMLIB_GRIDS``, or in ``lambda`` in the output folder.
+    """
     base = Path(os.environ.get("VXMLIB_GRIDS") or output_folder() / "lambda")
     return base / f"{name}-{settings.cohort}-{settings.profile}"

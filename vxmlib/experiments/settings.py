@@ -1,8 +1,8 @@
-"""What one run is asked to do: the one description from which every run is built and trained.
+"""Define and check the settings from which every run is built and trained.
 
-A lesson reads it from its parameter cell (:func:`read_parameters`), a λ grid makes one for each of
-its points, and each training of ``config/real.yaml`` is one. What is not given comes from the
-profile. A wrong value stops here, in the first second, not after the training.
+A lesson reads its settings from its parameter cell (:func:`read_parameters`). Each point of a λ
+grid and each training of ``config/real.yaml`` also has its settings. The profile supplies the
+values that are not given. A wrong value raises an error at once, before any training.
 """
 
 import ast
@@ -17,8 +17,9 @@ COHORTS = ("mni", "malf", "own")
 IMAGE_LOSSES = ("ncc", "mse")
 SCHEDULES = ("constant", "cosine")
 
-#: ``smoke`` proves that a page runs, ``quick`` is what the book shows, ``full`` is 3D
-#: at 1 mm, with the paper's 150 000 steps of one pair (1809.05231, section V-A), for a GPU.
+#: Values by profile. ``smoke`` tests that a page runs, ``quick`` makes what the book shows, and
+#: ``full`` trains in 3D at 1 mm on a GPU, with the VoxelMorph paper's 150 000 steps of one pair
+#: (arXiv:1809.05231, section V-A).
 PROFILES = {
     "smoke": {
         "ndim": 2,
@@ -48,63 +49,67 @@ PROFILES = {
         "pairs": 90,
     },
 }
-#: What a lesson's parameter cell may set.
+#: Settings that the parameter cell of a lesson may contain.
 PARAMETERS = (
     "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
 )
-#: What the book's lessons leave at its default, and their records leave out.
+#: Settings that the lessons leave at their defaults and that their records do not contain.
 _NETWORK = ("network", "features", "augment", "both_ways", "precision")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked description of one run: data, network, loss and training.
+    """Checked settings of one run: data, network, loss and training.
 
     Parameters
     ----------
     cohort : {"mni", "malf", "own"}
-        Which subjects: simulated, real and fetched, or a folder of yours (``root``).
+        Simulated subjects, real subjects that are downloaded, or the scans in a folder of yours
+        (``root``).
     profile : {"smoke", "quick", "full"}
-        How much work: gives every parameter below that is None; see :data:`PROFILES`.
+        Amount of work. It supplies every parameter below that is None, see :data:`PROFILES`.
     seed : int
-        Seed of everything random in the run, at least 0.
+        Seed of all random numbers of the run, at least 0.
     lam : float
         λ, the weight of the smoothness term, finite and at least 0.
     image_loss : {"ncc", "mse"}
-        The similarity term.
+        The similarity term of the loss.
     int_steps : int
-        Integration steps of the velocity field; 0 predicts the displacement itself.
+        Integration steps of the velocity, at least 0; with 0, the network predicts the displacement
+        itself.
     root : str or None
-        Folder of NIfTI files, for ``cohort="own"`` only.
+        Folder of NIfTI files; required for ``cohort="own"``, None for all other cohorts.
     schedule : {"constant", "cosine"}
-        What becomes of the learning rate; "cosine" is a fall to 0 at the last epoch.
+        Learning-rate schedule; "cosine" decreases the rate towards 0 at the end of the last epoch.
     batch_size : int
-        Pairs a step.
+        Number of pairs per step, at least 1.
     spacing, learning_rate : float, optional
-        Voxel size in mm, and rate of Adam, above 0.
+        Voxel size in mm, and learning rate of Adam; both above 0.
     ndim : {2, 3}, optional
+        2 for coronal slices, 3 for volumes.
     people : mapping, optional
-        Number of train, validation and test subjects of a simulated cohort; a real one has its own
-        split.
+        Number of ``train``, ``validation`` and ``test`` subjects of the simulated cohort. Real
+        cohorts have their own split.
     epochs, steps_per_epoch : int, optional
+        Number of epochs, and of optimiser steps in each; both at least 1.
     pairs : int, optional
-        How many ordered test pairs a lesson evaluates.
+        Number of ordered test pairs that a lesson evaluates, at least 1.
     network : {"vxm", "strided"}
-        VxmDense, or :class:`vxmlib.networks.strided.StridedVxmDense`.
+        voxelmorph's VxmDense, or :class:`vxmlib.networks.strided.StridedVxmDense`.
     features : str
-        A name of :data:`vxmlib.models.FEATURES`.
+        Number of filters in each convolution, as a name of :data:`vxmlib.models.FEATURES`.
     augment : Augmentation or mapping, optional
-        Random changes of the training images; a mapping has the arguments of
-        :class:`vxmlib.augment.Augmentation`.
+        Random augmentation of the training images, or a mapping with the arguments of
+        :class:`vxmlib.augment.Augmentation`. None: no augmentation.
     both_ways : bool
-        Whether each pair is trained on in both directions, see :func:`vxmlib.pairs.pair_dataset`.
+        Whether to train on both directions of each pair, see :func:`vxmlib.pairs.pair_dataset`.
     precision : {"float32", "mixed_bfloat16"}
-        What the convolutions compute in, see :mod:`vxmlib.networks.precision`.
+        Precision of the convolutions, see :mod:`vxmlib.networks.precision`.
 
     Raises
     ------
     ValueError
-        Names the parameter, what was found and what was expected.
+        If a value is invalid. The message names the parameter, the value and what was expected.
 
     Examples
     --------
@@ -157,7 +162,7 @@ class Settings:
             checks.check_whole(name, getattr(self, name))
         for name in ("epochs", "steps_per_epoch", "batch_size", "pairs"):
             checks.check_whole(name, getattr(self, name), least=1)
-        # 1 and 1.0 are one run: a grid's YAML gives the one, a lesson's parameter the other.
+        # 1 (in the YAML of a grid) and 1.0 (in a lesson's parameters) have to name the same run.
         self._set("lam", checks.check_number("lam", self.lam, least=0))
         for name in ("spacing", "learning_rate"):
             self._set(name, checks.check_number(name, getattr(self, name), above=0))
@@ -179,14 +184,15 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Number of optimiser steps of the run."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def name(self) -> str:
-        """A short name of the run that tells its parameters, fit for a file name.
+        """Short name of the run, made from its main parameters; valid as a file name.
 
-        Voxel size and rate stand in it where they are not the profile's, and a cosine schedule.
+        It contains the voxel size and the learning rate only if they differ from those of the
+        profile, and the schedule only if it is not constant.
         """
         usual = PROFILES[self.profile]
         size = "" if self.spacing == usual["spacing"] else f"-{self.spacing:g}mm"
@@ -201,27 +207,30 @@ class Settings:
 
     @property
     def parameters(self) -> dict:
-        """What the record of a lesson or of a λ run says of its run."""
+        """Settings that the record of a lesson or of a λ run contains."""
         return {name: value for name, value in asdict(self).items() if name not in _NETWORK}
 
 
 def read_parameters(namespace: Mapping) -> Settings:
     """Turn a lesson's parameter cell into :class:`Settings`.
 
-    papermill warns of a parameter that the lesson does not have, and runs on; so a misspelt
-    ``-p lamb 0.5`` would train at the default λ. Here it is an error.
+    If a lesson does not have a parameter, papermill only prints a warning. A misspelt
+    ``-p lamb 0.5`` would therefore train with the default λ. Here it raises an error.
 
     Parameters
     ----------
     namespace : mapping
-        The notebook's ``globals()``. Names of :data:`PARAMETERS` are read from it; the
-        cell that papermill injects is looked up in IPython's input history ``In``.
+        The notebook's ``globals()``. The names in :data:`PARAMETERS` are read from it. The cell
+        that papermill injects is searched for in IPython's input history ``In``.
+
+    Returns
+    -------
+    Settings
 
     Raises
     ------
     ValueError
-        For an injected name that no earlier cell defines, or a value that
-        :class:`Settings` refuses.
+        If no earlier cell defines an injected name, or if :class:`Settings` rejects a value.
 
     Examples
     --------

@@ -1,15 +1,15 @@
-"""Statistics over records: a paired difference, its error, its interval, and both in words."""
+"""Compute paired differences with standard errors and intervals, and describe them in words."""
 
 import numpy as np
 
 
 def interval_text(result):
-    """A difference and its interval in words, for a page.
+    """Format a difference and its interval as text for a page.
 
     Parameters
     ----------
     result : mapping
-        Of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
+        Result of :func:`paired_difference`, or a row with ``difference``, ``low`` and ``high``.
 
     Examples
     --------
@@ -20,7 +20,7 @@ def interval_text(result):
 
 
 def above_zero(low, high):
-    """Whether a difference is positive; None when its interval holds 0.
+    """Return whether a difference is positive, or None if its interval contains 0.
 
     Examples
     --------
@@ -33,17 +33,18 @@ def above_zero(low, high):
 
 
 def verdict(result):
-    """Return whether the interval of a difference lies above 0, below it, or on both sides.
+    """Describe by one word whether the interval of a difference lies above or below 0.
 
     Parameters
     ----------
     result : mapping
-        Of :func:`paired_difference`, or a row with ``low`` and ``high``.
+        Result of :func:`paired_difference`, or a row with ``low`` and ``high``.
 
     Returns
     -------
     str
-        "higher", "lower" or "undecided"; "not measured" without an interval.
+        "higher" if the interval lies above 0, "lower" if it lies below 0, "undecided" if it
+        contains 0, and "not measured" if ``low`` is NaN.
 
     Examples
     --------
@@ -57,32 +58,34 @@ def verdict(result):
 
 
 def paired_difference(first, second, measure="dice", *, confidence=0.95, resamples=2000, seed=0):
-    """Mean of ``first - second`` over the same pairs, with a bootstrap interval over people.
+    """Compute the mean of ``first - second`` over the same pairs, with a bootstrap interval.
 
-    Pairs share people, so they are not independent: people are drawn with replacement, and a
-    pair counts as often as both its people were drawn. Seeds of one run are averaged first.
+    Pairs share subjects, so they are not independent. Therefore the bootstrap draws subjects, with
+    replacement, and weights each pair by the product of the numbers of times that its two subjects
+    were drawn. Several rows of one pair, such as those of different seeds, are averaged first.
 
     Parameters
     ----------
     first, second : pandas.DataFrame
-        With ``moving``, ``fixed`` and the measure, such as rows of
+        Tables with ``moving``, ``fixed`` and the measure, such as rows of
         :func:`vxmlib.experiments.sweep.by_pair`.
     measure : str
         Column to compare.
     confidence : float
-        Of the percentile interval, between 0 and 1.
+        Confidence level of the percentile interval, between 0 and 1.
     resamples, seed : int
-        Of the bootstrap.
+        Number of bootstrap samples, and seed of the draws.
 
     Returns
     -------
     dict
-        ``difference``, ``low``, ``high``, ``pairs``, ``people``.
+        ``difference`` and the bounds ``low`` and ``high`` of its interval, in the unit of the
+        measure; ``pairs`` and ``people``, the numbers of ordered pairs and of subjects.
 
     Raises
     ------
     ValueError
-        The two were not measured on the same pairs, or on fewer than three people.
+        If the two tables do not have the same pairs, or have fewer than three subjects.
 
     Examples
     --------
@@ -108,12 +111,12 @@ def paired_difference(first, second, measure="dice", *, confidence=0.95, resampl
 
 
 def paired_error(first, second, measure="dice"):
-    """Standard error, over subjects, of the mean of ``first - second`` over the same pairs.
+    """Compute the standard error, over subjects, of the mean of ``first - second``.
 
-    It is a jackknife: each subject is left out in turn, with all its pairs. Unlike a bootstrap it
-    has no random part, and it is not too small when there are few subjects. Where the difference
-    of a pair is the sum of one part for each of its subjects, it is the usual standard error of
-    the mean of these parts.
+    This is a jackknife estimate: each subject is left out in turn, with all its pairs. Unlike a
+    bootstrap estimate, it has no random part and is not too small for few subjects. If the
+    difference of a pair is the sum of a term of its moving subject and a term of its fixed subject,
+    the result is the usual standard error of the mean, over subjects, of the sum of both terms.
 
     Parameters
     ----------
@@ -123,6 +126,7 @@ def paired_error(first, second, measure="dice"):
     Returns
     -------
     float
+        In the unit of the measure.
 
     Raises
     ------
@@ -148,16 +152,22 @@ def paired_error(first, second, measure="dice"):
 
 
 def _differences(first, second, measure):
-    """The difference of each ordered pair, moving by fixed; NaN where there is no such pair."""
+    """Return the difference of each ordered pair, moving by fixed; NaN for a missing pair."""
     a, b = (t.groupby(["moving", "fixed"])[measure].mean() for t in (first, second))
     if not a.index.equals(b.index):
-        raise ValueError("first and second: expected the same pairs; measure both on one split")
+        raise ValueError(
+            "first, second: found different pairs, expected the same pairs; measure both on the "
+            "same split"
+        )
     people = sorted(set(a.index.get_level_values(0)) | set(a.index.get_level_values(1)))
     if len(people) < 3:
-        raise ValueError(f"found {len(people)} people, expected at least 3 to draw from")
+        raise ValueError(
+            f"first, second: found {len(people)} subjects, expected at least 3; measure pairs of "
+            "more subjects"
+        )
     return (a - b).unstack().reindex(index=people, columns=people).to_numpy()
 
 
 def _mean(differences):
-    """Mean of the pairs of a draw; NaN for a draw of one person alone, who makes no pair."""
+    """Return the mean over the pairs of a draw; NaN if the draw contains only one subject."""
     return np.nanmean(differences) if np.isfinite(differences).any() else np.nan

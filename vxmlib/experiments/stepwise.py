@@ -1,4 +1,4 @@
-"""Look at a registration as it proceeds: after each step of an optimisation, after each pass."""
+"""Measure a registration after each step of an instance optimisation, or after each pass."""
 
 import time
 
@@ -8,7 +8,25 @@ from vxmlib.methods import passes
 
 
 def each_step(people, register, optimise, moving, fixed, *, steps, every):
-    """Dice, folding and seconds after some steps of an optimisation, from the network's field."""
+    """Measure an instance optimisation that starts from the displacement of a network.
+
+    Parameters
+    ----------
+    people : Cohort
+    register : callable
+        ``register(moving, fixed)`` returns the displacement of the network.
+    optimise : vxmlib.methods.instance.InstanceOptimiser
+    moving, fixed : str
+        Ids of the two subjects.
+    steps, every : int
+        Number of steps, and number of steps from one measurement to the next.
+
+    Returns
+    -------
+    list of dict
+        ``step`` (0 before the first step), ``dice``, ``folding_percent_brain`` (see
+        :func:`measure`) and ``seconds`` since the start of the network.
+    """
     by_step = {}
 
     def look(step, field):
@@ -28,7 +46,14 @@ def each_step(people, register, optimise, moving, fixed, *, steps, every):
 
 
 def each_pass(people, register, moving, fixed, count):
-    """Dice and folding after each pass, and the seconds that this pass took."""
+    """Register a pair with a network in ``count`` passes, and measure each pass.
+
+    Yields
+    ------
+    dict
+        ``pass`` (from 1), ``seconds`` of this pass alone, ``dice`` and ``folding_percent_brain``
+        (see :func:`measure`).
+    """
     fields = passes.passes(register, people.image(moving), people.image(fixed), count=count)
     for number in range(1, count + 1):
         began = time.perf_counter()
@@ -38,7 +63,7 @@ def each_pass(people, register, moving, fixed, count):
 
 
 def measure(people, moving, fixed, displacement):
-    """Dice of the core structures of a pair, and folding in percent of the fixed brain."""
+    """Return the mean Dice of the core structures and the folding in percent of the fixed brain."""
     core = compare.core(people.structures)
     measures = metrics.measure_displacement(people, moving, fixed, displacement, structures=core)
     return {name: measures[name] for name in ("dice", "folding_percent_brain")}

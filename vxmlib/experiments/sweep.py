@@ -1,4 +1,4 @@
-"""A grid of λ runs: its points from one file, its records as tables, and the choice of λ."""
+"""Read the points of a λ grid and the records of its runs as tables, and choose λ."""
 
 from itertools import product
 from pathlib import Path
@@ -10,11 +10,11 @@ from vxmlib import files, records
 from vxmlib.experiments.settings import Settings
 from vxmlib.experiments.statistics import paired_difference, paired_error
 
-#: What tells the groups of a grid apart; λ and the seed vary within a group.
+#: Parameters that define a group of runs in a grid; λ and the seed vary within a group.
 GROUP = ["cohort", "image_loss", "int_steps"]
-#: What the subjects of a committed grid are called on pages.
+#: Name that pages use for the subjects of each cohort with a committed grid.
 SUBJECTS = {"mni": "simulated", "malf": "real"}
-#: What a record says of a run, by the column of :func:`runs` that holds it.
+#: Measures of a run: keys in its record, and columns of :func:`runs`.
 MEASURES = ("dice_mean", "folding_percent_brain", "sd_log_jacobian")
 
 _POINT = ("image_loss", "lam", "int_steps")
@@ -23,32 +23,32 @@ _BY_PAIR = ("moving", "fixed", "dice", "folding_percent_brain", "sd_log_jacobian
 
 
 class GridError(ValueError):
-    """A grid that cannot be run, or records that are no grid; the message names the place."""
+    """An invalid grid, or records that do not form a grid; the message says where."""
 
 
 def points(path, name, *, cohort="mni", profile="quick", root=None):
-    """The runs of one grid.
+    """Read the settings of all runs of one grid.
 
     Parameters
     ----------
     path : str or Path
-        The YAML file, see ``config/lambda.yaml``.
+        A YAML file such as ``config/lambda.yaml``.
     name : str
-        Which of its ``grids``.
+        Name of one of its ``grids``.
     cohort, profile, root
-        Of all runs, see :class:`vxmlib.experiments.settings.Settings`.
+        Settings of all runs, see :class:`vxmlib.experiments.settings.Settings`.
 
     Returns
     -------
     dict of str to Settings
-        By the name of the run, in the order of the file.
+        Settings by the name of the run, in the order of the file.
 
     Raises
     ------
     GridError
-        No such grid, an entry that the schema of the file or
-        :class:`~vxmlib.experiments.settings.Settings` refuses, or the same run twice. The file
-        and the entry are named.
+        If the file has no such grid, the schema of the file or
+        :class:`~vxmlib.experiments.settings.Settings` rejects an entry, or a run occurs twice. The
+        message names the file and the entry.
     """
     path = Path(path)
     content = files.read_yaml(path, GridError, schema="lambda")
@@ -64,32 +64,37 @@ def points(path, name, *, cohort="mni", profile="quick", root=None):
         for *point, seed in product(*lists, _listed(grid["seeds"])):
             settings = _settings(common | dict(zip(_POINT, point, strict=True)), seed, where)
             if settings.name in by_name:
-                raise GridError(f"{where}: run {settings.name} stands in this grid twice")
+                raise GridError(
+                    f"{where}: found run {settings.name} twice in this grid, expected each run once"
+                )
             by_name[settings.name] = settings
     return by_name
 
 
 def runs(folder):
-    """The records of a grid, one row a run.
+    """Read the records of a grid as a table, one row per run.
 
     Parameters
     ----------
     folder : str or Path
-        Of records that the lesson on λ wrote, see :func:`vxmlib.records.collect`.
+        Folder with the records that the lesson on λ wrote, one JSON file per run.
 
     Returns
     -------
     pandas.DataFrame
-        ``file``, the parameters (``cohort``, ``image_loss``, ``int_steps``, ``lam``, ``seed``),
-        ``split`` (whose pairs were measured), ``diverged``, each of :data:`MEASURES` and
-        ``identity_dice`` (NaN for a diverged run), ``seconds`` of training, ``commit``. Sorted
-        by parameters.
+        Columns: ``file``; the parameters ``cohort``, ``profile``, ``spacing`` (voxel size in mm),
+        ``image_loss``, ``int_steps``, ``lam`` (λ) and ``seed``; ``split``, the part of the subjects
+        that was measured; ``diverged``; each of :data:`MEASURES`, ``identity_dice`` (Dice before
+        registration) and ``seconds`` of training, which are NaN for a diverged run; ``commit``. The
+        rows are sorted by parameters.
 
     Raises
     ------
     GridError
-        A record that is none of a λ run, or two of one run. :class:`vxmlib.records.RecordError`
-        for one that cannot be read. Both name the file.
+        If the folder has no record, a record is not one of a λ run, or two records are of the same
+        run. The message names the folder or file.
+    vxmlib.records.RecordError
+        If a record cannot be read. The message names the file.
     """
     rows = [_row(name, record) for name, record in _records(folder)]
     if not rows:
@@ -98,12 +103,15 @@ def runs(folder):
     key = [*GROUP, "lam", "seed", "profile", "spacing", "split"]
     twice = table[table.duplicated(key, keep=False)]
     if len(twice):
-        raise GridError(f"{folder}: the same run twice: {', '.join(twice['file'].head(2))}")
+        raise GridError(
+            f"{folder}: found the same run twice: {', '.join(twice['file'].head(2))}; remove one "
+            "of the files"
+        )
     return table.sort_values(key, kind="stable").reset_index(drop=True)
 
 
 def by_pair(folder):
-    """The pairs of all runs that did not diverge: one row a run and pair.
+    """Read the pairs of all runs that did not diverge, one row per run and pair.
 
     Parameters
     ----------
@@ -113,13 +121,14 @@ def by_pair(folder):
     Returns
     -------
     pandas.DataFrame
-        The parameters, ``moving``, ``fixed`` (ids), ``dice``, ``folding_percent_brain`` and
-        ``sd_log_jacobian`` of the pair.
+        Columns: ``moving`` and ``fixed`` (ids); ``dice``, ``folding_percent_brain`` and
+        ``sd_log_jacobian`` of the pair; ``cohort``, ``image_loss``, ``int_steps``, ``lam``,
+        ``seed`` and ``split`` of the run.
 
     Raises
     ------
-    GridError
-        No record in the folder.
+    GridError, vxmlib.records.RecordError
+        As for :func:`runs`, except that two records of the same run are not an error.
     """
     parts = []
     for name, record in _records(folder):
@@ -132,7 +141,7 @@ def by_pair(folder):
 
 
 def curve(table, measure):
-    """A measure against λ: mean over seeds, and the least and the greatest.
+    """Compute a measure as a function of λ: mean, range and SD over seeds.
 
     Parameters
     ----------
@@ -144,8 +153,9 @@ def curve(table, measure):
     Returns
     -------
     pandas.DataFrame
-        One row a group and λ: ``mean``, ``low``, ``high``, ``sd`` (over seeds, ``ddof=1``),
-        ``seeds`` (how many finished), ``diverged`` (how many did not).
+        One row per group and λ: ``mean``, ``low`` (minimum), ``high`` (maximum) and ``sd``
+        (``ddof=1``) over seeds; ``seeds`` and ``diverged``, the numbers of runs that finished and
+        that diverged.
     """
     groups = table.groupby([*GROUP, "lam"])
     values = groups[measure]
@@ -162,19 +172,19 @@ def curve(table, measure):
 
 
 def gaps(pairs):
-    """How far each λ of a group is below its best λ in Dice, and how sure that is.
+    """Compute how far the Dice of each λ is below the best of its group, with a standard error.
 
     Parameters
     ----------
     pairs : pandas.DataFrame
-        Rows of :func:`by_pair`, one group or several. Seeds are averaged first.
+        Rows of :func:`by_pair`, of one or more groups. Seeds are averaged first.
 
     Returns
     -------
     pandas.DataFrame
-        One row a group and λ: ``dice`` (the mean), ``gap`` (the best mean minus this one) and
-        ``error``, the standard error of the gap over subjects, see
-        :func:`vxmlib.experiments.statistics.paired_error`. Both are 0 for the best λ itself.
+        One row per group and λ: ``dice`` (the mean), ``gap`` (the highest mean of the group minus
+        this one) and ``error``, the standard error of the gap over subjects, see
+        :func:`vxmlib.experiments.statistics.paired_error`. Gap and error are 0 for the best λ.
     """
     rows = []
     for group, part in pairs.groupby(GROUP):
@@ -188,32 +198,32 @@ def gaps(pairs):
 
 
 def choose(table, pairs):
-    """The λ that a group's validation Dice chooses: the largest that is about as good as the best.
+    """Choose the λ of each group: the largest λ whose Dice is about as good as that of the best λ.
 
-    "About as good" means that the gap to the best λ is at most its own standard error over
-    subjects (:func:`gaps`). All λ register the same pairs, so what makes a subject easy or hard
-    cancels in the gap. It does not in the standard error of one λ's Dice, which is therefore no
-    measure of how well two λ can be told apart; nor is the spread over seeds, which says nothing
-    about other subjects.
+    "About as good" means that the gap to the best λ is at most the standard error of this gap over
+    subjects (:func:`gaps`). All λ are measured on the same pairs, so the differences between easy
+    and hard subjects cancel in the gap. They do not cancel in the standard error of the Dice of a
+    single λ, which therefore does not measure how well two λ can be distinguished. The spread over
+    seeds does not measure this either, because it says nothing about other subjects.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Rows of :func:`runs`, which know of the runs that diverged.
+        Rows of :func:`runs`, which include the runs that diverged.
     pairs : pandas.DataFrame
         Rows of :func:`by_pair` of the same runs.
 
     Returns
     -------
     pandas.DataFrame
-        One row a group: ``best`` (λ of the highest mean), ``lam`` (the chosen one), and ``dice``,
-        ``gap`` and ``error`` at the chosen one.
+        One row per group: ``best`` (the λ with the highest mean), ``lam`` (the chosen λ), and
+        ``dice``, ``gap`` and ``error`` at the chosen λ.
 
     Raises
     ------
     GridError
-        A group of which every run diverged. No λ can be chosen for it, and the comparison of the
-        groups would silently lack it.
+        If every run of a group diverged. No λ can be chosen for this group, and without the error
+        it would be missing from the comparison of the groups unnoticed.
     """
     for group, part in table.groupby(GROUP):
         if part["diverged"].all():
@@ -235,17 +245,17 @@ def _all_diverged(group, lams):
     return (
         f"cohort {cohort}, image_loss {image_loss}, int_steps {int_steps}: every run diverged "
         f"(λ = {', '.join(f'{lam:g}' for lam in lams)}), so no λ can be chosen. Lower the learning "
-        "rate in config/lambda.yaml and run the grid again, or take this group out of the table."
+        "rate in config/lambda.yaml and run the grid again, or remove this group from the table."
     )
 
 
 def select(table, **asked):
-    """Rows of a table that have these values, for example ``lam=1, int_steps=0``.
+    """Return the rows of a table that have the given values, for example ``lam=1, int_steps=0``.
 
     Raises
     ------
     GridError
-        There is none.
+        If no row has these values.
 
     Examples
     --------
@@ -260,7 +270,7 @@ def select(table, **asked):
 
 
 def report(table):
-    """Runs as a report prints them: one row a group and λ, means over seeds.
+    """Summarise runs for a report: one row per group and λ, averaged over seeds.
 
     Parameters
     ----------
@@ -270,7 +280,9 @@ def report(table):
     Returns
     -------
     pandas.DataFrame
-        ``identity_dice``, each of :data:`MEASURES`, ``dice_sd_seeds`` (``ddof=1``), ``seeds``.
+        The means of ``identity_dice`` and of each of :data:`MEASURES`; ``dice_sd_seeds``, the SD of
+        ``dice_mean`` over seeds (``ddof=1``); ``seeds``, the number of runs, including those that
+        diverged.
     """
     groups = table.groupby([*GROUP, "lam"])
     means = groups[["identity_dice", *MEASURES]].mean()
@@ -278,23 +290,24 @@ def report(table):
 
 
 def differences(pairs, chosen, *, common=0.01):
-    """What the chosen λ, the loss and the integration change: paired differences of Dice.
+    """Compute paired differences of Dice for the chosen λ, the image loss and the integration.
 
-    Each loss, with and without integration, takes part at the λ that was chosen for it.
+    Each image loss, with and without integration, is compared at the λ that was chosen for it.
 
     Parameters
     ----------
     pairs : pandas.DataFrame
-        Rows of :func:`by_pair` at the chosen λ of each group, and at ``common`` for plain NCC.
+        Rows of :func:`by_pair`, which include the chosen λ of each group, and ``common`` for NCC
+        without integration.
     chosen : pandas.DataFrame
-        Of :func:`choose`, the four groups of each cohort.
+        Result of :func:`choose` for the four groups of each cohort.
     common : float
-        The λ that public code often gives NCC.
+        The λ that public code often uses with NCC.
 
     Returns
     -------
     pandas.DataFrame
-        One row a cohort and comparison: the results of
+        One row per cohort and comparison: ``cohort``, ``comparison`` and the results of
         :func:`vxmlib.experiments.statistics.paired_difference`.
     """
     lams = chosen.set_index(GROUP)["lam"]
@@ -320,18 +333,18 @@ def differences(pairs, chosen, *, common=0.01):
 
 
 def readable(table):
-    """A table of groups as a page prints it: names for readers in place of :data:`GROUP`.
+    """Replace the columns :data:`GROUP` of a table by names for readers.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        With the columns of :data:`GROUP`, and perhaps ``lam``.
+        A table with the columns :data:`GROUP`, and possibly ``lam``.
 
     Returns
     -------
     pandas.DataFrame
-        The other columns, with ``lam`` called "λ". The index has two levels: "subjects"
-        (:data:`SUBJECTS`, or the cohort itself) and "model", such as "NCC, integrated".
+        The other columns, with ``lam`` renamed to "λ". The index has two levels: "subjects" (from
+        :data:`SUBJECTS`, or else the name of the cohort) and "model", such as "NCC, integrated".
 
     Examples
     --------
@@ -347,32 +360,37 @@ def readable(table):
 
 
 def hyper_curves(folder):
-    """The curves of networks that were trained once for all λ, from their records.
+    """Read the curves of networks that were each trained once for all λ, from their records.
 
     Parameters
     ----------
     folder : str or Path
-        Of records that ``python -m tools.hyper`` wrote.
+        Folder with the records that ``python -m tools.hyper`` wrote.
 
     Returns
     -------
     pandas.DataFrame
-        One row a record and λ: ``cohort``, ``image_loss``, ``int_steps``, ``lam``, each of
-        :data:`MEASURES`, ``seconds`` (of the one training), and what it takes beside a plain
-        run: ``steps``, ``step_seconds``, ``plain_steps``, ``plain_step_seconds``. In the row of
-        the λ at which a plain network was trained for as many steps, ``as_long_dice`` and
-        ``as_long_folding`` are what that one reached; NaN elsewhere.
+        One row per record and λ. Columns: ``cohort``, ``image_loss``, ``int_steps``, ``lam`` (λ),
+        each of :data:`MEASURES`; ``seconds`` of the training for all λ; ``steps`` and
+        ``step_seconds``, the number of its steps and the seconds of one step; ``plain_steps`` and
+        ``plain_step_seconds``, the same for a plain run. ``as_long_dice`` and ``as_long_folding``
+        are the Dice and the folding in percent of the brain of a plain network that was trained for
+        as many steps with the λ of the row; where there is none, they are NaN.
 
     Raises
     ------
     GridError
-        No such folder, or a record of something else; the file is named.
+        If the folder does not exist or has no record, or if a record is not one of such a network.
+        The message names the folder or file.
     """
     parts = []
     for path in sorted(_folder(folder).glob("*.json")):
         record = records.read(path)
         if not {"curve", "as_long", *_COST} <= set(record["metrics"]):
-            raise GridError(f"{path}: a record, but none of one network for all λ")
+            raise GridError(
+                f"{path}: found another kind of record, expected that of one network for all λ; "
+                "move it to another folder"
+            )
         columns = {key: record["parameters"][key] for key in ("image_loss", "int_steps")}
         columns |= {key: record["metrics"][key] for key in _COST}
         part = pd.DataFrame(record["metrics"]["curve"])
@@ -387,20 +405,21 @@ def hyper_curves(folder):
 
 
 def diverged_record(settings, reason, split="validation"):
-    """The record of a run that has no result, because its loss is no longer a number.
+    """Return the record of a run without a result, because its loss became NaN or infinite.
 
     Parameters
     ----------
     settings : Settings
-        Of the run.
+        Settings of the run.
     reason : str
-        What stopped it.
+        Why the run stopped.
     split : str
-        The part of the people that was to be measured.
+        The part of the subjects that was to be measured.
 
     Returns
     -------
     dict
+        Its ``metrics`` are ``diverged``, ``split`` and ``reason``.
     """
     record = records.provenance(
         "06_lambda",
@@ -421,19 +440,22 @@ def _folder(folder):
 
 
 def _records(folder):
-    """Names and records of a folder, those of λ runs alone."""
+    """Yield the file name and the content of each record in a folder of λ runs."""
     for path in sorted(_folder(folder).glob("*.json")):
         record = records.read(path)
         missing = [
             key for key in ("image_loss", "lam", "int_steps") if key not in record["parameters"]
         ]
         if missing or "diverged" not in record["metrics"]:
-            raise GridError(f"{path}: a record, but none of a λ run; move it elsewhere")
+            raise GridError(
+                f"{path}: found another kind of record, expected that of a λ run; move it to "
+                "another folder"
+            )
         yield path.name, record
 
 
 def _row(name, record):
-    """One record as a row of :func:`runs`."""
+    """Return one record as a row of :func:`runs`."""
     parameters, metrics = record["parameters"], record["metrics"]
     return {
         "file": name,
@@ -457,7 +479,7 @@ def _number(value):
 
 
 def _settings(parameters, seed, where):
-    """Settings, or an error that says where in the file the wrong value stands."""
+    """Return the settings, or raise an error that names the entry with the wrong value."""
     try:
         return Settings(**parameters, seed=seed)
     except ValueError as error:
@@ -465,5 +487,5 @@ def _settings(parameters, seed, where):
 
 
 def _listed(value):
-    """One value alone is a list of it."""
+    """Return a list unchanged, and any other value in a list."""
     return value if isinstance(value, list) else [value]

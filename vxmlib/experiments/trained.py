@@ -1,4 +1,4 @@
-"""The trained networks of the comparison: where their weights lie, and how they register."""
+"""Load the trained networks of the comparison, and register with them."""
 
 import hashlib
 from functools import partial
@@ -15,40 +15,45 @@ from vxmlib.networks import network_class
 
 
 def weights_file(results, name: str) -> Path:
-    """The weights of a training in the folder of results."""
+    """Return the file with the weights of a training run in the folder of results."""
     return Path(results) / "weights" / f"{name}.h5"
 
 
 def register_by(results, name: str, network: str, *, count: int = 1):
-    """The registration by a trained network.
+    """Load a trained network, and return a function that registers with it.
 
     Parameters
     ----------
     results : path
         The folder of results.
     name : str
-        The training.
+        Name of the training run.
     network : str
-        A name of :data:`vxmlib.networks.NETWORKS`.
+        Class of the network, as a name of :data:`vxmlib.networks.NETWORKS`.
     count : int
-        Passes, see :mod:`vxmlib.methods.passes`.
+        Number of passes, see :mod:`vxmlib.methods.passes`.
 
     Returns
     -------
     callable
-        ``register(moving, fixed)`` gives a displacement.
+        ``register(moving, fixed)`` returns a displacement ``(*vol, nd)`` in voxels.
     """
     model = models.load(weights_file(results, name), network=network_class(network))
     return passes.repeated(partial(models.register, model), count)
 
 
 def provenance(plan: dict, name: str, results) -> dict:
-    """All that the figures of a training's network depend on: its settings and its weights.
+    """Return everything that the measurements of a trained network depend on.
+
+    Returns
+    -------
+    dict
+        The seed, the settings of the training, and the SHA-256 hash of the weights.
 
     Raises
     ------
     PlanError
-        The training has left no weights.
+        If the plan has no such training run, or its weights do not exist.
     """
     settings, weights = training(plan, name), weights_file(results, name)
     if not weights.exists():
@@ -61,7 +66,10 @@ def provenance(plan: dict, name: str, results) -> dict:
 
 
 def network(plan: dict, method: dict, people, results: Path):
-    """The registration by a method's network, in all its passes, compiled: its pairs are timed."""
+    """Load the network of a method, and return a function that registers in all its passes.
+
+    The network is compiled by registering one pair, so that later timings exclude the compilation.
+    """
     name, count = method["training"], method.get("passes", 1)
     kind = training(plan, name).network
     register = register_by(results, name, kind, count=count)
@@ -70,7 +78,7 @@ def network(plan: dict, method: dict, people, results: Path):
 
 
 def optimiser(plan: dict, method: dict, people) -> InstanceOptimiser:
-    """The optimiser of a method, with the image loss of its training; compiled."""
+    """Return the optimiser of a method, compiled, with the image loss of the method's training."""
     options = {key: method["instance"][key] for key in ("learning_rate", "lam")}
     image_loss = training(plan, method["training"]).image_loss
     optimise = InstanceOptimiser(people.shape, image_loss=image_loss, **options)
@@ -83,31 +91,36 @@ def _two_images(people):
 
 
 def again(comparison, name: str, *, pairs: int, people) -> pd.DataFrame:
-    """Register some test pairs with the committed weights, and compare with the record.
+    """Register some test pairs with the committed weights, and compare Dice with the record.
 
     Parameters
     ----------
     comparison : vxmlib.experiments.results.Comparison
     name : str
-        A method that is a network alone, in one pass or several.
+        A method that uses a network without instance optimisation, in one or more passes.
     pairs : int
-        How many unordered pairs; both directions of each are measured.
+        Number of unordered pairs; both directions of each are measured.
     people : Cohort
-        The subjects of the plan.
+        The cohort of the plan.
 
     Returns
     -------
     pandas.DataFrame
-        ``moving``, ``fixed``, ``dice``, ``recorded``, ``difference``.
+        One row for each ordered pair: ``moving``, ``fixed``, ``dice``, ``recorded`` (Dice in the
+        record) and ``difference`` (``dice`` minus ``recorded``).
 
     Raises
     ------
     ValueError
-        A method that is something else.
+        If the plan has no such method, the method uses no network, or it uses instance
+        optimisation.
     """
     method = comparison.plan["methods"].get(name, {})
     if "training" not in method or "instance" in method:
-        raise ValueError(f"name: found {name!r}, expected a method that is a network alone")
+        raise ValueError(
+            f"name: found {name!r}, expected a method with a network and without instance "
+            "optimisation"
+        )
     network = comparison.training[method["training"]]["parameters"]["network"]
     count = method.get("passes", 1)
     register = register_by(comparison.folder, method["training"], network, count=count)

@@ -1,8 +1,8 @@
-"""Classical registration methods: identity, SyN (ANTs) and demons (SimpleITK).
+"""Register pairs by classical methods: identity, SyN (ANTs) and demons (SimpleITK).
 
-Each takes two images on one grid and returns the displacement in the convention of this package, so
-that :func:`vxmlib.metrics.evaluate_pairs` measures it as it measures a network. The images have to
-be affinely aligned already; nothing here moves them rigidly first.
+Each method takes two images on one grid and returns the displacement in the convention of this
+package, so that :func:`vxmlib.metrics.evaluate_pairs` can evaluate it in the same way as a network.
+The images must already be affinely aligned, because no method here has a rigid or affine stage.
 """
 
 import contextlib
@@ -17,29 +17,30 @@ from vxmlib.axes import itk_grid
 from vxmlib.checks import check_choice, check_finite
 from vxmlib.warp import identity as no_displacement
 
-# The packages that do the work, and the names by which they are imported.
+# Package -> name by which it is imported.
 _MODULES = {"antspyx": "ants", "SimpleITK": "SimpleITK"}
-_METRICS = {"cc": ("CC", 4), "mattes": ("mattes", 32)}  # metric -> name in ANTs, radius or bins
+# Metric -> its name in ANTs, and its radius (cc) or number of bins (mattes).
+_METRICS = {"cc": ("CC", 4), "mattes": ("mattes", 32)}
 
 
 class BaselineMissing(ImportError):
-    """The package behind a baseline is not installed; the message says which and how to get it."""
+    """The package that a baseline needs is not installed; the message says how to install it."""
 
 
 def identity(moving, fixed, *, affine=None):
-    """Move nothing: the overlap that the affine alignment has given already.
+    """Return a displacement of zero, to measure the affine alignment alone.
 
     Parameters
     ----------
     moving, fixed : array_like, (*vol)
-        Images in [0, 1] on one grid.
+        Images in [0, 1] on one grid, 2D or 3D.
     affine : array_like, optional
-        As for :func:`syn`; without effect.
+        As for :func:`syn`, but without effect.
 
     Returns
     -------
     numpy.ndarray
-        Displacement ``(*vol, nd)`` float32, zero.
+        Displacement ``(*vol, nd)`` float32, zero everywhere.
 
     Examples
     --------
@@ -52,20 +53,22 @@ def identity(moving, fixed, *, affine=None):
 
 
 def syn(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)):
-    """Symmetric diffeomorphic registration of ANTs, deformable stage alone.
+    """Register by SyN, the symmetric diffeomorphic method of ANTs, without an affine stage.
 
     Parameters
     ----------
     moving, fixed : array_like, (*vol)
         Images in [0, 1] on one grid, 2D or 3D.
     affine : array_like, optional
-        Voxel index to RAS millimetres of that grid, 4 x 4 (3D) or 3 x 3 (2D: of the plane). Without
-        one: voxels of 1 mm, axes straight.
+        Voxel index -> RAS mm of the grid: 4 x 4 in 3D; 3 x 3 in 2D, in mm of the plane. Default is
+        the identity: voxels of 1 mm and axes that are not rotated.
     metric : {"cc", "mattes"}
-        Local correlation with radius 4, or ANTs' default, mutual information with 32 bins.
+        "cc": local cross-correlation with radius 4. "mattes": mutual information with 32 bins,
+        the default of ANTs.
     iterations : tuple of int
-        At most so many at each resolution, coarse to fine; the last is full size, each earlier
-        one half of the next. Smoothing is ``level`` voxels, ANTs' own rule.
+        Largest number of iterations at each resolution, coarse to fine. The last is full
+        resolution, and each earlier one is half of the next. ANTs smooths the images by 0 voxels
+        at full resolution, and by one voxel more at each coarser one.
 
     Returns
     -------
@@ -78,15 +81,16 @@ def syn(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)
     BaselineMissing
         ``antspyx`` is not installed.
     ValueError
-        Images that do not fit together, unknown metric, or an affine that does not fit.
+        The images have different shapes or are not finite, the metric is unknown, or the affine
+        has another size, has shear, or cannot be inverted.
     RuntimeError
-        ANTs ended without a result.
+        ANTs ended without a displacement.
 
     Notes
     -----
-    Nothing here is random: the metric sees all voxels. The sum over threads may differ in the last
-    digit. ANTs' other parameters are its defaults (gradient step 0.2, smoothing of the update by
-    3 voxels, none of the total field).
+    No random numbers are drawn, because the metric uses all voxels. However, sums over several
+    threads may differ in the last digit. All other parameters have ANTs' defaults: gradient step
+    0.2, smoothing of the update field by 3 voxels, no smoothing of the total field.
 
     References
     ----------
@@ -96,10 +100,10 @@ def syn(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)
 
 
 def syn_both(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50, 20)):
-    """Register once by SyN and return both displacements.
+    """Register once by SyN, and return the displacements of both directions.
 
-    SyN moves both images towards a middle and so has the way back, too: registering the fixed
-    image onto the moving one gives the same, but for rounding.
+    SyN moves both images towards a middle, so it also computes the backward displacement. Except
+    for rounding, this is what registering the fixed image to the moving one would return.
 
     Parameters
     ----------
@@ -109,13 +113,13 @@ def syn_both(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50
     Returns
     -------
     forward, backward : numpy.ndarray
-        Displacements ``(*vol, nd)`` float32 in voxels: that of :func:`syn`, and the one on the
-        grid of the moving image that points into the fixed one.
+        Displacements ``(*vol, nd)`` float32 in voxels. The first is that of :func:`syn`; the
+        second is on the moving grid and points into the fixed image.
 
     Raises
     ------
     BaselineMissing, ValueError, RuntimeError
-        As :func:`syn`.
+        As for :func:`syn`.
     """
     ants = _import("antspyx")
     moving, fixed = _pair(moving, fixed)
@@ -140,40 +144,43 @@ def syn_both(moving, fixed, *, affine=None, metric="cc", iterations=(100, 70, 50
 
 
 def _only_warp(files):
-    """The one field among the transforms that ANTs wrote; the other is the identity."""
+    """Return the only displacement field among ANTs' transforms; the other is the identity."""
     fields = [path for path in files if path.endswith("Warp.nii.gz")]
     if len(fields) != 1:
         raise RuntimeError(
-            f"ANTs wrote {files}, expected one warp; its output above says why: often an image is "
-            "empty, or lies outside of the other"
+            f"ANTs wrote {files}, expected one warp; its output above gives the reason: often an "
+            "image is empty, or the images do not overlap"
         )
     return fields[0]
 
 
 def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.5):
-    """Diffeomorphic demons of SimpleITK, coarse to fine, after matching the histograms.
+    """Register by SimpleITK's diffeomorphic demons, coarse to fine, after histogram matching.
 
     Parameters
     ----------
     moving, fixed, affine
         As for :func:`syn`.
     iterations : tuple of int
-        At each resolution, coarse to fine; the last is full size, each earlier one half of the
-        next.
+        Number of iterations at each resolution, coarse to fine. The last is full resolution, and
+        each earlier one is half of the next.
     smoothing : float
-        SD in voxels of the Gaussian that smooths the field after each iteration.
+        Standard deviation, in voxels, of the Gaussian that smooths the displacement after each
+        iteration.
 
     Returns
     -------
     numpy.ndarray
-        Displacement ``(*vol, nd)`` float32 in voxels on the fixed grid.
+        Displacement ``(*vol, nd)`` float32 in voxels on the fixed grid, pointing into the moving
+        image.
 
     Raises
     ------
     BaselineMissing
         SimpleITK is not installed.
     ValueError
-        Images or an affine that do not fit.
+        The images have different shapes or are not finite, or the affine has another size, has
+        shear, or cannot be inverted.
 
     References
     ----------
@@ -184,7 +191,7 @@ def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.
     axes, spacing, direction, origin = _grid(affine, fixed.ndim)
 
     def as_image(array):
-        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))  # SimpleITK counts z, y, x
+        image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))  # SimpleITK: order z, y, x
         image.SetSpacing(spacing.tolist())
         image.SetOrigin(origin.tolist())
         image.SetDirection(direction.ravel().tolist())
@@ -209,7 +216,7 @@ def demons(moving, fixed, *, affine=None, iterations=(100, 70, 50), smoothing=1.
 
 
 def versions():
-    """Return the installed version of each package that a baseline needs, None where it is missing.
+    """Return the installed version of each package that a baseline needs, or None if missing.
 
     Examples
     --------
@@ -234,11 +241,11 @@ def _import(package):
 
 
 def _pair(moving, fixed):
-    """Two finite float32 images on one grid."""
+    """Return both images as float32, or raise an error if they are not finite or on one grid."""
     moving, fixed = (np.ascontiguousarray(image, np.float32) for image in (moving, fixed))
     if moving.shape != fixed.shape or fixed.ndim not in (2, 3):
         raise ValueError(
-            f"moving, fixed: found shapes {moving.shape} and {fixed.shape}, expected one shape "
+            f"moving, fixed: found shapes {moving.shape} and {fixed.shape}, expected equal shapes "
             "with 2 or 3 axes; resample both to one grid (vxmlib.preprocess.resample)"
         )
     check_finite(moving, "moving")
@@ -247,17 +254,17 @@ def _pair(moving, fixed):
 
 
 def _grid(affine, ndim):
-    """The grid as ITK describes it; without an affine, one of straight axes and 1 mm."""
+    """Describe the grid as ITK does; None stands for the identity affine."""
     return itk_grid(np.eye(ndim + 1) if affine is None else affine, ndim)
 
 
 def _to_voxels(vectors, axes):
-    """Vectors in LPS mm to voxels."""
+    """Convert vectors from LPS mm to voxels."""
     return np.ascontiguousarray(vectors @ np.linalg.inv(axes).T, np.float32)
 
 
 def _coarser(sitk, image, factor):
-    """The image smoothed and on a grid with voxels ``factor`` times as large."""
+    """Smooth an image, and sample it on voxels that are ``factor`` times as large."""
     if factor == 1:
         return image
     smooth = sitk.SmoothingRecursiveGaussian(image, [0.5 * factor * s for s in image.GetSpacing()])
@@ -265,7 +272,7 @@ def _coarser(sitk, image, factor):
 
 
 def _on_grid_of(sitk, field, image):
-    """A displacement in mm, resampled to the grid of an image."""
+    """Resample a displacement in mm to the grid of an image."""
     return sitk.Resample(
         field, image, sitk.Transform(), sitk.sitkLinear, 0.0, field.GetPixelID(), True
     )

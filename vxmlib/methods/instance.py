@@ -1,4 +1,4 @@
-"""Instance optimisation: minimise the training loss for one pair, from a given displacement."""
+"""Refine the displacement of one pair by minimising the training loss (instance optimisation)."""
 
 import math
 import time
@@ -16,35 +16,35 @@ from vxmlib.checks import (
 )
 from vxmlib.losses import image_loss as image_loss_by_name
 
-_MEND = "try a smaller learning_rate, or look for a displacement that leaves the image"
+_MEND = "try a smaller learning_rate, or check whether the displacement points outside the image"
 
 
 class NotFinite(ValueError):
-    """The loss became NaN or infinite; the displacement up to then is not returned."""
+    """The loss or the displacement became NaN or infinite; no displacement is returned."""
 
 
 class InstanceOptimiser:
-    """Refines displacements on one grid; compiled once, used for many pairs.
+    """Optimiser that refines displacements on one grid; it is compiled once, for many pairs.
 
-    The displacement is ``start + up(delta)``: ``delta`` lies on a grid half as fine, so that a
-    step stays small and smooth, and ``up`` repeats its voxels and averages over neighbours. Adam
-    changes ``delta``, from 0.
+    The refined displacement is ``start + up(delta)``. The correction ``delta`` lies on a grid of
+    half the resolution, so that each step is small and smooth. ``up`` repeats the voxels of
+    ``delta`` and averages over neighbours. Adam optimises ``delta``, which starts from 0.
 
     Parameters
     ----------
     shape : tuple of int
-        Grid of the images, 2D or 3D, each size divisible by 16, as the networks have it.
+        Grid of the images, 2D or 3D, each size divisible by 16, as for the networks.
     image_loss : str
         "ncc" or "mse", as in training.
     lam : float
-        λ, the weight of Grad of the whole displacement, at least 0.
+        λ, the weight of the smoothness loss (Grad) of the whole displacement, at least 0.
     learning_rate : float
-        Of Adam, in voxels a step, above 0.
+        Learning rate of Adam, in voxels per step, above 0.
 
     Raises
     ------
     ValueError
-        Naming the parameter, what was found and what would do.
+        A parameter is out of range. The message states its name, its value and what is allowed.
 
     References
     ----------
@@ -78,32 +78,36 @@ class InstanceOptimiser:
         self._step = tf.function(self._one_step)
 
     def __call__(self, displacement, moving, fixed, *, steps=40, watch=None):
-        """Refine one displacement.
+        """Refine the displacement of one pair.
 
         Parameters
         ----------
         displacement : (*shape, nd) ndarray
-            In voxels, on the fixed grid; a network's, or zeros.
+            Displacement to start from, in voxels, on the fixed grid, pointing into the moving
+            image; that of a network, or zeros.
         moving, fixed : (*shape) ndarray
-            In [0, 1].
+            Images in [0, 1].
         steps : int
-            Steps of Adam, at least 1.
+            Number of steps of Adam, at least 1.
         watch : callable, optional
-            Called as ``watch(step, displacement)`` before the first step and after each.
+            Called as ``watch(step, displacement)`` before the first step and after each step.
 
         Returns
         -------
         displacement : (*shape, nd) float32 ndarray
+            Refined displacement, in voxels.
         history : pandas.DataFrame
-            One row a step, of the loss *before* it: ``step`` (from 0), ``loss``, ``image_loss``,
-            ``smoothness_loss`` (without weight), ``seconds`` since the start, ``watch`` excluded.
+            One row for each step, with the loss *before* it: ``step`` (from 0), ``loss``,
+            ``image_loss``, ``smoothness_loss`` (not multiplied by λ) and ``seconds`` since the
+            start, without the time that ``watch`` takes.
 
         Raises
         ------
         ValueError
-            An image or displacement that does not fit.
+            ``steps`` is below 1, or an image or the displacement does not fit the grid, is not
+            finite, or is out of range.
         NotFinite
-            The loss, or the displacement at the end, became NaN or infinite.
+            The loss, or the displacement after the last step, became NaN or infinite.
         """
         images = [
             tf.constant(check_image_on_grid(image, name=name, shape=self.shape)[None, ..., None])
@@ -126,20 +130,20 @@ class InstanceOptimiser:
             rows.append((step, loss, image, smooth, spent))
         refined = self._field(start)[0].numpy()
         if not np.isfinite(refined).all():
-            raise NotFinite(f"the displacement after step {steps}: {_MEND}")
+            raise NotFinite(f"the displacement is not finite after step {steps}: {_MEND}")
         if watch is not None:
             watch(steps, refined)
         columns = ["step", "loss", "image_loss", "smoothness_loss", "seconds"]
         return refined, pd.DataFrame(rows, columns=columns)
 
     def _forget(self):
-        """Nothing of one pair reaches the next."""
+        """Reset delta and Adam, so that nothing of one pair affects the next."""
         self._delta.assign(tf.zeros_like(self._delta))
         for variable, value in self._start_values:
             variable.assign(value)
 
     def _field(self, start):
-        """The displacement: start and the finer version of delta."""
+        """Return the displacement, ``start + up(delta)``."""
         fine = self._delta
         for axis in range(1, len(self.shape) + 1):
             fine = tf.repeat(fine, 2, axis=axis)

@@ -1,9 +1,9 @@
-"""A training loop for VxmDense that stops on NaN and keeps the last good weights.
+"""Train VxmDense by a custom loop that stops on NaN and keeps the last good weights.
 
-:func:`train` makes the same step as ``fit()`` of a compiled model, but takes any objective. When
-the loss or a weight is no longer finite, it stops with a message, and the last good weights stay
-in their file. Arguments of the optimiser, callbacks and a custom ``train_step`` come first: see
-the lessons ``15_steps`` and ``16_situations``.
+:func:`train` makes the same step as ``fit()`` of a compiled model, but minimises any objective.
+When the loss or a weight is no longer finite, it stops with a message, and the last good weights
+stay in their file. Use it only when arguments of the optimiser, callbacks and a custom
+``train_step`` are not sufficient: see the lessons ``15_steps`` and ``16_situations``.
 """
 
 import math
@@ -20,26 +20,26 @@ from vxmlib.checks import check_number, check_whole
 
 
 class LoopStopped(ValueError):
-    """The loop ended early; the message says at which step, why, and where good weights are."""
+    """The loop ended early; the message says when, why, and where the last good weights are."""
 
 
 class Clock(tf.keras.callbacks.Callback):
-    """Records when each step of ``fit()`` ends; :meth:`seconds` gives the time of a step."""
+    """Callback that records when each step of ``fit()`` ends, to measure the time of a step."""
 
     def __init__(self):
         super().__init__()
         self.times = []
 
     def on_train_batch_end(self, batch, logs=None):
-        """Record the time."""
+        """Record the time at the end of a step."""
         self.times.append(time.perf_counter())
 
     def after(self, step, logs, outputs):
-        """Record the time of a step of :func:`train`."""
+        """Record the time at the end of a step of :func:`train`, as its argument ``after``."""
         self.on_train_batch_end(step)
 
     def seconds(self):
-        """Median time from one step to the next."""
+        """Return the median time from the end of one step to the end of the next, in seconds."""
         return float(np.median(np.diff(self.times)))
 
 
@@ -51,12 +51,13 @@ def compiled_terms(model, *, lam=None):
     model : VxmDense
         Compiled with a list of losses and of loss weights, as by :func:`vxmlib.models.build`.
     lam : float or tf.Variable, optional
-        Replaces the last loss weight, λ. A variable may change during training.
+        Replaces the last loss weight, λ. A ``tf.Variable`` may change during training. Default is
+        the weight with which the model was compiled.
 
     Returns
     -------
     callable
-        An objective for :func:`train`.
+        An objective for :func:`train`. Its terms besides "loss" are not weighted.
     """
     names, losses = list(model.output_names), list(model.loss)
     weights = list(model.get_compile_config()["loss_weights"])
@@ -75,13 +76,14 @@ def compiled_terms(model, *, lam=None):
 
 
 def gradient_norms(model, batch):
-    """Measure the gradient of each loss term over all trainable weights.
+    """Compute the norm of each loss term's gradient with respect to all trainable weights.
 
     Parameters
     ----------
     model : VxmDense
         Compiled, as by :func:`vxmlib.models.build`.
     batch : (inputs, targets)
+        A batch of :func:`vxmlib.pairs.pair_dataset`.
 
     Returns
     -------
@@ -119,25 +121,29 @@ def train(
     model : tf.keras.Model
         Called as ``model(inputs, training=True)``.
     batches : iterable of (inputs, targets)
-        At least ``steps`` of them, as of :func:`vxmlib.pairs.pair_dataset`.
+        At least ``steps`` batches, for example of :func:`vxmlib.pairs.pair_dataset`.
     objective : callable
-        ``objective(inputs, targets, outputs)`` gives a dict of scalar tensors; ``"loss"`` is
-        minimised, the others are recorded. The function is traced once, so a number that changes
-        during training has to be a ``tf.Variable``.
+        ``objective(inputs, targets, outputs)`` returns a dict of scalar tensors; ``"loss"`` is
+        minimised, and the others are recorded. The function is traced once, so a number that
+        changes during training has to be a ``tf.Variable``.
     steps : int
-        Number of steps.
+        Number of steps, at least 1.
     optimizer : optional
-        Default is the optimiser that the model was compiled with.
+        Optimiser without loss scaling. Default is the one with which the model was compiled.
     variables : list, optional
-        Variables to train. Default is all trainable ones of the model.
+        Variables to train. Default is all trainable variables of the model.
     second : callable, optional
         Called as ``second(inputs, outputs)`` at the end of each step and traced with it. It trains
         other variables, such as a discriminator's, and returns a dict of terms to record.
     after : callable, optional
         Called as ``after(step, logs, outputs)`` after each step, counted from 1. It returns a dict
-        that is added to the row, or None. It may raise :class:`LoopStopped` to end the loop.
+        that is added to the row of the step, or None. It may raise :class:`LoopStopped` to end the
+        loop.
     keep : path, optional
-        File (``.h5``) for the weights, written every ``keep_every`` steps and at the end.
+        File (``.h5``) for the weights, written every ``keep_every`` steps and at the end. Default
+        is to write no file.
+    keep_every : int
+        Number of steps from one check of the weights to the next, at least 1.
 
     Returns
     -------
@@ -148,10 +154,12 @@ def train(
     Raises
     ------
     LoopStopped
-        The loss is NaN or infinite; a weight is (checked every ``keep_every`` steps and at the
-        end); the batches ran out; or ``after`` raised it. Weights kept before stay as they are.
+        The loss, the displacement or a weight is NaN or infinite (weights are checked every
+        ``keep_every`` steps and at the end); the batches ran out; or ``after`` raised it. Weights
+        that were written before stay in their file.
     ValueError
-        No variable to train, no step to take, or an optimiser that scales the loss for 16 bits.
+        ``variables`` is empty, ``steps`` or ``keep_every`` is below 1, or the optimiser is a
+        ``LossScaleOptimizer``, which Keras uses with mixed_float16.
 
     Examples
     --------
@@ -171,8 +179,9 @@ def train(
         raise ValueError("variables: found none, expected at least one to train")
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         raise ValueError(
-            "optimizer: found one that scales the loss for 16 bits, which this loop does not do; "
-            "expected a plain one: train in 32 bits, or by fit()"
+            "optimizer: found a LossScaleOptimizer (mixed_float16), expected an optimiser without "
+            "loss scaling, because this loop does not scale the loss; train in float32, or with "
+            "fit()"
         )
     optimizer.build(variables)
     keeper = _Keeper(model, keep, keep_every)
@@ -208,7 +217,7 @@ def train(
 
 
 def _asked(after, step, logs, outputs, keeper):
-    """Return what the caller's function adds to the row."""
+    """Call ``after``, and return what it adds to the row of the step."""
     if after is None:
         return {}
     try:
@@ -219,14 +228,14 @@ def _asked(after, step, logs, outputs, keeper):
 
 
 class _Keeper:
-    """Writes the weights at regular steps, and knows the last good ones."""
+    """Writes the weights to a file, and remembers at which step it last did so."""
 
     def __init__(self, model, path, every):
         self.model, self.path, self.every = model, path and Path(path), every
         self.last = None
 
     def keep(self, step):
-        """Write the weights, if they are finite and a file was asked for."""
+        """Check that the weights are finite, and write them if there is a path."""
         if not models.finite_weights(self.model):
             raise self.stopped(step, "weights became NaN or infinite")
         if self.path is None:
@@ -235,7 +244,7 @@ class _Keeper:
         self.last = step
 
     def stopped(self, step, why):
-        """Return the error, with the step and file of the last good weights."""
+        """Return an error whose message names the step and file of the last good weights."""
         kept = "no weights were kept"
         if self.last is not None:
             kept = f"the weights of step {self.last} are kept in {self.path}"
@@ -243,28 +252,29 @@ class _Keeper:
 
 
 class FoldingBudget:
-    """Adapts λ during training, so that folding stays within a budget.
+    """Rule that adapts λ during training, so that folding stays within a budget.
 
-    After each step λ is multiplied by ``rate`` when more than ``percent`` of the voxels of the
-    field folded (as a running mean), and divided by it when fewer did.
+    After each step, λ is multiplied by ``rate`` if the running mean of the percentage of folded
+    voxels exceeds ``percent``, and divided by ``rate`` otherwise. The variable :attr:`lam` holds
+    λ; pass it to :func:`compiled_terms`.
 
     Parameters
     ----------
     percent : float
-        Budget, in percent of all voxels of the field.
+        Budget: percentage of all voxels of the field that may fold, above 0.
     start : float
-        First λ.
+        First value of λ.
     least, most : float
-        Range of λ; a λ outside it stops the training.
+        Range of λ, above 0. The training stops if λ would leave it.
     rate : float
-        Above 1.
+        Factor by which λ is multiplied or divided after each step, above 1.
     memory : float
         Weight of the earlier steps in the running mean, from 0 to 0.999.
 
     Raises
     ------
     ValueError
-        A start outside the range, or another number that is out of bounds.
+        ``start`` lies outside the range of λ, or another number is out of bounds.
 
     Examples
     --------
@@ -284,12 +294,13 @@ class FoldingBudget:
         self._mean = None
 
     def update(self, folding_percent):
-        """Update λ with the folding of one step, and return it.
+        """Update λ from the percentage of folded voxels of one step, and return it.
 
         Raises
         ------
         LoopStopped
-            λ would leave its range: the budget cannot be met by λ, or the loss has another fault.
+            λ would leave its range. Either no λ in it meets the budget, or the loss has another
+            fault.
         """
         mean = folding_percent if self._mean is None else self._mean
         self._mean = self.memory * mean + (1 - self.memory) * folding_percent
@@ -298,8 +309,9 @@ class FoldingBudget:
         if not self.least <= lam <= self.most:
             raise LoopStopped(
                 f"λ would become {lam:.3g}, outside [{self.least:g}, {self.most:g}], with "
-                f"{self._mean:.3g} % folded and a budget of {self.percent:g} %: widen the range, "
-                "change the budget, or look for what else folds the field"
+                f"{self._mean:.3g} % of the voxels folded (running mean) and a budget of "
+                f"{self.percent:g} %: widen the range, change the budget, or look for another "
+                "cause of the folding"
             )
         self.lam.assign(lam)
         return lam
@@ -308,13 +320,13 @@ class FoldingBudget:
 def discriminator(shape, filters=(16, 32, 32)):
     """Build a network that separates well-registered pairs from others, patch by patch.
 
-    Its inputs are the two images, and it computes their absolute difference first, because
-    learning to do so would take more steps than a short training run has.
+    Its inputs are the two images. It first computes their absolute difference, because learning
+    to do so would take more steps than a short training run has.
 
     Parameters
     ----------
     shape : tuple of int
-        Grid, 2D or 3D.
+        Grid of the images, 2D or 3D.
     filters : tuple of int
         Filters of its convolutions, each with stride 2. With three of them, one logit covers
         8 voxels in each direction.
@@ -345,7 +357,7 @@ def discriminator(shape, filters=(16, 32, 32)):
 
 
 class AdversarialSimilarity:
-    """A discriminator that replaces NCC and is trained beside the registration network.
+    """Discriminator that replaces the image loss and is trained with the registration network.
 
     The discriminator learns to separate the good pair (blend, fixed) from (warped, fixed), where
     ``blend`` is the fixed image with some of the moving one mixed in. The registration network is
@@ -355,15 +367,17 @@ class AdversarialSimilarity:
     Parameters
     ----------
     shape : tuple of int
+        Grid of the images, 2D or 3D.
     lam : float
-        λ of the smoothness; not comparable with the λ of another image loss.
+        λ, the weight of the smoothness loss, at least 0. It is not comparable with the λ of
+        another image loss.
     learning_rate : float
         Learning rate of the discriminator's Adam.
     blend : float
-        Share of the moving image in a good pair, from 0 to 0.999.
+        Share of the moving image in the blend, from 0 to 0.999.
     patience : int
         Training ends after this many steps in a row with a discriminator loss below 0.01, because
-        its gradient no longer guides the registration network.
+        the discriminator's gradient then no longer guides the registration network. At least 1.
     """
 
     def __init__(self, shape, *, lam=0.1, learning_rate=1e-3, blend=0.3, patience=50):
@@ -377,7 +391,7 @@ class AdversarialSimilarity:
         self._won = 0
 
     def objective(self, inputs, targets, outputs):
-        """Compute the registration loss: deceive the discriminator and be smooth."""
+        """Compute the loss of the registration network, with the discriminator as image loss."""
         fooled = self.network([outputs[0], inputs[1]], training=False)
         image = self._loss(tf.ones_like(fooled), fooled)
         smooth = tf.reduce_mean(vxm.losses.Grad("l2").loss(None, outputs[-1]))
@@ -388,7 +402,7 @@ class AdversarialSimilarity:
         }
 
     def learn(self, inputs, outputs):
-        """Train the discriminator for one step."""
+        """Train the discriminator for one step, and return its loss."""
         moving, fixed = inputs
         good = (1 - self.blend) * fixed + self.blend * moving
         with tf.GradientTape() as tape:
@@ -400,7 +414,7 @@ class AdversarialSimilarity:
         return {"discriminator_loss": loss}
 
     def after(self, step, logs, outputs):
-        """Stop the loop when the discriminator is always right."""
+        """Stop the loop when the discriminator has been right for ``patience`` steps in a row."""
         self._won = self._won + 1 if logs["discriminator_loss"] < 0.01 else 0
         if self._won >= self.patience:
             raise LoopStopped(

@@ -1,46 +1,51 @@
-"""Repeated registration by one method: each pass registers what the previous one left."""
+"""Apply a registration method repeatedly; each pass starts from the result of the previous one."""
 
 from vxmlib import warp
 from vxmlib.checks import check_whole
 
 
 def passes(register, moving, fixed, *, count):
-    """The displacement after each pass, all of them from the moving image as it came.
+    """Register a pair in several passes, and yield the total displacement after each pass.
 
-    The first pass registers the pair. Each further one registers the warped moving image to the
-    fixed one, and its displacement is composed with those before it, so that the moving image is
-    interpolated once however many passes there were. Of smooth maps the determinants multiply. On a
-    grid the earlier displacement is interpolated, and what it folds is stretched or squeezed by the
-    later one, so the share of voxels that fold may rise or fall from pass to pass.
+    The first pass registers the pair. Each further pass registers the warped moving image to the
+    fixed image, and its displacement is composed with that of the passes before it. The moving
+    image is therefore interpolated only once, whatever the number of passes. For smooth maps, the
+    Jacobian determinants of the passes multiply. On a grid, the earlier displacement is
+    interpolated, and the later one stretches or shrinks the regions in which the earlier one
+    folds, so the share of folded voxels may rise or fall from pass to pass.
 
     Parameters
     ----------
     register : callable
-        ``register(moving, fixed)`` gives a displacement, as ``partial(models.register, model)``.
+        ``register(moving, fixed)`` returns a displacement; for example
+        ``functools.partial(models.register, model)``.
     moving, fixed : (*vol) ndarray
-        On one grid, in [0, 1].
+        Images in [0, 1] on one grid.
     count : int
-        Passes, at least 1.
+        Number of passes, at least 1.
 
     Yields
     ------
     (*vol, nd) float ndarray
-        In voxels, on the fixed grid; `count` of them, each computed when it is asked for.
+        Displacement in voxels, on the fixed grid, pointing into the original moving image. There
+        are `count` of them, and each is computed only when it is requested.
 
     Raises
     ------
     ValueError
-        `count` is no whole number above 0 (when the first displacement is asked for).
+        `count` is not a whole number above 0. The error is raised when the first displacement is
+        requested.
 
     References
     ----------
     Zhao et al., Recursive Cascaded Networks for Unsupervised Medical Image Registration, ICCV 2019:
-    shared-weight cascading. There several networks are trained as a cascade, and each may be
-    applied again; here one network is, which was trained for one pass.
+    shared-weight cascading. In that paper, several networks are trained as a cascade, and each may
+    be applied repeatedly. Here, a single network that was trained for one pass is applied
+    repeatedly.
 
     Examples
     --------
-    A method that goes half of the way, on images whose grey value is the position:
+    A method that covers half of the distance, on images whose grey value is the position / 64:
 
     >>> import numpy as np
     >>> there = np.tile(np.arange(32.0), (32, 1)).T / 64
@@ -60,7 +65,17 @@ def passes(register, moving, fixed, *, count):
 
 
 def repeated(register, count):
-    """A method of `count` passes, to be used as `register` is: its displacement is the last.
+    """Return a registration method that makes `count` passes and returns the last displacement.
+
+    Parameters
+    ----------
+    register, count
+        As for :func:`passes`.
+
+    Returns
+    -------
+    callable
+        Called in the same way as `register`: ``method(moving, fixed)``.
 
     Examples
     --------

@@ -1,21 +1,37 @@
-"""Networks that voxelmorph 0.2 does not have, and the look-up of networks by name."""
+"""Provide networks that are not part of voxelmorph 0.2, and find a network by its name."""
 
 import pkgutil
 
 from vxmlib.checks import check_choice
 
-#: Networks by name, and where their classes are. Text, so that the names are known without an
-#: import of TensorFlow, and so that a run depends on the module of its own network alone.
+#: Name of a network -> location of its class. The locations are strings, so that the names can be
+#: listed without importing TensorFlow, and a run depends only on the module of its network.
 NETWORKS = {
     "strided": "vxmlib.networks.strided:StridedVxmDense",
     "vxm": "vxmlib.backend:vxm.networks.VxmDense",
 }
-#: What convolutions compute in, see :mod:`vxmlib.networks.precision`.
+#: Precisions in which convolutions can compute; see :mod:`vxmlib.networks.precision`.
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 def network_class(name):
-    """Import a network by its name, for ``network`` of :func:`vxmlib.models.build` and ``load``.
+    """Import the class of a network by its name.
+
+    Parameters
+    ----------
+    name : str
+        A name of :data:`NETWORKS`.
+
+    Returns
+    -------
+    type
+        Class for the argument ``network`` of :func:`vxmlib.models.build` and
+        :func:`vxmlib.models.load`.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""The network of the CVPR 2018 paper, rebuilt from Keras layers, with the authors' weights.
+"""Build the network of the CVPR 2018 paper from Keras layers, and load the authors' weights.
 
-It differs from today's ``VxmDense``: strided convolutions instead of pooling, and one convolution
-at half the size before the last upsampling. So ``VxmDense.load`` cannot read its files, and a
-network of Keras layers of the same shapes, in the same order, can.
+The network differs from today's ``VxmDense``: it has strided convolutions instead of pooling, and
+one convolution at half resolution before the last upsampling. ``VxmDense.load`` therefore cannot
+read its files. A network of Keras layers with the same shapes in the same order can.
 """
 
 import h5py
@@ -15,14 +15,16 @@ from vxmlib.models import ModelFileError
 from vxmlib.networks.strided import HALF, full_size_features, half_size_features
 from vxmlib.sources.vxm2018 import REPOSITORY, SHAPE
 
-#: The released files: the paper's network 1 or 2, trained with local correlation or squared error.
+#: Name -> released file: VoxelMorph-1 or -2 of the paper (vm1, vm2), trained with local
+#: cross-correlation (cc) or squared error (l2).
 WEIGHTS = {
     name: f"{REPOSITORY}/models/cvpr2018_{name}.h5"
     for name in ("vm1_l2", "vm1_cc", "vm2_l2", "vm2_cc")
 }
+#: Filters of the encoder's convolutions, at 1/2, 1/4, 1/8 and 1/16 of the full resolution.
 ENCODER = (16, 32, 32, 32)
-#: Filters after the encoder: four at 1/16, 1/8, 1/4 and 1/2 of the size, one more at 1/2, then
-#: those at full size.
+#: Filters of the convolutions after the encoder: one each at 1/16, 1/8, 1/4 and 1/2 of the full
+#: resolution, one more at 1/2, and the others at full resolution.
 DECODER = {"vm1": (32, 32, 32, 32, 8, 8), "vm2": (32, 32, 32, 32, 32, 16, 16)}
 
 
@@ -32,20 +34,21 @@ def build(variant="vm2", shape=SHAPE):
     Parameters
     ----------
     variant : {"vm1", "vm2"}
-        The paper's VoxelMorph-1 or -2; the latter has more filters late and one more convolution.
+        VoxelMorph-1 or VoxelMorph-2 of the paper. The latter has more filters in the last
+        convolutions, and one convolution more.
     shape : tuple of int
-        Grid, three sizes divisible by 16.
+        Grid of the images: three sizes divisible by 16.
 
     Returns
     -------
     tf.keras.Model
-        Inputs ``[moving, fixed]``, each ``(batch, *shape, 1)``; output the displacement
-        ``(batch, *shape, 3)`` in voxels, order "ij", at full size.
+        Inputs ``[moving, fixed]``, each ``(batch, *shape, 1)``. The output is the displacement
+        ``(batch, *shape, 3)`` in voxels, order "ij", at full resolution.
 
     Raises
     ------
     ValueError
-        Unknown variant, or a grid that does not fit.
+        The variant is unknown, or the grid does not have three sizes divisible by 16.
 
     References
     ----------
@@ -66,30 +69,31 @@ def build(variant="vm2", shape=SHAPE):
 
 
 def load(name="vm2_cc", *, path=None, shape=SHAPE):
-    """Build a network and give it the authors' weights.
+    """Build a network with the authors' weights.
 
     Parameters
     ----------
     name : str
-        One of :data:`WEIGHTS`.
+        A name of :data:`WEIGHTS`.
     path : path, optional
-        Another file of the same kind; by default the released one, fetched and checked.
+        Another file of weights for the same architecture. Default is the released file, which is
+        downloaded and checked.
     shape : tuple of int
-        Grid; the weights fit any.
+        Grid of the images: three sizes divisible by 16. The weights fit any such grid.
 
     Returns
     -------
     tf.keras.Model
-        See :func:`build`.
+        As returned by :func:`build`.
 
     Raises
     ------
     ValueError
-        Unknown name.
+        The name is unknown, or the grid does not fit.
     vxmlib.models.ModelFileError
-        The file is cut off, or holds weights of another architecture; both are named.
+        The file is not a complete file of Keras weights, or holds weights of another architecture.
     vxmlib.fetch.FetchError
-        The file cannot be had.
+        The released file can be neither found locally nor downloaded.
     """
     check_choice("name", name, WEIGHTS)
     path = fetch.fetch(WEIGHTS[name]) if path is None else path
@@ -98,27 +102,27 @@ def load(name="vm2_cc", *, path=None, shape=SHAPE):
     for number, (one, other) in enumerate(zip(weights, expected, strict=False), start=1):
         if one.shape != other.shape:
             raise ModelFileError(
-                f"{path}: weight {number} has shape {one.shape}, expected {other.shape}: it is of "
-                f"another architecture than {name}"
+                f"{path}: weight {number} has shape {one.shape}, expected {other.shape}: the file "
+                f"is of another architecture than {name}"
             )
     if len(weights) != len(expected):
         raise ModelFileError(
-            f"{path}: found {len(weights)} weights, expected the {len(expected)} of {name}: it is "
-            "of another architecture"
+            f"{path}: found {len(weights)} weights, expected the {len(expected)} of {name}: the "
+            "file is of another architecture"
         )
     model.set_weights(weights)
     return model
 
 
 def register(model, moving, fixed):
-    """Predict the displacement that carries ``moving`` onto ``fixed``.
+    """Predict the displacement that registers ``moving`` to ``fixed``.
 
     Parameters
     ----------
     model : tf.keras.Model
-        Of :func:`load`.
+        As returned by :func:`load`.
     moving, fixed : ndarray, (*vol)
-        Intensities in [0, 1], affinely aligned, on the model's grid.
+        Intensities in [0, 1], affinely aligned, on the grid of the model.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def register(model, moving, fixed):
     Raises
     ------
     ValueError
-        An image that does not fit the model.
+        An image is on another grid, not finite, constant, or outside [0, 1].
     """
     shape = tuple(model.inputs[0].shape[1:-1])
     images = [
@@ -139,7 +143,7 @@ def register(model, moving, fixed):
 
 
 def _read(path):
-    """The weights of a file in the order of its layers: kernel, bias, kernel, bias, ..."""
+    """Read the weights of a file in the order of its layers: kernel, bias, kernel, bias, ..."""
     try:
         with h5py.File(path, "r") as file:
             group = file.get("model_weights", file)
@@ -152,7 +156,7 @@ def _read(path):
             ]
     except (OSError, KeyError, ValueError) as error:
         raise ModelFileError(
-            f"{path}: no complete HDF5 file of Keras weights ({error}); fetch it again"
+            f"{path}: no complete HDF5 file of Keras weights ({error}); download it again"
         ) from error
 
 

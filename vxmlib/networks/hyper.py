@@ -1,20 +1,22 @@
-"""HyperMorph: one network for all values of λ, which it takes as a third input.
+"""Build and use HyperMorph, one network for all values of λ.
 
-The loss of a pair is ``(1 - h) * image_loss + h * middle * Grad`` with h from 0 to 1, drawn anew
-for each pair. What a minimum looks like depends on the ratio of the two weights alone, and a
-common factor only rescales the gradient, so h asks for what a plain model
-(:func:`vxmlib.models.build`) learns at ``λ = middle * h / (1 - h)``: nothing but the images at
-h = 0, λ = ``middle`` at 1/2, nothing but smoothness (λ infinite, field 0) at h = 1.
+The network takes a number h from 0 to 1 as its third input, which stands for λ. The loss of a pair
+is ``(1 - h) * image_loss + h * middle * Grad``, where h is drawn anew for each pair. The minimum
+depends only on the ratio of the two weights, because a common factor only rescales the gradient.
+At a given h, the network is therefore trained for the same minimum as a plain model
+(:func:`vxmlib.models.build`) with ``λ = middle * h / (1 - h)``. At h = 0 only the image loss counts
+(λ = 0), at h = 1/2 λ is ``middle``, and at h = 1 only the smoothness counts (λ infinite, field 0).
 
-Where the useful values of λ lie depends on the scale of the image loss. Half of the values drawn
-are below ``middle``, and 82 % within ``middle`` / 10 to 10 ``middle``: so it has to be near the
-λ looked for. That is 1 with NCC, as in the paper. With MSE it is 0.01; 1 would spend 98 % of the
-training above λ = 0.02. voxelmorph's script divides MSE by an assumed noise variance of 0.05²,
-which is the same as a ``middle`` of 0.0025.
+The range of useful values of λ depends on the scale of the image loss. Half of the draws are below
+``middle``, and 82 % are between ``middle`` / 10 and 10 ``middle``, so ``middle`` should be close to
+the λ of interest. With NCC it is 1, as in the paper. With MSE it is 0.01; a value of 1 would spend
+98 % of the training above λ = 0.02. voxelmorph's script divides MSE by an assumed noise variance
+of 0.05², which is equivalent to a ``middle`` of 0.0025.
 
-What all λ have in common is learnt first, their differences last. After 2400 steps on slices at
-2 mm the fields of λ = 0 and 0.1 were still alike and hardly folded, where a plain model of
-λ = 0.1 does: trust the curve below ``middle`` / 10 only when plain models agree.
+The network first learns what all values of λ have in common, and their differences last. After
+2400 steps on slices at 2 mm, its fields for λ = 0 and λ = 0.1 were still alike and hardly folded,
+whereas the field of a plain model with λ = 0.1 folds. Results below ``middle`` / 10 should
+therefore be trusted only where plain models agree with them.
 
 References
 ----------
@@ -30,24 +32,26 @@ from vxmlib.backend import ne, tf, vxm
 from vxmlib.checks import check_number, check_whole
 from vxmlib.losses import image_loss as image_loss_by_name
 
-#: λ at h = 1/2 by image loss: the VoxelMorph paper's λ.
+#: Image loss -> λ at h = 1/2, which is the λ of the VoxelMorph paper.
 MIDDLE = {"ncc": 1.0, "mse": 0.01}
 
 
 class HyperVxmDense(vxm.networks.HyperVxmDense):
-    """voxelmorph's network of that name, which draws h for its training pairs itself.
+    """voxelmorph's network of the same name, which here draws h for its training pairs itself.
 
-    So ``fit`` takes the batches of :mod:`vxmlib.pairs` as they are, and since a draw depends on
-    nothing but a seed and the optimiser's step, :func:`vxmlib.training.fit` trains it, stops on
-    NaN and resumes it as it does any model. Validation takes h = 1/2. The losses in the history
-    are weighted ones: ``image_loss`` has its 1 - h in it, ``smoothness_loss`` its h. (It is no
-    model for :class:`vxmlib.training.RegistrationMonitor`, which knows of no λ.)
+    ``fit`` can therefore use the batches of :mod:`vxmlib.pairs` unchanged. A draw depends only on
+    a seed and the step of the optimiser, so :func:`vxmlib.training.fit` can train the network,
+    stop at NaN and resume, as with any other model. Validation uses h = 1/2. The losses in the
+    history are weighted: ``image_loss`` includes the factor 1 - h, and ``smoothness_loss`` the
+    factor h. :class:`vxmlib.training.RegistrationMonitor` cannot monitor this network, because it
+    does not pass a λ.
 
-    Inputs are ``[moving, fixed, h]``, h of shape ``(batch, 1)``. Made by :func:`build`.
+    Inputs are ``[moving, fixed, h]``, with h of shape ``(batch, 1)``. :func:`build` creates the
+    model.
     """
 
     def train_step(self, data):
-        """Draw h, then train as Keras does."""
+        """Draw h for each pair, then make the training step of Keras."""
         images, targets, _ = tf.keras.utils.unpack_x_y_sample_weight(data)
         h = draw(
             tf.shape(images[0])[0],
@@ -64,7 +68,7 @@ class HyperVxmDense(vxm.networks.HyperVxmDense):
         return super().test_step(((*images, h), targets))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
-        """Weigh the two losses of each pair by its own h."""
+        """Weight the image loss of each pair by 1 - h, and its smoothness loss by h."""
         h = x[2][:, 0]
         return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=(1 - h, h))
 
@@ -84,39 +88,39 @@ def build(
     oversample=0.0,
     seed=0,
 ):
-    """Build a HyperVxmDense and compile it; train it with :func:`vxmlib.training.fit`.
+    """Build a HyperVxmDense and compile it for :func:`vxmlib.training.fit`.
 
-    Its U-Net is that of :func:`vxmlib.models.build`, but a network of dense layers computes the
-    weights of all its convolutions from h (only the last one, which makes the field, keeps its
-    own). That network is far larger than the U-Net: with voxelmorph's 6 layers of 128 units the
-    0.1 million weights of "vxm2" in 2D become 14 million, and a checkpoint 170 MB. Their number
-    goes with ``hyper_units``: 4 layers of 32 units make 3.6 million, and steps twice as fast on a
-    processor.
+    The U-Net is that of :func:`vxmlib.models.build`, but a second network of dense layers computes
+    the weights of its convolutions from h. (Only the last convolution, which makes the field, has
+    ordinary weights.) The second network is far larger than the U-Net: with voxelmorph's 6 layers
+    of 128 units, the 0.1 million weights of "vxm2" in 2D become 14 million, and a checkpoint takes
+    170 MB. The number of weights grows with ``hyper_units``: 4 layers of 32 units have 3.6 million,
+    and training steps are twice as fast on a CPU.
 
     Parameters
     ----------
     shape, image_loss, learning_rate, int_steps, int_resolution, features, clipnorm
-        See :func:`vxmlib.models.build`.
+        As for :func:`vxmlib.models.build`.
     middle : float, optional
-        λ that h = 1/2 stands for, above 0. Default is that of :data:`MIDDLE`; see the module's
-        head.
+        λ at h = 1/2, above 0. Default is the value for the image loss in :data:`MIDDLE`; see the
+        docstring of this module.
     hyper_layers, hyper_units : int
-        Dense layers that h goes through, and units in each.
+        Number of dense layers, and of units in each of them; at least 1.
     oversample : float
-        Share of the pairs whose h is 0 or 1, see :func:`draw`.
+        Share of the pairs whose h is set to 0 or 1, from 0 to 1; see :func:`draw`.
     seed : int
-        Of the draws of h, at least 0.
+        Seed of the draws of h, at least 0.
 
     Returns
     -------
     HyperVxmDense
-        Compiled. Outputs are named "image" and "smoothness", as those of
+        Compiled. The outputs are named "image" and "smoothness", as those of
         :func:`vxmlib.models.build`.
 
     Raises
     ------
     ValueError
-        Naming the parameter, what was found and what would do.
+        A parameter is out of range. The message states its name, its value and what is allowed.
 
     Examples
     --------
@@ -146,18 +150,16 @@ def build(
         network=network,
     )
     _start_as_plain(model)
-    # voxelmorph keeps this in the model's file, and training.fit in a run's settings.
+    # voxelmorph stores this in the model file, and training.fit in the settings of the run.
     model.metadata.update(middle=middle, oversample=oversample, seed=seed)
     return model
 
 
 def _start_as_plain(model):
-    """Give the convolutions the first weights of a plain model, almost the same for all h.
-
-    A kernel is a product with the last dense layer plus a bias. neurite draws that bias with an
-    eighth of the spread that a plain model's kernels have (and the product is smaller still), so
-    that each convolution fades its input and training takes long to begin.
-    """
+    """Initialise the kernels like those of a plain model; they are almost the same for all h."""
+    # A kernel is a product with the output of the last dense layer, plus a bias. neurite draws this
+    # bias with an eighth of the standard deviation of a plain model's kernels, and the product is
+    # smaller still. Each convolution would then weaken its input, and learning would begin late.
     for layer in model.layers:
         if isinstance(layer, ne.layers.HyperConvFromDense):
             _, bias, _, kernel_shape = layer.hyperkernel
@@ -165,20 +167,26 @@ def _start_as_plain(model):
 
 
 def draw(count, *, seed, step, oversample=0.0):
-    """Draw h for the pairs of one step: a pure function of ``seed`` and ``step``.
+    """Draw h for the pairs of one step, as a pure function of ``seed`` and ``step``.
 
-    Uniform on [0, 1], as in the paper. Most draws then are far from the end points, where the
-    network changes fast; voxelmorph's script replaces 40 % of them by 0 or 1, half each.
+    The draws are uniform on [0, 1], as in the paper. Few of them are then close to 0 and 1, where
+    the network changes fast with h; voxelmorph's script replaces 40 % of them by 0 or 1, half each.
 
     Parameters
     ----------
-    count, seed, step : int
+    count : int
+        Number of pairs.
+    seed : int
+        Seed of the draws.
+    step : int
+        Step of the optimiser.
     oversample : float
-        Share of the draws, 0 to 1, that become 0 or 1.
+        Share of the draws, from 0 to 1, that are replaced by 0 or 1.
 
     Returns
     -------
     tensor, (count, 1), float32
+        One h for each pair.
 
     Examples
     --------
@@ -191,24 +199,24 @@ def draw(count, *, seed, step, oversample=0.0):
 
 
 def h_of(lam, middle=1.0):
-    """Give the h that stands for λ: λ / (λ + middle).
+    """Convert λ to h, which is λ / (λ + middle).
 
     Parameters
     ----------
     lam : float
-        λ, at least 0; ``math.inf`` for smoothness alone.
+        λ, at least 0; ``math.inf`` if only the smoothness counts.
     middle : float
-        λ at h = 1/2.
+        λ at h = 1/2, above 0.
 
     Returns
     -------
     float
-        From 0 to 1.
+        h, from 0 to 1.
 
     Raises
     ------
     ValueError
-        If ``lam`` is negative, NaN or no number.
+        ``lam`` is negative, NaN or not a number.
 
     Examples
     --------
@@ -222,24 +230,24 @@ def h_of(lam, middle=1.0):
 
 
 def lam_of(h, middle=1.0):
-    """Give the λ that h stands for: middle · h / (1 - h).
+    """Convert h to λ, which is middle · h / (1 - h).
 
     Parameters
     ----------
     h : float
         From 0 to 1.
     middle : float
-        λ at h = 1/2.
+        λ at h = 1/2, above 0.
 
     Returns
     -------
     float
-        At least 0; ``math.inf`` for h = 1.
+        λ, at least 0; ``math.inf`` for h = 1.
 
     Raises
     ------
     ValueError
-        If ``h`` is outside [0, 1], NaN or no number.
+        ``h`` is outside [0, 1], NaN or not a number.
 
     Examples
     --------
@@ -251,27 +259,29 @@ def lam_of(h, middle=1.0):
 
 
 def register(model, moving, fixed, lam):
-    """Predict the displacement that carries ``moving`` onto ``fixed``, as a model of that λ would.
+    """Predict the displacement that registers ``moving`` to ``fixed`` for a value of λ.
 
     Parameters
     ----------
     model : HyperVxmDense
-        Built by :func:`build` or loaded by :func:`load`; its image grid is ``vol``.
+        As returned by :func:`build` or :func:`load`.
     moving, fixed : ndarray, (*vol)
-        Finite intensities in [0, 1].
+        Finite intensities in [0, 1], on the grid of the model.
     lam : float
-        λ as :func:`vxmlib.models.build` takes it, at least 0; ``math.inf`` for h = 1.
+        λ, with the same meaning as in :func:`vxmlib.models.build`, at least 0; ``math.inf`` for
+        h = 1.
 
     Returns
     -------
     ndarray, (*vol, nd), float32
-        As :func:`vxmlib.models.register`: full resolution, in voxels, on the fixed grid.
+        Displacement at full resolution, in voxels, on the fixed grid, as that of
+        :func:`vxmlib.models.register`.
 
     Raises
     ------
     ValueError
-        If the model is a plain one, ``lam`` is negative, NaN or no number, or an image does not
-        fit.
+        The model is a plain one; ``lam`` is negative, NaN or not a number; or an image is on
+        another grid, not finite, constant, or outside [0, 1].
 
     Examples
     --------
@@ -283,29 +293,30 @@ def register(model, moving, fixed, lam):
     """
     if "middle" not in model.metadata:
         raise ValueError(
-            "model does not know which λ its h stands for: take one of "
-            "vxmlib.networks.hyper.build, or vxmlib.models.register for a plain VxmDense"
+            "model: found one that does not know which λ its h stands for, expected one of "
+            "vxmlib.networks.hyper.build; register with a plain VxmDense by vxmlib.models.register"
         )
     return models.register(model, moving, fixed, [h_of(lam, model.metadata["middle"])])
 
 
 def load(path):
-    """Read a model written by :func:`vxmlib.models.save` or :func:`vxmlib.training.fit`.
+    """Read a model that :func:`vxmlib.models.save` or :func:`vxmlib.training.fit` has written.
 
     Parameters
     ----------
     path : path
+        File of the model.
 
     Returns
     -------
     HyperVxmDense
-        With its weights, not compiled: ready to :func:`register`.
+        The model with its weights, not compiled; :func:`register` can use it.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        The file does not exist.
     vxmlib.models.ModelFileError
-        If the file is cut off, corrupt, or holds something else than a HyperVxmDense.
+        The file is incomplete, corrupt, or holds something other than a HyperVxmDense.
     """
     return models.load(path, network=HyperVxmDense)

@@ -1,4 +1,4 @@
-"""Build a network whose convolutions compute in bfloat16 and all else in float32."""
+"""Build a network that computes in bfloat16, except for its displacement, which is in float32."""
 
 import contextlib
 import functools
@@ -8,28 +8,29 @@ from vxmlib.backend import tf, vxm
 from vxmlib.checks import check_choice
 from vxmlib.networks import PRECISIONS
 
-#: Layers of voxelmorph that hold positions in a volume: bfloat16 has two to three digits.
+#: Layers of voxelmorph that compute positions in a volume. They stay in float32, because bfloat16
+#: has only two to three digits.
 _OF_POSITIONS = ("SpatialTransformer", "VecInt", "RescaleTransform")
 
 
 @contextlib.contextmanager
 def layers_in(precision):
-    """Set the precision of all layers that are made inside the block.
+    """Set the precision of all layers that are created inside a ``with`` block.
 
-    On processors with bfloat16 instructions (AVX512-BF16, AMX) and on GPUs, a training step of a
-    network with many filters takes about half the time. Where the instructions are missing, it
-    takes longer.
+    On CPUs with bfloat16 instructions (AVX512-BF16, AMX) and on GPUs, a training step of a network
+    with many filters takes about half the time. On CPUs without these instructions, it takes
+    longer.
 
     Parameters
     ----------
     precision : {"float32", "mixed_bfloat16"}
-        In mixed precision, voxelmorph's layers that warp, integrate and rescale stay in float32,
-        and so does the convolution that gives the field (its name ends in "flow").
+        With "mixed_bfloat16", voxelmorph's layers that warp, integrate and rescale stay in float32,
+        and so does the convolution that outputs the field (its name ends in "flow").
 
     Raises
     ------
     ValueError
-        Another precision.
+        ``precision`` is neither of these.
 
     Examples
     --------
@@ -60,7 +61,7 @@ def layers_in(precision):
 
 
 def _convolution(layer, *args, name=None, **options):
-    """A convolution, in float32 if its output is the field."""
+    """Create a convolution, in float32 if its output is the field."""
     if name and name.endswith("flow"):
         options["dtype"] = "float32"
     return layer(*args, name=name, **options)

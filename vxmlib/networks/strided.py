@@ -1,44 +1,54 @@
-"""The network of the authors' papers, with strided convolutions; it is faster than VxmDense.
+"""Build the strided network of the VoxelMorph papers, which is faster than VxmDense.
 
-On a processor most of VxmDense's time goes into its many-featured convolutions at full size. The
-papers' own networks stride from the first convolution on and have few features at full size: the
-displacement's (2018 and 2019) is that of :mod:`vxmlib.networks.cvpr2018`; the velocity's
-(MICCAI 2018) stays at half the size altogether.
+On a CPU, VxmDense spends most of its time in convolutions with many features at full resolution.
+The networks of the papers use a stride from the first convolution on, and have few features at
+full resolution. The network that predicts a displacement (2018 and 2019) is that of
+:mod:`vxmlib.networks.cvpr2018`; the one that predicts a velocity (MICCAI 2018) stays at half
+resolution throughout.
 """
 
 from vxmlib.backend import ne, tf, vxm
 from vxmlib.checks import check_choice
 
-#: Decoder features up to half the size; further ones are at full size.
+#: For a displacement: number of decoder convolutions up to half resolution; the others are at full
+#: resolution.
 HALF = 5
 
 
 class StridedVxmDense(ne.modelio.LoadableModel):
     """Registration network with the interface of ``vxm.networks.VxmDense``.
 
-    Give it to :func:`vxmlib.models.build` as ``network`` and to :func:`vxmlib.models.load`; it is
-    trained, saved and asked for its displacement as any other.
+    Pass this class as ``network`` to :func:`vxmlib.models.build` and :func:`vxmlib.models.load`.
+    The model is trained, saved and used for registration like any other.
 
     Parameters
     ----------
     inshape : tuple of int
-        Grid of the images, each size divisible by 16.
+        Grid of the images, 2D or 3D, each size divisible by 16.
     nb_unet_features : two lists of int
-        Filters of the four encoder levels (1/2 to 1/16 of the size), and of the decoder: one at
-        1/16, 1/8, 1/4 and 1/2 each, one more at 1/2, and further ones at full size (of a
-        velocity: at 1/2).
+        Filters of the convolutions. The encoder has one each at 1/2, 1/4, 1/8 and 1/16 of the full
+        resolution. The decoder has one each at 1/16, 1/8, 1/4 and 1/2, one more at 1/2, and the
+        others at full resolution (for a velocity: at 1/2).
     int_steps : int
-        0: the field is the displacement, at full size. Above: it is a velocity at half the size,
-        integrated there by so many steps of scaling and squaring.
+        0: the field is the displacement, at full resolution. Above 0: it is a velocity at half
+        resolution, which is integrated there by this many steps of scaling and squaring.
     int_resolution : int
-        2, the size at which a velocity comes; no other is built.
+        Voxel size of the velocity grid, in voxels of the images. Only 2 is supported.
     bidir : bool
-        Also warp the fixed image back by the integrated negative velocity.
+        Also warp the fixed image back, by the integrated negative velocity. This needs
+        ``int_steps`` above 0.
 
-    Outputs: the warped moving image, (the fixed image warped back,) and the field that is
-    smoothed: the displacement at full size, or the velocity at half. Under a mixed precision
-    policy only the convolutions compute in half precision: a position in a volume needs more
-    digits than that has.
+    Raises
+    ------
+    ValueError
+        ``int_resolution`` is not 2, or ``bidir`` is true with ``int_steps`` 0.
+
+    Notes
+    -----
+    The outputs are the warped moving image, with ``bidir`` also the warped fixed image, and the
+    field that is smoothed: the displacement at full resolution, or the velocity at half resolution.
+    Under a mixed-precision policy, the field, its integration and the warp stay in float32, because
+    a position in a volume needs more digits than half precision has.
 
     References
     ----------
@@ -50,7 +60,10 @@ class StridedVxmDense(ne.modelio.LoadableModel):
     def __init__(self, inshape, nb_unet_features, int_steps=0, int_resolution=2, bidir=False):
         check_choice("int_resolution", int_resolution, (2,))
         if bidir and not int_steps:
-            raise ValueError("bidir: a displacement has no inverse to warp back by; set int_steps")
+            raise ValueError(
+                "bidir: a displacement has no inverse by which the fixed image could be warped "
+                "back; set int_steps above 0"
+            )
         ndims = len(inshape)
         inputs = [tf.keras.Input((*inshape, 1), name=name) for name in ("source", "target")]
         encoder, decoder = nb_unet_features
@@ -72,11 +85,11 @@ class StridedVxmDense(ne.modelio.LoadableModel):
             outputs.append(warp([inputs[1], integrated(ne.layers.Negate(dtype="float32")(field))]))
         outputs.append(field)
         super().__init__(name="strided_vxm_dense", inputs=inputs, outputs=outputs)
-        # Where VxmDense keeps it: vxmlib.models.register looks there.
+        # VxmDense stores its displacement here, and vxmlib.models.register reads it from here.
         self.references = ne.modelio.ReferenceContainer()
         self.references.pos_flow = forward
-        # What its file is read by. (neurite's decorator for this needs a function that Python 3.11
-        # has dropped.)
+        # The model file stores these arguments, from which it is loaded. (neurite's decorator for
+        # this purpose needs a function that was removed in Python 3.11.)
         self.config = ne.modelio.ModelConfig(
             {
                 "inshape": tuple(inshape),
@@ -89,21 +102,21 @@ class StridedVxmDense(ne.modelio.LoadableModel):
 
 
 def half_size_features(inputs, encoder, decoder):
-    """Strided encoder and decoder up to half the size, as all the authors' 2018 networks have.
+    """Build the strided encoder and the decoder up to half resolution of the 2018 networks.
 
     Parameters
     ----------
     inputs : list of two Keras tensors
-        (batch, *vol, 1), 2D or 3D.
-    encoder : four ints
-        Filters at 1/2, 1/4, 1/8 and 1/16 of the size.
-    decoder : ints
-        Filters at 1/16, 1/8, 1/4 and 1/2, further ones at 1/2.
+        Moving and fixed image, each ``(batch, *vol, 1)``, 2D or 3D.
+    encoder : sequence of 4 ints
+        Filters at 1/2, 1/4, 1/8 and 1/16 of the full resolution.
+    decoder : sequence of int
+        Filters at 1/16, 1/8, 1/4 and 1/2 of the full resolution; any others are at 1/2, too.
 
     Returns
     -------
     Keras tensor
-        (batch, *vol / 2, filters of the last).
+        ``(batch, *vol / 2, n)``, where n is the last number of filters.
     """
     layers = tf.keras.layers
     doubled = getattr(layers, f"UpSampling{len(inputs[0].shape) - 2}D")
@@ -121,7 +134,7 @@ def half_size_features(inputs, encoder, decoder):
 
 
 def full_size_features(x, inputs, filters):
-    """Double the size, join the images themselves, and convolve once for each of ``filters``."""
+    """Upsample to full resolution, append the images, and convolve once for each of ``filters``."""
     layers = tf.keras.layers
     doubled = getattr(layers, f"UpSampling{len(x.shape) - 2}D")
     x = layers.concatenate([doubled()(x), *inputs])
@@ -131,7 +144,7 @@ def full_size_features(x, inputs, filters):
 
 
 def convolve(x, filters, strides=1):
-    """A convolution of width 3 with the papers' activation, LeakyReLU of slope 0.2."""
+    """Apply a convolution of width 3 and the activation of the papers, LeakyReLU of slope 0.2."""
     layers = tf.keras.layers
     convolution = getattr(layers, f"Conv{len(x.shape) - 2}D")
     x = convolution(filters, 3, strides=strides, padding="same", kernel_initializer="he_normal")(x)
@@ -139,7 +152,7 @@ def convolve(x, filters, strides=1):
 
 
 def _field(x, ndims):
-    """The field, nearly zero before training."""
+    """Apply the convolution that outputs the field, which is nearly zero before training."""
     convolution = getattr(tf.keras.layers, f"Conv{ndims}D")
     start = tf.keras.initializers.RandomNormal(mean=0.0, stddev=1e-5)
     return convolution(

@@ -1,1 +1,1 @@
-"""Data sets: each module reads or simulates the people of one and builds its cohort."""
+"""Read or simulate the subjects of each data set, and build a cohort from them."""

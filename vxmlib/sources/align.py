@@ -1,8 +1,8 @@
-"""Align skull-stripped scans to the MNI template by ANTs (12 degrees of freedom).
+"""Align skull-stripped scans to the MNI template with ANTs (affine, 12 degrees of freedom).
 
-``python -m vxmlib.sources.align malf`` computes the 35 matrices in
-``data/malf_affines.json``, one after the other, and can be interrupted and called again.
-``--check`` prints the committed figures.
+``python -m vxmlib.sources.align malf`` computes the 35 matrices in ``data/malf_affines.json`` one
+after the other.  It can be interrupted: the next call computes only the matrices that are missing.
+``--check`` prints the stored overlap, correlation and determinant of each scan.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vxmlib import files, nifti, preprocess
 from vxmlib.axes import RAS_TO_LPS, itk_grid
 from vxmlib.sources import malf, template
 
-TRANSFORM = "antsRegistrationSyNQuickRepro[a]"  # rigid, then affine; ANTs' reproducible recipe
+TRANSFORM = "antsRegistrationSyNQuickRepro[a]"  # ANTs' reproducible recipe: rigid, then affine
 METHOD = {
     "tool": "ANTs (antspyx)",
     "type_of_transform": TRANSFORM,
@@ -34,30 +34,32 @@ METHOD = {
 
 
 def affine_to_template(image, affine, *, spacing=1.0, seed=1):
-    """Align one skull-stripped image to the MNI template: 12 degrees of freedom.
+    """Align one skull-stripped image to the MNI template (affine, 12 degrees of freedom).
 
     Parameters
     ----------
     image : (i, j, k) float ndarray
-        Background 0.  Any orientation and voxel size.
+        Intensities, background 0.  Any orientation and voxel size.
     affine : (4, 4) ndarray
         Voxel index -> RAS mm of the scanner.
     spacing : float
-        Voxel size in mm at which the two are compared.  1.0 takes about a minute, 4.0 a
-        few seconds, and stays within a millimetre or two of it.
+        Voxel size in mm to which template and scan are coarsened before they are aligned.  1.0
+        takes about a minute.  4.0 takes a few seconds, and its result differs from that of 1.0
+        by a millimetre or two at most.
     seed : int
-        ANTs' random seed.
+        Random seed of ANTs.
 
     Returns
     -------
     (4, 4) float64 ndarray
-        Template RAS mm -> scan RAS mm: where in the scan a template position lies (pull).
+        Template RAS mm -> scan RAS mm (pull): it maps a position in the template to the
+        corresponding position in the scan.
 
     Notes
     -----
-    ANTs runs on one thread, because the order in which threads add up floats changes the last
-    digits; if ANTs was used before in this process, with more threads, it keeps those.  Setting
-    the seed also reseeds NumPy's global generator, which nothing in this package draws from.
+    ANTs runs on one thread, because the order in which threads add floating-point numbers changes
+    the last digits.  If ANTs has already run on more threads in this process, it keeps them.
+    Setting the seed also reseeds NumPy's global generator, which this package does not use.
     """
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read when ITK starts
     import ants
@@ -74,21 +76,33 @@ def affine_to_template(image, affine, *, spacing=1.0, seed=1):
 
 
 def _coarsened(image, affine, spacing):
-    """Sample an image on RAS voxels of `spacing` mm over its own field of view, unless finer."""
+    """Resample an image to RAS voxels of `spacing` mm, unless no voxel size is below `spacing`."""
     if (spacing <= nib.affines.voxel_sizes(affine)).all():
         return image, affine
     image, affine = preprocess.reorient(image, affine)
     factor = spacing / nib.affines.voxel_sizes(affine)
     wanted = affine @ np.diag([*factor, 1.0])
-    wanted[:3, 3] += affine[:3, :3] @ (factor - 1) / 2  # same outer corner
+    wanted[:3, 3] += affine[:3, :3] @ (factor - 1) / 2  # keeps the outer corner of the grid
     shape = np.maximum(np.array(image.shape) // factor, 1).astype(int)
     return preprocess.resample(image, affine, shape, wanted), wanted
 
 
 def ras_matrix(parameters, centre):
-    """Turn ITK's affine (matrix, translation; centre; LPS mm) into a 4x4 matrix on RAS mm.
+    """Convert an affine transform of ITK, in LPS mm, to a 4 x 4 matrix in RAS mm.
 
-    ITK maps a point x to A (x - c) + c + t.
+    ITK maps a point x to A (x - c) + c + t, with a matrix A, a centre c and a translation t.
+
+    Parameters
+    ----------
+    parameters : sequence of 12 floats
+        The nine entries of A row by row, then t in LPS mm.
+    centre : sequence of 3 floats
+        The centre c in LPS mm.
+
+    Returns
+    -------
+    (4, 4) float64 ndarray
+        RAS mm -> RAS mm.
 
     Examples
     --------
@@ -104,7 +118,7 @@ def ras_matrix(parameters, centre):
 
 
 def quality(image, affine, matrix):
-    """Measure how well a scan covers the template, merely centred and under a matrix, at 2 mm.
+    """Measure how well a scan matches the template before and after an alignment, at 2 mm.
 
     Parameters
     ----------
@@ -116,9 +130,10 @@ def quality(image, affine, matrix):
     Returns
     -------
     dict
-        ``{"before": ..., "after": ...}``, each with ``mask_dice`` (Dice of the brain masks, 0 to
-        1) and ``correlation`` (of intensities where both masks are, -1 to 1).  Before
-        means with the centres of mass on each other.
+        ``{"before": ..., "after": ...}``.  Before the alignment, only the centres of mass
+        coincide (`centring`); after it, `matrix` is applied.  Each value is a dictionary with
+        ``mask_dice`` (Dice of the two brain masks, 0 to 1) and ``correlation`` (of the
+        intensities where the masks overlap, -1 to 1).
     """
     reference = template.resample_to_template(*nifti.read_image(template.brain_path()), spacing=2.0)
     matrices = {"before": centring(image, affine), "after": matrix}
@@ -140,7 +155,7 @@ def _agreement(scan, reference):
 
 
 def centring(image, affine):
-    """Return the shift that puts the template's centre of mass onto the scan's.
+    """Return the shift that moves the template's centre of mass to that of the scan.
 
     Parameters
     ----------
@@ -163,17 +178,18 @@ def _centre_of_mass(image, affine):
 
 
 def displacement_between(first, second):
-    """Return how far apart two matrices put the points of the template's brain.
+    """Return the distance between the positions to which two matrices map each brain voxel.
 
     Parameters
     ----------
     first, second : (4, 4) ndarray
-        Template RAS mm -> scan RAS mm, of one scan.
+        Template RAS mm -> scan RAS mm, both for the same scan.
 
     Returns
     -------
     (n,) float64 ndarray
-        Distance in mm in the scan, for each brain voxel of the template at 4 mm.
+        Distance in mm, in the space of the scan, for each of the n brain voxels of the template
+        at 4 mm.
 
     Examples
     --------
@@ -189,7 +205,22 @@ def displacement_between(first, second):
 
 
 def align_malf(path=malf.AFFINES_FILE, *, scans=malf.SCANS, say=print):
-    """Compute the matrices that are not stored yet, and store each as soon as it is known."""
+    """Compute the matrices that are not stored yet, and store each as soon as it is computed.
+
+    Parameters
+    ----------
+    path : path
+        JSON file that holds the matrices; it is created if it does not exist.
+    scans : sequence of str
+        Scans to align, from ``malf.SCANS``.
+    say : callable
+        Called with one line of text for each scan.
+
+    Raises
+    ------
+    ValueError
+        The file holds matrices that were computed by another method.
+    """
     path = Path(path)
     stored = _read_or_start(path)
     for number, scan in enumerate(scans, start=1):
@@ -216,7 +247,7 @@ def _align_scan(scan):
 
 
 def _ants_image(image, affine):
-    """Wrap an array for ANTs, which counts millimetres to the Left and Posterior."""
+    """Convert an array to an ANTs image, which measures mm to the Left, Posterior, Superior."""
     import ants
 
     _, spacing, direction, origin = itk_grid(affine)
@@ -242,8 +273,8 @@ def _read_or_start(path):
     stored = json.loads(path.read_text(encoding="utf-8"))
     if {key: stored.get(key) for key in about} != about:
         raise ValueError(
-            f"{path} was computed by another method than this module's. Delete it to compute all "
-            "35 again, or name another file with --output."
+            f"{path}: found matrices of another method, expected those of this module. Delete the "
+            "file to compute all 35 again, or name another file with --output."
         )
     return stored
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 _PACKED = (".tar", ".tar.gz", ".tgz", ".zip")
-_SHOWN = 3  # names in a message; the rest are counted
+_SHOWN = 3  # names in a message; only the number of the others is given
 
 
 def folder(root, signs, *, inside=()):
@@ -12,16 +12,22 @@ def folder(root, signs, *, inside=()):
     Parameters
     ----------
     root : path
-        What the user names.
+        Folder that the user names.
     signs : sequence of str
-        Names that the content has; one of them is enough to know it by.
+        Names of files or folders in the archive.  A folder that holds one of them is taken for
+        the content.
     inside : sequence of str
-        Folders that unpacking makes, relative to `root`; the content may lie in one of them.
+        Folders that unpacking creates, relative to `root`, in which the content may also lie.
+
+    Returns
+    -------
+    Path
+        `root`, or one of the folders `inside` it.
 
     Raises
     ------
     ValueError
-        Not a folder, the packed archive itself, or a folder of other things.
+        `root` does not exist, is a file (such as the packed archive), or does not hold the content.
 
     Examples
     --------
@@ -44,7 +50,7 @@ def folder(root, signs, *, inside=()):
             return place
     names = sorted(path.name for path in root.iterdir())
     packed = [name for name in names if name.endswith(_PACKED)]
-    mend = f"Unpack {packed[0]} first." if packed else "Name the folder that holds it."
+    mend = f"Unpack {packed[0]} first." if packed else "Name the folder of the unpacked archive."
     raise ValueError(
         f"root={str(root)!r} holds {_listed(names) or 'nothing'}; expected {_listed(signs)} in it. "
         f"{mend}"
@@ -52,21 +58,21 @@ def folder(root, signs, *, inside=()):
 
 
 def require(root, files, *, hint=""):
-    """Make sure that every file of every subject is there.
+    """Raise an error if any file of any subject is missing.
 
     Parameters
     ----------
     root : Path
-        The folder, for the message.
+        Folder that the message names.
     files : dict
-        Person -> {name of a file relative to `root`: bool, whether it is there}.
+        Subject -> {file name relative to `root`: True if the file exists}.
     hint : str
-        What to do, where more is known than that it should be unpacked again.
+        Advice that replaces "Unpack it again." in the message.
 
     Raises
     ------
     ValueError
-        Files are missing; the message counts them and names the first.
+        Files are missing.  The message states how many, and names the first ones.
 
     Examples
     --------
@@ -85,6 +91,6 @@ def require(root, files, *, hint=""):
 
 
 def _listed(names):
-    """The first few names, and how many more there are."""
+    """Return the first few names as text, with the number of the others."""
     rest = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,14 +1,16 @@
-"""Name the evaluated structures, and translate other label numbers into theirs.
+"""List the evaluated structures, and convert other label numbers to theirs.
 
-The evaluated structures are the 30 of the VoxelMorph papers, in FreeSurfer's numbers.  The rule
-for every other label is the same in all cohorts:
+The evaluated structures are the 30 of the VoxelMorph papers, with FreeSurfer's label numbers.
+`fold_freesurfer` and `fold_manual` treat every other label by the same rule:
 
-- a part of an evaluated structure that the source splits off is folded back: cortical parcels
-  into the cerebral cortex of their side, inferior lateral ventricles (5, 44) into the lateral
-  ventricles, and, where the source gives no side, corpus callosum (251-255) and white-matter
-  hypointensities (77) into the cerebral white matter of the side they lie on;
-- everything else becomes 0, background of the evaluation: accumbens, basal forebrain, vessels,
-  optic chiasm, cerebellar vermis of the manual maps (the protocol gives it no side), lesions.
+- A label that the source uses for a part of an evaluated structure is merged into that structure:
+  cortical parcels into the cerebral cortex of their side, and inferior lateral ventricles (5, 44)
+  into the lateral ventricles.  The corpus callosum (251-255) and white-matter hypointensities (77)
+  have labels without a side; they are merged into the cerebral white matter of the side on which
+  the voxel lies.
+- All other labels become 0, the background of the evaluation: accumbens, basal forebrain, vessels,
+  optic chiasm, lesions, and the cerebellar vermis of the manual maps, to which their protocol
+  assigns no side.
 """
 
 import functools
@@ -21,13 +23,13 @@ _MIDLINE_WHITE_MATTER = (77, 251, 252, 253, 254, 255)
 
 
 def read_table(name):
-    """Rows of a two-column CSV table of ``vxmlib/data``, without its heading."""
+    """Read a two-column CSV table in ``vxmlib/data``, and return its rows without the header."""
     rows = (_DATA / name).read_text(encoding="utf-8").splitlines()[1:]
     return [row.split(",") for row in rows]
 
 
 def structures():
-    """Return the 30 evaluated structures, FreeSurfer number -> name; a new dictionary each time.
+    """Return the 30 evaluated structures as a new dictionary: FreeSurfer's number -> name.
 
     Examples
     --------
@@ -43,14 +45,15 @@ def fold_freesurfer(labels, right):
     Parameters
     ----------
     labels : (*vol) integer ndarray
-        FreeSurfer's numbers, cortical parcels (1000-1035, 2000-2035) or 3 and 42.
+        FreeSurfer's numbers, with the cortex as parcels (1000-1035, 2000-2035) or as 3 and 42.
     right : bool ndarray that broadcasts to (*vol)
-        True on the right of the midplane; decides the side of labels that have none.
+        True to the right of the midplane.  It decides the side of labels that have none.
 
     Returns
     -------
     (*vol) int16 ndarray
-        The rule of this module's head.
+        FreeSurfer's numbers of the evaluated structures, 0 elsewhere; the rule is in the
+        docstring of this module.
 
     Examples
     --------
@@ -69,17 +72,18 @@ def fold_freesurfer(labels, right):
 
 
 def fold_manual(labels):
-    """Reduce a manual label map of the challenge to the evaluated structures it shares.
+    """Reduce a manual label map of the MICCAI 2012 challenge to the evaluated structures.
 
     Parameters
     ----------
     labels : (*vol) integer ndarray
-        Neuromorphometrics' numbers, 0-207.
+        Neuromorphometrics' numbers, 0 to 207.
 
     Returns
     -------
     (*vol) int16 ndarray
-        FreeSurfer's numbers of 27 structures; the rule of this module's head.
+        FreeSurfer's numbers of 27 evaluated structures, 0 elsewhere; the rule is in the docstring
+        of this module.
 
     Examples
     --------
@@ -95,16 +99,16 @@ def fold_manual(labels):
 
 @functools.cache
 def _manual_table():
-    """Manual number -> FreeSurfer's; 0 for what is not evaluated."""
+    """Neuromorphometrics' number -> FreeSurfer's number, or 0 if the label is not evaluated."""
     return {int(manual): int(other) for manual, other in read_table("malf_labels.csv")}
 
 
 def manual_numbers():
-    """Return the 138 label numbers that every manual map of the challenge has."""
+    """Return the 138 label numbers that all manual label maps of the challenge contain."""
     return tuple(_manual_table())
 
 
 def manual_structures():
-    """Return the evaluated structures that the manual label maps have: 27 of the 30."""
+    """Return the 27 evaluated structures that the manual label maps contain: number -> name."""
     known = set(_manual_table().values())
     return {label: name for label, name in structures().items() if label in known}

@@ -1,21 +1,24 @@
 """Read LPBA40, 40 subjects with 56 manually drawn structures, from the unpacked archive.
 
 The archive is "LPBA40 Subjects Delineation Space: MRI and label files in delineation space" of the
-Laboratory of Neuro Imaging (Shattuck et al., NeuroImage 2008), for whoever accepted its terms.
-It was not available to us.  Its layout is taken from public programs that read it:
+Laboratory of Neuro Imaging (LONI; Shattuck et al., NeuroImage 2008).  It can be downloaded by
+anyone who accepts LONI's terms.  We did not have access to it, so we took its layout from public
+programs that read it:
 
-- a zip in a zip, ``LPBA40/delineation_space/S01`` to ``S40``, each with
-  ``S01.delineation.structure.label.hdr`` and ``.img.gz`` (the downloader of honkamj/SITReg,
-  ``src/data/lpba40/data.py``); ``S01.delineation.skullstripped`` beside it, compressed alike (by
-  these names many registration programs read them);
-- Analyze volumes with a fourth axis of one voxel (SITReg).  Programs disagree on whether voxels
-  are compressed, and some converted the files: ``.img.gz``, ``.img``, ``.nii.gz`` and ``.nii`` are
-  all taken;
-- the numbers of the structures (Brainstorm's ``mri_getlabels_lpba40``).
+- The archive is a zip file within a zip file.  It has the folders
+  ``LPBA40/delineation_space/S01`` to ``S40``, each with the label map
+  ``S01.delineation.structure.label.hdr`` and ``.img.gz`` (source: the downloader of honkamj/SITReg,
+  ``src/data/lpba40/data.py``).  The scan ``S01.delineation.skullstripped`` lies beside it and is
+  compressed in the same way (source: many registration programs read files of these names).
+- The files are Analyze volumes with a fourth axis of one voxel (source: SITReg).  Programs
+  disagree on whether the voxels are compressed, and some converted the files.  Therefore
+  ``.img.gz``, ``.img``, ``.nii.gz`` and ``.nii`` are all accepted.
+- The numbers of the structures are those of Brainstorm's ``mri_getlabels_lpba40``.
 
-An Analyze header does not say where the axes point, and converted files inherited a guess.  The
-label map knows: left and right, front and back, top and bottom have structures of their own
-(`directions`).  So a header is asked for the size of its voxels only.
+An Analyze header does not say where the axes point, and files converted from it inherited a guess.
+We therefore determine the directions from the label map, because left and right, front and back,
+and top and bottom have different structures (`directions`).  Only the voxel size is taken from the
+header.
 """
 
 import nibabel as nib
@@ -27,7 +30,8 @@ from vxmlib.sources import archive, own, template
 from vxmlib.sources.labels import read_table
 
 SUBJECTS = tuple(f"S{number:02d}" for number in range(1, 41))
-#: Ours; the publisher names none.  Many programs keep the first ten subjects for testing, so we do.
+#: We chose this split, because the publisher defines none.  As in many programs, the first ten
+#: subjects are the test subjects.
 SPLIT = {"train": SUBJECTS[15:], "validation": SUBJECTS[10:15], "test": SUBJECTS[:10]}
 ALIGNMENTS = ("centre", "affine")
 
@@ -42,17 +46,18 @@ CREDIT = (
 _INSIDE = ("delineation_space", "LPBA40/delineation_space")
 _IMAGE, _LABELS = "delineation.skullstripped", "delineation.structure.label"
 _ENDINGS = (".img.gz", ".img", ".nii.gz", ".nii")
-_SAME_SIZE = 1e-3  # mm
+_SAME_SIZE = 1e-3  # tolerance in mm for voxel sizes of a scan and its label map
 
-# Structures at the two ends of each axis: from where to where it runs.
+# Structures at the start and at the end of each RAS axis.
 _LEFT, _RIGHT = tuple(range(21, 180, 2)), tuple(range(22, 180, 2))
 _OCCIPITAL, _FRONTAL = tuple(range(61, 69)), tuple(range(21, 35))
-_BELOW, _ABOVE = (181, 182), (27, 28, 41, 42, 43, 44)  # cerebellum, brain stem; round the vertex
+# Below: cerebellum and brain stem.  Above: gyri near the vertex.
+_BELOW, _ABOVE = (181, 182), (27, 28, 41, 42, 43, 44)
 _ENDS = ((_LEFT, _RIGHT), (_OCCIPITAL, _FRONTAL), (_BELOW, _ABOVE))
 
 
 def structures():
-    """Return the 56 structures, number of the archive -> name; a new dictionary each time.
+    """Return the 56 structures as a new dictionary: label number of the archive -> name.
 
     Examples
     --------
@@ -63,25 +68,26 @@ def structures():
 
 
 def directions(labels, spacing):
-    """Find where the axes of a label map point, by where its structures lie.
+    """Determine the directions of a label map's axes from the positions of its structures.
 
     Parameters
     ----------
     labels : (i, j, k) integer ndarray
-        LPBA40's numbers.
+        LPBA40's label numbers, background 0.
     spacing : (3,) sequence of float
-        Size of a voxel along i, j and k in mm.
+        Voxel size along i, j and k in mm.
 
     Returns
     -------
     (4, 4) float64 ndarray
-        Voxel index -> RAS mm, along the voxel axes; the origin is the middle of the grid, since
-        nothing says where it is.
+        Voxel index -> RAS mm, with each voxel axis parallel to an axis of RAS space.  The origin
+        is the middle of the grid, because its true position is unknown.
 
     Raises
     ------
     ValueError
-        The structures that tell are not there, or do not tell three different axes.
+        All structures at one end of an anatomical axis are missing, or two anatomical directions
+        fall on the same voxel axis.
 
     Examples
     --------
@@ -101,14 +107,16 @@ def directions(labels, spacing):
     for row, ends in enumerate(_ENDS):
         inside = [np.isin(numbers, end) for end in ends]
         if not all(some.any() for some in inside):
-            raise ValueError("the structures that show where its axes point are not all there")
+            raise ValueError("all structures at one end of an anatomical axis are missing")
         start, end = (places[some].mean(axis=0) for some in inside)
         axis = int(np.abs(end - start).argmax())
         axes.append(axis)
         affine[row, :3] = 0
         affine[row, axis] = np.sign((end - start)[axis]) * spacing[axis]
     if sorted(axes) != [0, 1, 2]:
-        raise ValueError("its structures do not lie as in a head: two directions share an axis")
+        raise ValueError(
+            "its structures do not lie as in a head: two anatomical directions share a voxel axis"
+        )
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(labels.shape) - 1) / 2)
     return affine
 
@@ -129,23 +137,25 @@ def cohort(*, ndim=2, spacing=None, root, align="centre"):
 
 
 class Scans:
-    """Makes the subjects of the cohort on a grid: one interpolation from delineation space.
+    """The subjects of the cohort, resampled to a grid by one interpolation.
 
     Parameters
     ----------
     root : path
-        What the archive was unpacked to: the folder of S01 to S40, or one or two above it.
+        Folder to which the archive was unpacked: the one that holds S01 to S40, or a folder one
+        or two levels above it.
     shape, affine
-        The grid, as `vxmlib.sources.template.grid` gives it.
+        Shape and affine of the grid in MNI space, as returned by `vxmlib.sources.template.grid`.
     alignment : {"centre", "affine"}
-        As for `vxmlib.sources.own.Folder`.  Delineation space is not MNI space, so
-        "none" is refused.
+        As for `vxmlib.sources.own.Folder`.  Delineation space is not MNI space, so "none" is not
+        allowed.
 
     Raises
     ------
     ValueError
-        No such folder, the packed archive, missing files; when a subject is read: a file that is
-        damaged or that is not what its name says.  The message names the file.
+        When the object is created: `root` is not the folder of the unpacked archive, or files are
+        missing.  When a subject is read: a file is damaged, or its content is not as expected.
+        The message names the file.
     """
 
     def __init__(self, root, shape, affine, *, alignment):
@@ -155,7 +165,7 @@ class Scans:
         archive.require(self.root, {subject: self._there(subject) for subject in SUBJECTS})
 
     def person(self, subject):
-        """Return image and label map on the grid, a slab of one voxel where the grid is one."""
+        """Return a subject's image, float32 in [0, 1], and label map, int16, on the 3-D grid."""
         path, labels_path = (self._path(subject, kind) for kind in (_IMAGE, _LABELS))
         image, header = nifti.read_image(path)
         own.check_scan(image, path)
@@ -171,7 +181,7 @@ class Scans:
         if unknown:
             raise ValueError(
                 f"{labels_path}: found label {unknown[0]}, expected LPBA40's numbers (21 to 182). "
-                "Was it renumbered, or resampled with linear interpolation?"
+                "Was the label map renumbered, or resampled with linear interpolation?"
             )
         try:
             affine = directions(labels, spacing)
@@ -181,7 +191,7 @@ class Scans:
         return own.place(image, affine, labels.astype(np.int16), self.shape, self.affine, **how)
 
     def _there(self, subject):
-        """The files that a subject needs, each with whether it is there."""
+        """Return the files that a subject needs: file name -> True if the file exists."""
         files = {}
         for kind in (_IMAGE, _LABELS):
             path = self._path(subject, kind)
@@ -195,6 +205,6 @@ class Scans:
         return files
 
     def _path(self, subject, kind):
-        """The file that holds the voxels, in whichever form it is there; None without it."""
+        """Return the file that holds the voxels, in any accepted format; None if it is missing."""
         paths = (self.root / subject / f"{subject}.{kind}{ending}" for ending in _ENDINGS)
         return next((path for path in paths if path.is_file()), None)

@@ -1,7 +1,7 @@
-"""Read the real scans of the MICCAI 2012 challenge: files, official split, licence and credit.
+"""Read the real scans of the MICCAI 2012 multi-atlas labelling challenge, with the official split.
 
-35 T1 scans of 30 subjects with manual label maps, from the MICCAI 2012 multi-atlas labelling
-challenge.  Nothing of them is in this package but 35 affine matrices and a table of numbers.
+The data set has 35 T1 scans of 30 subjects with manual label maps.  The scans are downloaded; the
+package itself contains only 35 affine matrices and a table of label numbers for them.
 """
 
 import json
@@ -33,22 +33,22 @@ CREDIT = (
 
 
 def scan_path(scan):
-    """Fetch a skull-stripped scan (native space) and return its path; `scan` is in ``SCANS``."""
+    """Fetch a scan of ``SCANS``, skull-stripped and in native space, and return its path."""
     return fetch.fetch(f"{FOLDER}/inst/extdata/{scan}_SS.nii.gz")
 
 
 def labels_path(scan):
-    """Fetch the manual label map of a scan (same grid) and return its path."""
+    """Fetch the manual label map of a scan, on the grid of the scan, and return its path."""
     return fetch.fetch(f"{FOLDER}/inst/extdata/{scan}_glm.nii.gz")
 
 
 def available():
-    """Return ``"mirror"`` or ``"cache"`` when all files are available, else ``""``."""
+    """Return where all files are (``"mirror"`` or ``"cache"``), or ``""`` if one is missing."""
     return fetch.available(FOLDER)
 
 
 def fetch_all():
-    """Download the missing files, so that a missing network shows before any training."""
+    """Download the missing files, so that a network error occurs before a training run."""
     if available():
         return
     paths = [path for path in fetch.registry() if path.startswith(FOLDER)]
@@ -57,7 +57,7 @@ def fetch_all():
 
 
 def matrices():
-    """Return the stored alignments: scan -> (4, 4) array, template RAS mm -> scan RAS mm.
+    """Return the stored affine alignments: scan -> (4, 4) array, template RAS mm -> scan RAS mm.
 
     ``python -m vxmlib.sources.align malf`` computes them.
     """
@@ -66,12 +66,12 @@ def matrices():
 
 
 def manual_names():
-    """Return the names of the original label numbers, from the challenge's own table.
+    """Return the names of the original label numbers, from the table of the challenge.
 
     Returns
     -------
     dict
-        Number -> name, of the 138 labels that every one of the 35 maps has.
+        Label number -> name, for the 138 labels that all 35 label maps contain.
     """
     text = fetch.fetch(f"{FOLDER}/inst/MICCAI-Challenge-2012-Label-Information.csv").read_text()
     rows = (line.split(",") for line in text.splitlines()[1:])
@@ -99,13 +99,13 @@ def cohort(*, ndim=2, spacing=None, labels="freesurfer"):
 
 
 class Scans:
-    """Makes the subjects of the cohort on a grid: one interpolation from the native scan."""
+    """The scans of the cohort, resampled to a grid by one interpolation from native space."""
 
     def __init__(self, shape, affine, *, manual):
         self.shape, self.affine, self.manual = shape, affine, manual
 
     def person(self, scan):
-        """Return image and label map on the grid, a slab of one voxel where the grid is one."""
+        """Return a scan, float32 in [0, 1], and its label map, int16, both on the 3-D grid."""
         where = {"shape": self.shape, "grid_affine": self.affine, "matrix": matrices()[scan]}
         image = preprocess.resample(
             *nifti.read_image(scan_path(scan)), **where, keep_background=True

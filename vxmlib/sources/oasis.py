@@ -1,18 +1,19 @@
 """Read neurite-OASIS, 414 aligned subjects with automatic labels, from the unpacked archive.
 
-The collection was prepared by Hoopes and Dalca for HyperMorph from OASIS (Marcus et al. 2007), for
-whoever accepts the OASIS data use agreement.  It was not available to us.  What is read, and how,
-is what its README says (``neurite-oasis.md`` in the repository adalca/medical-datasets):
+Hoopes and Dalca prepared the collection for HyperMorph from OASIS (Marcus et al. 2007).  It is
+available to anyone who accepts the OASIS data use agreement.  We did not have access to it, so
+this module follows its README (``neurite-oasis.md`` in the repository adalca/medical-datasets):
 
-- ``subjects.txt`` lists the subjects, each a folder such as ``OASIS_OAS1_0001_MR1``;
-- ``aligned_norm.nii.gz`` is 160 x 192 x 224, skull-stripped, bias-corrected, scaled to [0, 1] and
-  resampled in FreeSurfer's Talairach space; ``slice_norm.nii.gz``, 160 x 192, is its coronal slice
-  109 (in the file with a third axis of one voxel, as programs that read it show);
-- ``seg35_labels.txt``, ``seg24_labels.txt`` and ``seg4_labels.txt`` name the labels, as FreeSurfer
-  colour tables.  The label maps ``aligned_seg35``, ``aligned_seg4``, ``slice_seg24`` and
-  ``slice_seg4`` are named as JJGO/UniverSeg and other programs read them.
+- ``subjects.txt`` lists the subjects.  Each has a folder such as ``OASIS_OAS1_0001_MR1``.
+- ``aligned_norm.nii.gz`` has 160 x 192 x 224 voxels.  It is skull-stripped, bias-corrected, scaled
+  to [0, 1] and resampled in FreeSurfer's Talairach space.  ``slice_norm.nii.gz`` is its coronal
+  slice 109, with 160 x 192 voxels.  (The file has a third axis of one voxel, as the programs that
+  read it show.)
+- ``seg35_labels.txt``, ``seg24_labels.txt`` and ``seg4_labels.txt`` name the labels, in the format
+  of FreeSurfer's colour tables.  The label maps are ``aligned_seg35``, ``aligned_seg4``,
+  ``slice_seg24`` and ``slice_seg4`` (source of the names: JJGO/UniverSeg and other programs).
 
-The numbers of the labels are the archive's own, 1, 2, 3 and so on, and not FreeSurfer's.
+The archive numbers its labels 1, 2, 3 and so on; these are not FreeSurfer's numbers.
 """
 
 import nibabel as nib
@@ -23,10 +24,11 @@ from vxmlib.cohorts import Cohort
 from vxmlib.sources import archive
 
 PEOPLE = 414
-SHAPE = (160, 192, 224)  # as stored: axes to the Left, Inferior, Anterior
-SLICE = 109  # along the last
-LABELS = {2: ("seg24", "seg4"), 3: ("seg35", "seg4")}  # the first is the default
-#: Ours.  The last twenty of the published list are the validation subjects of Learn2Reg 2021.
+SHAPE = (160, 192, 224)  # as stored; the axes run to the Left, Inferior, Anterior
+SLICE = 109  # along the last axis
+LABELS = {2: ("seg24", "seg4"), 3: ("seg35", "seg4")}  # by ndim; the first is the default
+#: Sizes of the parts; we chose them.  The last twenty subjects of the published list are the
+#: validation subjects of Learn2Reg 2021.
 HELD = {"validation": 20, "test": 20}
 
 LICENCE = "OASIS data use agreement (oasis-brains.org)"
@@ -37,27 +39,28 @@ CREDIT = (
 
 _FILES = {2: "slice", 3: "aligned"}
 _LIST = "subjects.txt"
-_ROUNDING = 1e-4  # intensities that leave [0, 1] by so little were rounded when they were stored
-_LEAST_BACKGROUND = 0.1  # of the voxels; a scan that is not skull-stripped has almost none
+_ROUNDING = 1e-4  # intensities may lie outside [0, 1] by this much, through rounding at storage
+_LEAST_BACKGROUND = 0.1  # share of voxels that are 0; without skull-stripping there are almost none
 
 
 def names(text):
-    """Read a colour table of FreeSurfer.
+    """Read the names of the labels from the text of a FreeSurfer colour table.
 
     Parameters
     ----------
     text : str
-        Lines of ``number name red green blue alpha``; comments begin with ``#``.
+        Lines of the form ``number name red green blue alpha``; lines that begin with ``#`` are
+        comments.
 
     Returns
     -------
     dict
-        Number -> name with spaces for hyphens, without 0, the background.
+        Label number -> name, with spaces in place of hyphens.  The background, 0, is left out.
 
     Raises
     ------
     ValueError
-        No such lines.
+        No line has this form.
 
     Examples
     --------
@@ -95,37 +98,42 @@ def cohort(*, ndim=2, spacing=1.0, root, labels=None):
 
 
 class Scans:
-    """Reads the subjects of the cohort.
+    """The subjects of the cohort, as the archive holds them.
 
-    Volumes are turned to Right, Anterior, Superior by their header, slices to Right, Superior;
-    at 1 mm nothing is interpolated.
+    Volumes are reoriented by their header so that the axes run Right, Anterior, Superior; slices
+    are reoriented to Right, Superior.  At 1 mm nothing is interpolated.
 
     Parameters
     ----------
     root : path
-        What the archive was unpacked to: the folder of ``subjects.txt``.
+        Folder to which the archive was unpacked: the one that holds ``subjects.txt``.
     ndim : {2, 3}
+        2 for the coronal slices, 3 for the volumes.
     spacing : {1.0, 2.0}
-        2.0 takes every other voxel of the smoothed image, and of the label map.
+        Voxel size in mm.  2.0 takes every other voxel of the smoothed image and of the label map.
     labels : {"seg35", "seg24", "seg4"}, optional
-        Default: "seg35" of volumes, "seg24" of slices.
+        Which label maps: "seg35" (default) or "seg4" for volumes, "seg24" (default) or "seg4" for
+        slices.
 
     Attributes
     ----------
     subjects : tuple of str
         In the order of ``subjects.txt``.
     shape : tuple of int
+        Number of voxels along each axis, at `spacing`.
     affine : (4, 4) float64 ndarray
-        Voxel index -> RAS mm, that of the first subject's volume.  For slices index ``(i, 0, k)``;
-        their origin, here the middle of the slice, is not known.
+        Voxel index -> RAS mm.  For volumes it is that of the first subject.  For slices the pixel
+        ``(i, k)`` has the index ``(i, 0, k)``, and the origin is the middle of the slice, because
+        its true position is unknown.
     structures : dict
-        Number -> name.
+        Label number -> name.
 
     Raises
     ------
     ValueError
-        No such folder, the packed archive, missing subjects or files, an option that is not there;
-        when a subject is read: a file that is damaged or not as documented.  The message names it.
+        When the object is created: `root` is not the folder of the unpacked archive, subjects or
+        files are missing, or an option is not one of those above.  When a subject is read: a file
+        is damaged or not as documented.  The message names the file or option.
     """
 
     def __init__(self, root, *, ndim, spacing, labels=None):
@@ -141,9 +149,9 @@ class Scans:
         self.shape = tuple(-(-n // self.step) for n in shape)
 
     def split(self):
-        """Divide the subjects by their order in the list: the last are the test subjects.
+        """Divide the subjects by their order in the list; the last ones are the test subjects.
 
-        The same for everyone who has the archive; nothing is drawn.
+        Nothing is drawn at random, so everyone who has the archive gets the same split.
         """
         first = len(self.subjects) - HELD["test"]
         middle = first - HELD["validation"]
@@ -152,7 +160,7 @@ class Scans:
         return {part: self.subjects[which] for part, which in parts.items()}
 
     def person(self, subject):
-        """Return image (*vol) float32 in [0, 1] and label map (*vol) int16."""
+        """Return a subject's image, (*vol) float32 in [0, 1], and label map, (*vol) int16."""
         folder = self.root / subject
         image, affine = self._read(nifti.read_image, folder / self._image)
         _check_range(image, folder / self._image)
@@ -171,13 +179,13 @@ class Scans:
         return np.ascontiguousarray(image), np.ascontiguousarray(labels, np.int16)
 
     def _listed(self):
-        """The subjects of the list."""
+        """Return the subjects of the list, in its order."""
         path = self.root / _LIST
         subjects = tuple(path.read_text(encoding="utf-8").split())
         if len(set(subjects)) != PEOPLE or len(subjects) != PEOPLE:
             raise ValueError(
                 f"{path}: lists {len(set(subjects))} subjects in {len(subjects)} lines, expected "
-                f"{PEOPLE} in as many. Unpack the archive again."
+                f"{PEOPLE} subjects, one a line. Unpack the archive again."
             )
         return subjects
 
@@ -190,7 +198,7 @@ class Scans:
         archive.require(self.root, files, hint=self._other_archive(files))
 
     def _other_archive(self, files):
-        """A hint, if the files are all of the other dimension: the 2D archive has slices alone."""
+        """Return a hint if only files of the other dimension exist, as in the 2D archive."""
         if any(there for some in files.values() for there in some.values()):
             return ""
         other = 5 - self.ndim
@@ -207,7 +215,7 @@ class Scans:
             raise ValueError(f"{path}: {error}. Unpack the archive again.") from error
 
     def _read(self, read, path):
-        """A file's array on the documented grid, and its affine."""
+        """Return the array of a file, after a check of its shape, and its affine."""
         array, affine = read(path)
         expected = SHAPE[: self.ndim]
         if self.ndim == 2 and array.shape == (*expected, 1):
@@ -217,7 +225,7 @@ class Scans:
         return array, affine
 
     def _volume_grid(self):
-        """Affine and shape at 1 mm of the turned volumes, from the first subject's."""
+        """Return the affine at `spacing` and the shape at 1 mm of the reoriented first volume."""
         path = self.root / self.subjects[0] / self._image
         array, affine = self._read(nifti.read_image, path)
         size = nib.affines.voxel_sizes(affine)
@@ -237,7 +245,7 @@ class Scans:
         return np.diag([self.step, self.step, self.step, 1.0])
 
     def _check_affines(self, affine, other, folder):
-        """A label map lies on its image; an image runs as the first subject's does."""
+        """Check the label map's affine against the image's, and its axes against the first's."""
         if not np.allclose(affine, other, atol=1e-2):
             raise ValueError(
                 f"{folder / self._labels}: its affine {other.round(2).tolist()} differs from "
@@ -246,7 +254,7 @@ class Scans:
         if not np.allclose(affine[:3, :3], self._axes, atol=1e-2):
             raise ValueError(
                 f"{folder / self._image}: its axes {affine[:3, :3].round(2).tolist()} are not "
-                f"those of {self.subjects[0]}; expected everyone in one space."
+                f"those of {self.subjects[0]}; expected all subjects in one space."
             )
 
     def _check_numbers(self, labels, path):
@@ -254,11 +262,11 @@ class Scans:
         if unknown:
             raise ValueError(
                 f"{path}: found label {unknown[0]}, which is not among the archive's "
-                f"{len(self.structures)} names. Do both come from one archive?"
+                f"{len(self.structures)} names. Are label map and names from the same archive?"
             )
 
     def _coarsened(self, array, *, labels=False):
-        """Every other voxel, for 2 mm: a voxel stays where one was, so labels need no rounding."""
+        """Take every other voxel for 2 mm; the new voxels lie on old ones, so labels stay exact."""
         if self.step == 1:
             return array
         shape = tuple(-(-n // self.step) for n in array.shape)
@@ -270,7 +278,8 @@ def _check_range(image, path):
     low, high = float(image.min()), float(image.max())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # NaN fails, too
         raise ValueError(
-            f"{path}: intensities from {low:g} to {high:g}, expected [0, 1]. Is this norm?"
+            f"{path}: intensities from {low:g} to {high:g}, expected [0, 1]. Is this the norm "
+            "image of the archive?"
         )
     if np.mean(np.abs(image) <= _ROUNDING) < _LEAST_BACKGROUND:
         raise ValueError(

@@ -1,9 +1,10 @@
-"""Read the scans of a folder that the user names, check them and resample them onto the grid.
+"""Read the scans in a folder of the user, check them and resample them to the common grid.
 
-In the folder, every ``NAME.nii`` or ``NAME.nii.gz`` is a scan; hidden files are ignored.  Its label
-map, if there is one, is ``NAME_seg.nii[.gz]`` beside it, or ``labels/NAME.nii[.gz]``.  A file
-``labels.csv`` in UTF-8 may name the structures by rows ``number,name`` (or ``;`` or a tab between
-them); without it FreeSurfer's names are used where they fit.
+Every file ``NAME.nii`` or ``NAME.nii.gz`` in the folder is a scan; hidden files are ignored.  The
+label map of a scan is optional.  It is ``NAME_seg.nii[.gz]`` beside the scan, or
+``labels/NAME.nii[.gz]``.  The file ``labels.csv`` (UTF-8) is optional, too.  It names structures in
+rows ``number,name``, whose separator may also be ``;`` or a tab.  A number that it does not name
+gets the name of the evaluated structure with this number, if any (`vxmlib.sources.labels`).
 """
 
 import hashlib
@@ -41,29 +42,31 @@ def cohort(*, ndim=2, spacing=None, seed=0, root, align="centre"):
         unlabelled=folder.unlabelled(),
     )
     for subject in people.subjects:
-        people.image(subject)  # an error shows now, not in the middle of a training
+        people.image(subject)  # an error occurs now, and not during a training run
     return people
 
 
 class Folder:
-    """The scans of a folder, all read and checked at once, on a grid.
+    """The scans of a folder, resampled to a grid; all are read when the object is created.
 
     Parameters
     ----------
     root : path
-        The folder.
+        Folder that holds the scans.
     shape, affine
-        The grid, as `vxmlib.sources.template.grid` gives it.
+        Shape and affine of the grid in MNI space, as returned by `vxmlib.sources.template.grid`.
     alignment : {"centre", "affine", "none"}
-        How a scan is laid onto the MNI template: shifted so that the centres of mass agree;
-        by ANTs with 12 degrees of freedom (a minute a scan, kept in the cache folder); or not
-        at all, for scans that are in MNI space already.
+        How a scan is aligned to the MNI template.  "centre" shifts it so that the centres of mass
+        coincide.  "affine" aligns it by ANTs with 12 degrees of freedom; this takes about a minute
+        for each scan, and the matrix is kept in the cache folder.  "none" is for scans that are
+        already in MNI space.
 
     Raises
     ------
     ValueError
-        No folder, no scans, a single scan, a damaged file, a label map without a scan or of
-        another grid, a scan that lies outside of the grid.  The message names the file.
+        `root` is not a folder or holds fewer than two scans; a file is damaged; a label map has no
+        scan, or another grid than its scan; or a scan lies outside the grid.  The message names
+        the file.
     """
 
     def __init__(self, root, shape, affine, *, alignment):
@@ -76,25 +79,27 @@ class Folder:
         }
 
     def person(self, name):
-        """Return image and label map (or None) of a scan."""
+        """Return a scan, float32 in [0, 1], and its label map, int16, or None if it has none."""
         return self._people[name]
 
     def unlabelled(self):
-        """Return the scans that have no label map."""
+        """Return the names of the scans that have no label map."""
         return tuple(name for name, (_, labels) in self._people.items() if labels is None)
 
     def structures(self):
-        """Return the labels that occur, number -> name."""
+        """Return the structures that occur in the label maps: label number -> name."""
         maps = [labels for _, labels in self._people.values() if labels is not None]
         numbers = sorted({int(n) for labels in maps for n in np.unique(labels)} - {0})
         names = structure_labels.structures() | _named(self.root / "labels.csv")
         return {number: names.get(number, f"label {number}") for number in numbers}
 
     def split(self, seed):
-        """Divide the scans at random: a fifth to test, a tenth to validate, the rest to train.
+        """Divide the scans at random into training, validation and test parts.
 
-        Scans with label maps go to test first.  Fewer than six are too few to divide: then each
-        part holds all of them, and a result says nothing about new subjects.
+        A fifth is for testing and a tenth for validation, but at least two scans each; the rest is
+        for training.  Scans with label maps are assigned to the test part first.  Fewer than six
+        scans are not divided: each part then holds all of them, and a result says nothing about
+        new subjects.
         """
         names = sorted(self._people)
         if len(names) < 6:
@@ -113,7 +118,8 @@ def find(root):
     Raises
     ------
     ValueError
-        No folder, no scans, one scan only, two of one name, a label map without its scan.
+        `root` is not a folder or holds fewer than two scans, two scans have the same name, or a
+        label map has no scan.
     """
     root, scans, beside = _folder(root), {}, {}
     for path in _images(root):
@@ -130,7 +136,7 @@ def find(root):
 
 
 def _images(folder):
-    """The NIfTI files of a folder; hidden ones, such as macOS's ``._scan.nii.gz``, are none."""
+    """Return the NIfTI files of a folder without hidden ones, such as macOS's ``._a.nii.gz``."""
     paths = sorted(folder.glob("*.nii*"))
     return [p for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
 
@@ -152,7 +158,7 @@ def _check_found(root, scans, beside):
 def _folder(root):
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"root={str(root)!r} is not a folder. Name the folder that holds scans.")
+        raise ValueError(f"root={str(root)!r} is not a folder. Name the folder that has the scans.")
     return folder
 
 
@@ -161,7 +167,7 @@ def _name(path):
 
 
 def _person(path, labels_path, shape, grid_affine, alignment):
-    """Read one scan and its label map, and sample both on the grid."""
+    """Read one scan and its label map, and resample both to the grid."""
     image, affine = nifti.read_image(path)
     if image.ndim != 3:
         raise ValueError(
@@ -174,43 +180,45 @@ def _person(path, labels_path, shape, grid_affine, alignment):
 
 
 def place(image, affine, labels, shape, grid_affine, *, alignment, name):
-    """Lay a skull-stripped scan and its label map onto a grid in MNI space, and normalise it.
+    """Align a skull-stripped scan, resample it and its label map to a grid, and normalise the scan.
 
     Parameters
     ----------
     image : (i, j, k) float32 ndarray
         Intensities, background 0.
     affine : (4, 4) ndarray
-        Voxel index -> RAS mm.
+        Voxel index of `image` -> RAS mm.
     labels : (i, j, k) int16 ndarray or None
-        On the same grid.
+        Label map on the grid of `image`; None if the scan has none.
     shape, grid_affine
-        The grid wanted, as `vxmlib.sources.template.grid` gives it.
+        Shape and affine of the new grid in MNI space, as returned by
+        `vxmlib.sources.template.grid`.
     alignment : {"centre", "affine", "none"}
         As for `Folder`.
     name : str or Path
-        For the message.
+        Name of the scan in error messages.
 
     Returns
     -------
-    image : float32 ndarray in [0, 1]
-    labels : int16 ndarray or None
+    image : (*shape) float32 ndarray
+        Intensities in [0, 1].
+    labels : (*shape) int16 ndarray or None
 
     Raises
     ------
     ValueError
-        Nothing of the brain lies on the grid, or ANTs cannot represent the affine.
+        No voxel of the brain lies on the grid, or ANTs cannot represent the affine.
     """
     try:
         matrix = _matrix(image, affine, alignment)
-    except ValueError as error:  # an affine with shear, which ANTs cannot take
+    except ValueError as error:  # the affine has shear, which ANTs cannot represent
         raise ValueError(f"{name}: {error}") from error
     where = {"shape": shape, "grid_affine": grid_affine, "matrix": matrix}
     sampled = preprocess.resample(image, affine, **where, keep_background=True)
     if not (sampled > 0).any():
         raise ValueError(
-            f"{name}: its brain lies outside of the grid around MNI space. Check the header's "
-            "affine, or use align='centre'."
+            f"{name}: its brain lies outside the grid in MNI space. Check the affine in the "
+            "header, or use align='centre'."
         )
     if labels is not None:
         labels = preprocess.resample(labels, affine, **where, labels=True)
@@ -218,7 +226,7 @@ def place(image, affine, labels, shape, grid_affine, *, alignment, name):
 
 
 def check_scan(image, path):
-    """Make sure that intensities are finite and that something is above a background of 0."""
+    """Raise an error unless the intensities are finite, differ, and exceed the background, 0."""
     checks.check_finite(image, path)
     if image.max() <= 0 or image.min() == image.max():
         raise ValueError(
@@ -228,20 +236,20 @@ def check_scan(image, path):
 
 
 def _read_labels(path, shape, affine):
-    """Read a label map, and make sure that it lies on its scan's grid."""
+    """Read a label map, and check that it lies on the grid of its scan."""
     labels, labels_affine = nifti.read_labels(path)
     checks.check_labels(labels, shape=shape, name=str(path), least=0, most=_LARGEST_LABEL)
     if not np.allclose(labels_affine, affine, atol=1e-2):
         raise ValueError(
             f"{path}: its affine {labels_affine.round(2).tolist()} differs from its scan's "
             f"{affine.round(2).tolist()}; both have to lie on one grid. Resample the label map "
-            "onto the scan (nearest), or copy the right header."
+            "onto the scan (nearest neighbour), or correct the header."
         )
     return labels.astype(np.int16)
 
 
 def _matrix(image, affine, alignment):
-    """Template RAS mm -> scan RAS mm, by the chosen way."""
+    """Return the matrix, template RAS mm -> scan RAS mm, of the chosen alignment."""
     if alignment == "none":
         return np.eye(4)
     if alignment == "centre":
@@ -259,7 +267,7 @@ def _matrix(image, affine, alignment):
 
 
 def _kept_matrix(path):
-    """The matrix of a file, or None if the file is missing or damaged."""
+    """Return the matrix that a file holds, or None if the file is missing or damaged."""
     try:
         return checks.check_affine([row.split() for row in path.read_text().splitlines()])
     except (OSError, ValueError):
@@ -267,7 +275,7 @@ def _kept_matrix(path):
 
 
 def _named(path):
-    """Names from the rows ``number,name`` of a table; its first row may be a heading."""
+    """Return the names in the rows ``number,name`` of a table, whose first row may be a header."""
     if not path.is_file():
         return {}
     expected = "expected rows of number,name (or ; or a tab between them)"

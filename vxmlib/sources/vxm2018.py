@@ -1,4 +1,4 @@
-"""Read the two scans that VoxelMorph's authors released, and their atlas, on one grid."""
+"""Read the two scans and the atlas that VoxelMorph's authors released, all on one grid."""
 
 import zipfile
 from dataclasses import replace
@@ -19,7 +19,7 @@ FILES = {  # subject -> (image, label map)
         f"{_TUTORIAL}/unsupervised/data/3D/subject_1_seg.npz",
     ),
 }
-#: The authors' atlas on the same grid, which the paper's table registers every scan to.
+#: The authors' atlas on the same grid.  In the paper's table, every scan is registered to it.
 ATLAS = f"{_TUTORIAL}/unsupervised/data/3D/atlas_norm_3d.npz"
 SHAPE = (160, 192, 224)
 LICENCE = "test: GPL-3.0 (voxelmorph, branch legacy); subject_1: none stated"
@@ -30,9 +30,10 @@ CREDIT = (
 
 
 def affine():
-    """Return voxel index -> mm: axes to the Left, Inferior, Anterior, as the labels show.
+    """Return the affine, voxel index -> RAS mm; the axes run to the Left, Inferior, Anterior.
 
-    The files carry no affine.  The origin, here the middle of the grid, is not known.
+    The files contain no affine, so the directions of the axes were determined from the labels.
+    The origin is the middle of the grid, because its true position is unknown.
 
     Examples
     --------
@@ -69,10 +70,10 @@ def cohort(*, ndim=3, spacing=1.0):
 
 
 class Released:
-    """Reads the two subjects: intensities (already in [0, 1]) and labels as released."""
+    """The two subjects as released: intensities, which are already in [0, 1], and labels."""
 
     def person(self, subject):
-        """Return image and label map of ``"test"``, ``"subject_1"`` or ``"atlas"``."""
+        """Return image (float32) and label map (int16) of "test", "subject_1" or "atlas"."""
         if subject == "atlas":
             image, labels = (_read(fetch.fetch(ATLAS), key) for key in ("vol", "seg"))
         else:
@@ -81,7 +82,11 @@ class Released:
 
 
 def available():
-    """Say whether the two scans can be had without a download: "mirror", "cache", or "" (false).
+    """Return where the files of the two scans are, or ``""`` if one has to be downloaded.
+
+    Returns
+    -------
+    {"mirror", "cache", ""}
 
     Raises
     ------
@@ -93,12 +98,12 @@ def available():
 
 
 def with_atlas(cohort):
-    """The cohort `vxm2018` with the authors' atlas as one more subject, ``"atlas"``.
+    """Return the cohort `vxm2018` with the authors' atlas as an additional subject, ``"atlas"``.
 
     Raises
     ------
     vxmlib.fetch.FetchError
-        The atlas cannot be had: it is not in the mirror, or there is no network.
+        The atlas is not in the mirror, or cannot be downloaded.
     """
     fetch.fetch(ATLAS)
     return replace(cohort, split={**cohort.split, "atlas": ("atlas",)})
@@ -108,9 +113,9 @@ def _read(path, key="vol_data"):
     try:
         with np.load(path) as content:
             return content[key]
-    # A single array (.npy) under this name is no context manager: AttributeError or TypeError.
+    # If the file holds a single array (.npy), ``with`` raises AttributeError or TypeError.
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path}: found no array {key!r} ({error}), expected an npz file with it. Download the "
-            "file again."
+            f"{path}: found no array {key!r} ({error}), expected an npz file that contains it. "
+            "Download the file again."
         ) from error
