@@ -24,7 +24,7 @@ HTML = $(if $(filter mni-quick,$(COHORT)-$(PROFILE)),html,html-$(COHORT)-$(PROFI
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 
-.PHONY: help book pdf lambda results full test lint notebooks env cluster lock clean
+.PHONY: help book pdf lambda results full test lint notebooks env cluster browser lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -69,6 +69,9 @@ cluster: $(STAMP) ## add Snakemake's plugin for a SLURM cluster to the environme
 	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ERROR: the SLURM plugin needs Python 3.11 or later; this environment has %d.%d. Remove $(VENV) and name one: make cluster PYTHON=python3.11" % sys.version_info[:2])'
 	@$(PY) -m pip install --disable-pip-version-check --no-input --quiet --no-deps --require-hashes -r requirements-cluster.lock
 
+browser: $(STAMP) ## add what tests the pages in Chromium (which has to be installed)
+	@$(PY) -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-browser.lock
+
 # The stamp comes last: without it, what stands in the folder is not trusted and made anew.
 # `venv --clear` would empty the folder that a link leads to.
 $(STAMP): requirements.lock
@@ -84,7 +87,7 @@ $(STAMP): requirements.lock
 	@$(PY) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock: ## resolve pyproject.toml anew into requirements.lock and requirements-cluster.lock
+lock: ## resolve pyproject.toml anew into requirements.lock and those of make cluster and make browser
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && "$(PYTHON)" -m venv "$$folder" \
 	  && "$$folder/bin/pip" install --disable-pip-version-check --quiet uv \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
@@ -92,8 +95,11 @@ lock: ## resolve pyproject.toml anew into requirements.lock and requirements-clu
 	     pyproject.toml -o "$$folder/lock" \
 	  && "$$folder/bin/uv" pip compile --quiet --upgrade --no-deps --universal --python-version 3.11 --generate-hashes \
 	     --group cluster --no-header --no-annotate -o "$$folder/cluster" \
+	  && "$$folder/bin/uv" pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes \
+	     --group browser --constraint "$$folder/lock" --no-header --no-annotate -o "$$folder/browser" \
 	  && cp "$$folder/lock" requirements.lock && cp "$$folder/cluster" requirements-cluster.lock \
-	  && echo "both lock files are new; make env and make cluster install them"
+	  && cp "$$folder/browser" requirements-browser.lock \
+	  && echo "the lock files are new; make env, make cluster and make browser install them"
 
 clean: ## remove everything that was built (not the environment)
 	@rm -rf "$(BUILD)"
