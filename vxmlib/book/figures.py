@@ -547,7 +547,13 @@ def two_answers(moving, fixed, displacements, brain, titles) -> Figure:
         _carried_lines(ax, field, every=6)
         folded = view((metrics.jacobian_determinant(field) <= 0) & brain)
         painted = np.ma.masked_where(~folded, np.ones(folded.shape))
-        ax.imshow(painted, cmap=ListedColormap([FOLD_COLOUR]), origin="lower", zorder=3)
+        ax.imshow(
+            painted,
+            cmap=ListedColormap([FOLD_COLOUR]),
+            origin="lower",
+            interpolation="nearest",
+            zorder=3,
+        )
     handles = [
         Line2D([], [], color=LINE_COLOUR, label="lines, straight in the moving image"),
         Patch(facecolor=FOLD_COLOUR, label="folded: det J ≤ 0"),
