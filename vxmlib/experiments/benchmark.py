@@ -322,7 +322,6 @@ def make_all(plan: dict, folder: Path, results: Path) -> None:
         except FAILURES as error:
             print(f"{what}: failed: {error}", flush=True)
             failed.append(what)
-    times(plan, results)
     if failed:
         raise PlanError(f"failed: {', '.join(failed)}; the reasons are printed above")
 
@@ -336,12 +335,13 @@ def _everything(plan, folder, results):
     asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
     asked += [(part, name) for name in plan["retest"] for part in ("validation", "repeats")]
     for part, name in asked:
-        yield f"measure {name}", partial(measure, plan, name, part, folder, results)
+        yield f"measure {name} ({part})", partial(measure, plan, name, part, folder, results)
     for name, method in plan["methods"].items():
         if "instance" in method:
             yield f"watch {name}", partial(watch, plan, name, results)
     if plan["repeat"]["trainings"]:
         yield "repeat", partial(repeat, plan, results)
+    yield "times", partial(times, plan, results)
 
 
 def _is_made(file, parameters):
