@@ -11,7 +11,7 @@ from vxmlib.experiments.results import committed_record, results_folder
 from vxmlib.sources import malf
 
 #: Data sets of the journal paper, as listed in its section V-A.
-PAPER_SETS = "OASIS ABIDE ADHD200 MCIC PPMI HABS GSP ADNI Buckner40".split()
+PAPER_SETS = "OASIS ABIDE ADHD200 MCIC PPMI HABS GSP Buckner40".split()
 #: Number of brain voxels to which the paper's percentages refer, and its number of training steps.
 PAPER_VOXELS, PAPER_STEPS = 5.2e6, 150_000
 
