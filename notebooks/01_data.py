@@ -15,11 +15,11 @@
 #
 # | | |
 # |---|---|
-# | **You will** | take one scan from its file to the form that the network needs, and build training pairs |
+# | **You will** | turn one scan file into the form that the network needs, and build training pairs |
 # | **You will learn** | what a NIfTI header says, why affine alignment comes first, and which form of pairs `fit()` takes |
 # | **You need** | [VoxelMorph on one page](one_page.ipynb) |
 # | **In → out** | scans in their own space → images in [0, 1] on one grid, label maps, a split by subjects, pairs |
-# | **Not here** | skull stripping and bias correction, because the scans come skull-stripped |
+# | **Not here** | skull stripping (the scans come skull-stripped) and bias correction |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
@@ -45,8 +45,9 @@ settings = read_parameters(globals())
 #
 # A scan comes in the coordinates of its scanner. The simulated subjects of the default cohort
 # `mni` already lie on the template's grid, so the helper `examples.scan` makes one of them look
-# like a new scan. It turns, scales and shifts the brain, flips the axes, and stores 16-bit
-# integers. Because this pose is known, we can check the alignment below.
+# like a new scan. It rotates, scales and shifts the brain, flips the axes, and stores 16-bit
+# integers. The rotation, scale and shift (the *pose*) are known, so the alignment can be checked
+# below.
 
 # %%
 import nibabel as nib
@@ -86,10 +87,10 @@ image = np.asarray(canonical.dataobj, dtype="float32")
 print(nib.aff2axcodes(canonical.affine), image.shape)
 
 # %% [markdown]
-# A wrong orientation is easiest to see in a picture. The figure shows the slice with the same
-# index before and after reorienting.
+# A wrong orientation is easiest to see in a picture. The figure shows the middle slice along the
+# second array axis, before and after reorienting.
 
-# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The axes of the simulated scan run to Posterior, Left and Inferior, so the same index cuts another plane. A real scan is often only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
+# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice is another plane or mirrored; reoriented, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The slice through the middle of the second axis, as stored and after reorienting to RAS. The axes of the simulated scan run to Posterior, Left and Inferior, so its second axis runs in another direction and the slice lies in another plane. A real scan is often only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
 from vxmlib.book import figures
 
 stored = np.asarray(scan.dataobj, dtype="float32")
@@ -102,8 +103,8 @@ figures.people(pictures, titles, columns=2, side=False);
 #
 # VoxelMorph is the *deformable* part of a registration. A classical tool removes shift, rotation,
 # scale and shear before it. This matters for two reasons. The image loss compares local windows,
-# so it cannot recognise a brain that lies 3 cm away. The smoothness loss penalises every change of
-# the displacement from voxel to voxel, so it penalises even a plain rotation.
+# so it cannot guide the network to a brain that lies 3 cm away. The smoothness loss penalises every
+# change of the displacement from voxel to voxel, so it penalises even a plain rotation.
 #
 # ANTs, a classical registration package, finds the 12 numbers of the affine map. This page
 # compares the images on a coarse grid of 4 mm, which takes seconds. The matrices of the book's
@@ -135,14 +136,14 @@ from IPython.display import Markdown
 sentence = "This scan is real, so its true matrix is unknown."
 if settings.cohort == "mni":
     error = align.displacement_between(matrix, examples.pose()).mean()
-    sentence = f"The computed matrix and the known pose are {error:.1f} mm apart, on average."
+    sentence = f"The computed matrix and the known pose differ by {error:.1f} mm on average."
 Markdown(f"""
-{sentence} Two brains overlap well even when they are only centred, so the correlation says more
-about the alignment than the overlap of the masks.
+{sentence} Two brains overlap well even when they are only centred, so the correlation of the
+intensities says more about the alignment than the overlap of the masks.
 """)
 
 # %% [markdown]
-# For the simulated scan the difference cannot be zero, because this subject is also *deformed*, and
+# For the simulated scan this distance cannot be zero, because the subject is also *deformed*, and
 # a part of every deformation is affine.
 
 # %% [markdown]
@@ -157,13 +158,13 @@ from vxmlib.sources import template
 
 spacing = settings.spacing
 resampled = template.resample_to_template(image, canonical.affine, matrix, spacing=spacing)
-print(resampled.shape, f"at {spacing} mm, up to {resampled.max():.0f}")
+print(resampled.shape, f"at {spacing} mm, intensities up to {resampled.max():.0f}")
 
 # %% [markdown]
 # ## Normalise the intensities
 #
 # The resampled image still has the intensities of the file, but the network and the losses expect
-# intensities from 0 to 1. Divide by a high percentile of the brain, and set larger results to 1.
+# intensities from 0 to 1. Divide by a high percentile of the brain, and set values above 1 to 1.
 # The maximum is a poor divisor, because one bright vessel would then darken the whole brain.
 
 # %%
@@ -171,7 +172,8 @@ brain = resampled[resampled > 0]
 normalised = np.clip(resampled / np.percentile(brain, 99.5), 0, 1)
 
 # %% [markdown]
-# `preprocess.normalise` does the same. It also refuses an image that is empty or contains NaN.
+# `preprocess.normalise` does the same, as the next cell checks. It also refuses an image that is
+# empty or contains NaN.
 
 # %%
 from vxmlib import preprocess
@@ -194,8 +196,8 @@ print(odd.shape, "->", fitting.shape)
 # ## Refuse images that break the training
 #
 # The network would train on a constant image, or on intensities in the thousands, without an
-# error. Therefore every image of a cohort passes `checks.check_image`. The next cell shows what
-# the check says about four broken images.
+# error. Therefore `checks.check_image` checks every image of a cohort. The next cell makes four
+# broken images.
 
 # %%
 from vxmlib import checks
@@ -207,6 +209,9 @@ broken = {
     "odd size": normalised[1:],
 }
 
+# %% [markdown]
+# The check refuses each of them, and its message says what is wrong and how to correct it.
+
 # %%
 for name, array in broken.items():
     try:
@@ -217,8 +222,9 @@ for name, array in broken.items():
 # %% [markdown]
 # ## Load all subjects
 #
-# A cohort applies these steps to every subject, and in 2D it cuts one coronal slice. It holds the
-# images, the label maps, the names of the structures and the split.
+# A cohort holds all subjects in the form described above. In 2D each subject is one coronal slice.
+# The cohort contains the images, the label maps, the names of the structures, and the split into
+# training, validation and test subjects.
 
 # %%
 people = runs.load_cohort(settings)
@@ -231,7 +237,9 @@ print(people.credit)
 # >
 # > `cohort="own"` reads the folder that `root` names. Each scan is a skull-stripped file
 # > `NAME.nii.gz`, with a label map `NAME_seg.nii.gz` beside it. An optional file `labels.csv` with
-# > rows `number,name` names the structures.
+# > rows `number,name` names the structures. By default this cohort only matches the centres of mass,
+# > so align the scans affinely first, or load them with
+# > `cohorts.load("own", root=root, align="affine")`.
 #
 # Look at the pictures of every data set that you train on. A mirrored subject, an empty slice or
 # the label map of another subject is found in a minute by eye, but may take a week to find by
@@ -242,7 +250,7 @@ ten = people.split["train"][:10]
 figures.people([people.image(k) for k in ten], list(ten));
 
 # %% [markdown]
-# The labels have to follow the anatomy, so draw them over the image before anything is measured
+# The labels have to follow the anatomy, so draw them over the image before you measure anything
 # with them.
 
 # %% mystnb={"image": {"alt": "Three brain slices with thin coloured outlines of their labelled structures, which follow the visible borders of ventricles, deep nuclei and cortex."}, "figure": {"caption": "Three training subjects with the outlines of their label maps.", "name": "fig-data-labels"}}
@@ -269,7 +277,8 @@ for part, ids in people.split.items():
 # %% [markdown]
 # ## Measure the overlap before registration
 #
-# The overlap after affine alignment is the value that every registration has to raise. It is the
+# The overlap of the structures after affine alignment, measured by
+# [Dice](../book/glossary.md#dice), is the value that every registration has to raise. It is the
 # score of the [identity](../book/glossary.md#identity), the displacement that moves nothing. The
 # next cell measures it on pairs of training subjects.
 
@@ -283,7 +292,7 @@ start = metrics.summary(overlap)
 # %% tags=["remove-input"]
 kind = "simulated" if people.simulated else "real"
 Markdown(f"""
-The mean Dice of {len(some)} training pairs is {start["dice_mean"]:.2f}, over
+The mean Dice of {len(some)} training pairs is {start["dice_mean"]:.2f}. It is the mean over
 {overlap["label"].nunique()} structures of {kind} subjects. For comparison, the journal paper starts
 at 0.58 with real brains in 3D and with other structures
 ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
@@ -361,7 +370,7 @@ is a different task from registering B to A.
 # `pairs.pair_dataset` returns the same kind of data set and adds three things. It checks every
 # image before the first batch. It states the shapes itself. It computes the pair of step *k* from
 # the seed and *k* alone, so a training that was interrupted continues with the same pairs as one
-# without interruption.
+# without interruption. The next cell checks that its elements have the same form as those above.
 
 # %%
 from vxmlib import pairs
@@ -371,8 +380,8 @@ data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
 print(data.element_spec == plain.element_spec)
 
 # %% [markdown]
-# We test the last property. A data set that starts at step 5 has to begin with the sixth pair of
-# the first data set, because steps are counted from 0.
+# The next cell tests the last property. A data set that starts at step 5 has to begin with the
+# sixth pair of the first data set, because steps are counted from 0.
 
 # %%
 later = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed, start_step=5)

@@ -15,7 +15,7 @@
 #
 # | | |
 # |---|---|
-# | **You will** | build the network, and test its two losses (NCC and Grad) on cases with a known answer |
+# | **You will** | build the network, and test its two losses (NCC for the images, Grad for the smoothness) on cases with a known answer |
 # | **You will learn** | what NCC rewards and what it misses, what Grad penalises, and where the usual values of λ come from |
 # | **You need** | [Prepare the data](01_data.ipynb) |
 # | **In → out** | a grid size and λ → a network whose two outputs are tied to two losses |
@@ -25,8 +25,8 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set and λ (`lam`), the weight of the smoothness loss. The last of
-# the three cells loads the subjects and sets the random seed.
+# The parameters name the data set and λ (`lam`), the weight of the smoothness loss. The second cell
+# loads the subjects and sets the random seed.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -36,24 +36,21 @@ root = None
 lam = 1.0
 
 # %%
+from vxmlib import backend
+from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-
-# %%
-from vxmlib import backend
-from vxmlib.experiments import runs
-
 people = runs.load_cohort(settings)
 backend.set_seed(settings.seed)
 
 # %% [markdown]
 # ## Build the network
 #
-# VoxelMorph's network is a [U-Net](../book/glossary.md#u-net). On its way down, the images become
-# smaller and the features more numerous. On its way up, the features are enlarged again and joined
-# with those of the same size from the way down. A last convolution turns the features into the
-# [displacement](../book/glossary.md#displacement).
+# VoxelMorph's network is a [U-Net](../book/glossary.md#u-net). In its first half, the encoder, the
+# images become smaller and the number of features grows. In its second half, the decoder, the
+# features are enlarged again and joined with the encoder's features of the same size. A last
+# convolution turns the features into the [displacement](../book/glossary.md#displacement).
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -64,8 +61,8 @@ print(f"{network.count_params():,} parameters")
 # %% [markdown]
 # `int_steps=0` makes the network predict the displacement itself, as in the journal paper
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). voxelmorph's default is
-# `int_steps=7`. The network then predicts a velocity, and integration turns the velocity into the
-# displacement ([diffeomorphic registration](11_diffeomorphic.ipynb)).
+# `int_steps=7`. With this default, the network predicts a velocity, and integration turns the
+# velocity into the displacement ([diffeomorphic registration](11_diffeomorphic.ipynb)).
 #
 # The model has two inputs and two outputs. Their order matters later, because losses are assigned
 # by position.
@@ -78,11 +75,12 @@ for kind, tensors in (("in ", network.inputs), ("out", network.outputs)):
 # %% [markdown]
 # The inputs are the moving and the fixed image. The first output is the warped moving image, with
 # one channel. The second output is the displacement, with one channel for each axis of space. The
-# first axis of every array is the batch.
+# first axis of every array is the batch, whose size is still open (`None`).
 #
-# The network halves the grid four times. If a side is not divisible by 16, voxelmorph stops with
-# an error that only says that two arrays inside the network differ in shape. Our `models.build`,
-# which later lessons use, checks the shape first. The next cell shows its message for such a side.
+# The network halves the grid four times, so each side must be divisible by 16. For another side,
+# voxelmorph stops with an error that only says that two arrays inside the network differ in shape.
+# Our `models.build`, which later lessons use, checks the shape first. The next cell shows its
+# message.
 
 # %%
 from vxmlib import models
@@ -96,16 +94,16 @@ except ValueError as error:
 # > **Note: Version 0.2 is not the code of 2018**
 # >
 # > The network of the papers halves the grid by strided convolutions from its first layer on.
-# > `VxmDense` first convolves at full size and then uses max pooling. This book calls the first
-# > kind "strided U-Net". [The authors' weights](07_weights.ipynb) need it, and
-# > [real brains in 3D](08_real.ipynb) compares both.
+# > `VxmDense` first convolves at full size and then uses max pooling. This book calls the network of
+# > the papers "strided U-Net". [The authors' weights](07_weights.ipynb) need it, and
+# > [real brains in 3D](08_real.ipynb) compares both networks.
 
 # %% [markdown]
 # ## Ask the untrained network
 #
-# The last convolution starts with tiny weights, so an untrained VoxelMorph hardly moves anything.
-# Training therefore begins at the identity. `register` is the method of `VxmDense` that returns the
-# displacement.
+# The last convolution starts with tiny weights, so an untrained network hardly moves anything.
+# Training therefore begins close to the [identity](../book/glossary.md#identity). The next cell
+# loads two test images and adds the axes for the batch and the channel.
 
 # %%
 import numpy as np
@@ -114,14 +112,20 @@ first, second = people.split["test"][:2]
 moving, fixed = people.image(first), people.image(second)
 batches = moving[None, ..., None], fixed[None, ..., None]
 
+# %% [markdown]
+# The method `register` of `VxmDense` returns the displacement.
+
 # %% tags=["remove-output"]
 displacement = network.register(*batches)
+
+# %% [markdown]
+# The largest component of this displacement is far smaller than a voxel.
 
 # %%
 print(displacement.shape, f"largest component {np.abs(displacement).max():.4f} voxels")
 
 # %% [markdown]
-# `models.register` returns the same displacement without the batch axis. It also checks the
+# Our `models.register` returns the same displacement without the batch axis. It also checks the
 # images. It compiles the computation once, whereas the method `register` does so at every call.
 
 # %%
@@ -133,22 +137,23 @@ print(same.shape, np.allclose(same, displacement[0]))
 # >
 # > With `int_steps=0` the second output is the displacement. With `int_steps=7` it is a velocity
 # > at half the resolution. Every metric computed from this velocity is wrong, and no error is
-# > raised. Use `register`.
+# > raised. Use `register` instead.
 
 # %% [markdown]
 # ## Compute NCC
 #
 # The image loss is the local normalised cross-correlation ([NCC](../book/glossary.md#ncc)) of two
 # images $I$ and $J$. It compares *local patterns*. Around each voxel $p$ it takes a window $W(p)$
-# of 9 voxels a side. In this window it sums the products of the deviations from the means
+# that is 9 voxels wide. In this window it sums the products of the deviations from the means
 # $\bar I(p)$ and $\bar J(p)$:
 #
 # $$
 # c_{IJ}(p) = \sum_{q \in W(p)} \bigl(I(q) - \bar I(p)\bigr)\bigl(J(q) - \bar J(p)\bigr)
 # $$
 #
-# voxelmorph replaces values of $c_{IJ}$, $c_{II}$ and $c_{JJ}$ below $\varepsilon = 10^{-5}$ by
-# $\varepsilon$. Then it takes the squared correlation:
+# The sums $c_{II}$ and $c_{JJ}$ are defined in the same way. voxelmorph replaces values of
+# $c_{IJ}$, $c_{II}$ and $c_{JJ}$ below $\varepsilon = 10^{-5}$ by $\varepsilon$. Then it takes the
+# squared correlation:
 #
 # $$
 # \mathrm{cc}(p) = \frac{\max(c_{IJ}, \varepsilon)^2}
@@ -167,20 +172,20 @@ print(f"{float(ncc(fixed_batch, moving_batch)[0]):.3f}")
 # %% [markdown]
 # Clipping at $\varepsilon$ has two consequences:
 #
-# - A negative covariance becomes $\varepsilon$, so inverted contrast scores about 0.
+# - A negative covariance $c_{IJ}$ becomes $\varepsilon$, so inverted contrast scores about 0.
 # - In a window that is flat in *both* images, all three values become $\varepsilon$, so the
 #   window scores 1.
 #
 # > **Note: The loss is local, not the network**
 # >
-# > Only NCC is limited to windows of 9 voxels. Through its four halvings, the U-Net uses a far
-# > larger neighbourhood to predict the displacement of one voxel.
+# > Only NCC is limited to windows of 9 voxels. The U-Net halves the grid four times, so it uses a
+# > far larger neighbourhood to predict the displacement of one voxel.
 
 # %% [markdown]
 # ## Test NCC on cases with a known answer
 #
-# Before you trust a loss, give it pairs that you can judge yourself. Each of the next images is
-# compared with the fixed image.
+# Before you trust a loss, compute it for pairs that you can judge yourself. Each of the next images
+# is compared with the fixed image.
 
 # %%
 cases = {
@@ -219,7 +224,7 @@ The table shows four properties of NCC.
 
 - **Brightness does not matter inside the brain.** The brighter image scores
   {brighter["NCC, brain"]:.3f} there, while its MSE is {brighter["MSE"]:.3f}. NCC therefore suits
-  scans of different scanners.
+  scans from different scanners.
 - **Inverted contrast is no match.** It scores {abs(inverted["NCC, brain"]):.2f} in the brain,
   because the covariance is clipped. Registering T1 to T2 needs another loss.
 """)
@@ -228,17 +233,17 @@ The table shows four properties of NCC.
 moved, other = table.loc["moved by 4 voxels"], table.loc["another subject"]
 Markdown(f"""
 - **Empty background scores as a perfect match.** {100 * (1 - brain.mean()):.0f} % of this grid lies
-  outside the brain. A brain moved by 4 voxels still scores {moved["NCC"]:.2f} on the whole grid,
-  but only {moved["NCC, brain"]:.2f} in the brain.
+  outside the brain. The moved image still scores {moved["NCC"]:.2f} on the whole grid, but only
+  {moved["NCC, brain"]:.2f} in the brain.
 - **The mean over the whole grid says little.** The value {other["NCC"]:.2f} for two *different*
   subjects looks good, but most of it can come from the background. Report NCC inside the brain.
 """)
 
 # %% [markdown]
-# On the whole grid, the brighter image does not reach −1, mainly because of its background.
-# voxelmorph continues the image with zeros outside the grid, so a background above 0 has an edge
-# there. The inverted image scores better on the whole grid than in the brain, because windows of
-# flat background count as matches.
+# On the whole grid, the brighter image does not reach −1, mainly because its background is above 0.
+# voxelmorph continues the image with zeros outside the grid, so this background has an edge there.
+# The inverted image scores better on the whole grid than in the brain, because windows of flat
+# background count as matches.
 
 # %% [markdown]
 # ## Keep intensities in [0, 1]
@@ -254,18 +259,18 @@ for name, image in scaled.items():
     print(f"{name:11} {float(loss[0]):.3g}")
 
 # %% [markdown]
-# The first line is the value of the table above. With the offset, each variance is a small
-# difference of huge numbers. Rounding errors then dominate it, and the loss leaves its range from
-# −1 to 0. With the small scale, all variances are below $\varepsilon$. Every window therefore
+# The first line repeats the value of the moved image above. With the offset, each variance is a
+# small difference of huge numbers. Rounding errors then dominate it, and the loss leaves its range
+# from −1 to 0. With the small scale, all variances are below $\varepsilon$. Every window therefore
 # counts as flat, and the loss is −1 although the images do not match.
 
 # %% [markdown]
 # ## Use a faster NCC with the same values
 #
-# voxelmorph sums each window by one large convolution. The same sums can be computed along one
-# axis after the other, which is much less work in 3D. `losses.LocalNCC` does this. The tests of
-# the package check that its value and its gradient equal those of voxelmorph, and the next cell
-# compares the values for our pair.
+# voxelmorph computes the sums over all windows by one large convolution. The same sums can be
+# computed along one axis after the other, which needs far fewer operations in 3D.
+# `losses.LocalNCC` does this. The tests of the package check that its value and its gradient equal
+# those of voxelmorph, and the next cell compares the values for our pair.
 
 # %%
 from vxmlib import losses
@@ -278,8 +283,8 @@ print(f"LocalNCC   {float(losses.LocalNCC(window=9).loss(fixed_batch, moving_bat
 #
 # The second loss penalises a rough displacement $u$. `Grad("l2")` squares the differences between
 # neighbouring voxels and takes the *mean* over voxels, components and axes. In $n$ dimensions
-# there are $n$ components and $n$ axes. The paper instead sums them for each voxel, as
-# $\lVert\nabla u\rVert^2$, so voxelmorph's value is $1/n^2$ of this sum. Check this factor before
+# there are $n$ components and $n$ axes. The paper instead sums the squares over components and axes,
+# as $\lVert\nabla u\rVert^2$, so voxelmorph's value is $1/n^2$ of this sum. Check this factor before
 # you compare λ between two implementations.
 #
 # The next cell creates the loss and a grid that holds the coordinates of each voxel.
@@ -290,7 +295,7 @@ grid = np.stack(np.meshgrid(*map(np.arange, people.shape), indexing="ij"), -1)
 
 # %% [markdown]
 # A stretch by a tenth along one axis has the slope $0.1$ in one of the $n^2$ derivatives, and the
-# other derivatives are 0. We therefore expect $0.1^2/n^2$.
+# other derivatives are 0. The expected value is therefore $0.1^2/n^2$.
 
 # %%
 stretch = np.zeros(grid.shape, "float32")
@@ -299,8 +304,9 @@ price = float(grad(None, tf.constant(stretch[None]))[0])
 print(f"Grad {price:.6f}, expected {0.1**2 / people.ndim**2:.6f}")
 
 # %% [markdown]
-# The first argument of the loss is the target, which Grad ignores. Next we compute Grad for four
-# very different displacements: a shift of the whole image, the stretch, a smooth bulge, and noise.
+# The first argument of the loss is the target, which Grad ignores. The next cells compute Grad for
+# four very different displacements: a shift of the whole image, the stretch, a smooth bulge, and
+# noise.
 
 # %%
 rng = np.random.default_rng(settings.seed)
@@ -331,7 +337,7 @@ priced.round(5)
 noise = priced.loc["noise, SD 1 voxel"]
 room = 1 + table.loc["another subject", "NCC"]
 Markdown(f"""
-As intended, a shift costs nothing, smooth displacements cost little, and noise costs much. Now
+As intended, the penalty is 0 for a shift, small for smooth displacements and large for noise. Now
 compare these penalties with the image loss. On this pair, NCC can improve by at most {room:.2f},
 which is the distance from its value to −1.
 """)
@@ -347,7 +353,7 @@ suggests that λ = 0.01 is too small for NCC, and [Choose λ](06_choose.ipynb) t
 # %% [markdown]
 # ## Know where λ = 1 and λ = 0.01 come from
 #
-# λ belongs to its image loss, because it weighs roughness against that loss.
+# A value of λ belongs to one image loss, because it weighs roughness against that loss.
 #
 # | Image loss | Authors' README and `train.py` | Highest Dice in the paper |
 # |---|---|---|
@@ -376,8 +382,8 @@ network.compile(
 )
 
 # %% [markdown]
-# The total loss of one pair is then the NCC loss plus λ times Grad. The targets are the fixed
-# image and zeros. The next cell evaluates one pair and compares the total with this sum.
+# The total loss of one pair is then the NCC loss plus λ times Grad. The targets are the fixed image
+# for NCC and zeros for Grad. The next cell evaluates one pair and compares the total with this sum.
 
 # %%
 zeros = np.zeros_like(displacement)
@@ -391,7 +397,7 @@ print(f"{total:.4f} = {similarity:.4f} + {settings.lam:g} × {roughness:.4f}")
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** A rotation does not bend the image. Does Grad leave it without a penalty? Compute
+# **Exercise 1.** A rotation does not bend the image. Is Grad therefore 0 for a rotation? Compute
 # Grad for a rotation by 10 degrees in the plane of the first and the last axis.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -405,8 +411,8 @@ print(f"{float(grad(None, tf.constant(rotation[None]))[0]):.5f}")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. Grad penalises a rotation as it penalises bending. This is one reason to align scans affinely
-# *before* VoxelMorph.
+# No. The displacement of a rotation has slopes, and Grad penalises every slope. This is one reason
+# to align scans affinely *before* VoxelMorph.
 #
 # </details>
 #
@@ -422,9 +428,9 @@ print(f"Grad of the image {on_image:.3f}, NCC of the displacement {on_field:.3f}
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Keras raises no error, and the total looks excellent. The untrained displacement is almost zero,
-# so it is flat like its target, and NCC scores flat windows as a perfect match. No loss compares
-# the warped image with the fixed image, so training could not improve the registration.
+# Keras raises no error, and the total loss looks excellent. The untrained displacement is almost
+# zero, so it is flat like its target, and NCC scores flat windows as a perfect match. No loss
+# compares the warped image with the fixed image, so training could not improve the registration.
 #
 # </details>
 
@@ -440,4 +446,4 @@ print(f"Grad of the image {on_image:.3f}, NCC of the displacement {on_field:.3f}
 # - Losses and weights follow the order of the outputs.
 #
 # **Read on:** Section III of the journal paper
-# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)) derives both losses.
+# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)) defines both losses.

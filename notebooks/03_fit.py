@@ -61,7 +61,7 @@ print(len(people.split["train"]), kind, "training subjects, grid", people.shape)
 # - The **inputs** are `[moving, fixed]`, the two images that the network sees.
 # - The **targets** are `[fixed, zero_field]`, one for each output. The warped image is compared
 #   with the fixed image. The correct displacement is unknown, but Keras requires a target for every
-#   output. We therefore pass a field of zeros, which the smoothness loss ignores.
+#   output. Therefore pass a field of zeros, which the smoothness loss ignores.
 #
 # Every array has a batch axis in front and a channel axis at the end. The displacement has one
 # channel for each spatial axis.
@@ -130,11 +130,14 @@ lines of the log. Report the number of steps instead.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The training below takes {settings.steps:,} steps with a batch size of {settings.batch_size} and a
-learning rate of {settings.learning_rate:g}. The paper took 150,000 steps of one pair at
-a learning rate of 0.0001
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The parameter
-`profile = "full"` selects these values.
+The table compares the training below with that of the journal paper.
+
+| Training | Steps | Batch size | Learning rate |
+|---|---|---|---|
+| this page | {settings.steps:,} | {settings.batch_size} | {settings.learning_rate:g} |
+| [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) | 150,000 | 1 | 0.0001 |
+
+The parameter `profile = "full"` selects the values of the paper.
 """)
 
 # %% [markdown]
@@ -169,7 +172,7 @@ for name, values in trial.history.items():
 # %% [markdown]
 # ## Compile the model of this run
 #
-# The model for the real training is built and compiled with the same calls, and three additions.
+# The model for the real training is built and compiled with the same calls and three additions.
 # The seed is set first, so that the initial weights are always the same. The numbers of feature
 # channels of the U-Net's layers are given explicitly. They are voxelmorph's default, which this
 # book calls `vxm2`. The outputs get short names, so that the log says `image_loss` and
@@ -198,7 +201,7 @@ for image_term in (vxm.losses.NCC().loss, losses.LocalNCC().loss):
 # %% [markdown]
 # The next cell compiles the model. The argument `loss_mult` of `Grad` multiplies the smoothness
 # loss. It is 1 unless the model integrates a velocity. The velocity lies on a grid of half the
-# resolution, and voxelmorph's training script multiplies its smoothness loss by 2.
+# resolution, so its smoothness loss is multiplied by 2, as in voxelmorph's training script.
 
 # %%
 coarser = 2 if settings.int_steps else 1
@@ -239,8 +242,9 @@ print(len(validation_pairs), "validation pairs")
 # ### Continue after an interruption
 #
 # `training.restore` returns the number of epochs that are already finished, which is 0 for a new
-# folder. After an interruption it also loads the last checkpoint into the model, with the state of
-# the optimiser. It raises an error if the run in the folder has a different model, loss or setting.
+# folder. After an interruption it also loads the last
+# [checkpoint](../book/glossary.md#checkpoint) into the model, with the state of the optimiser. It
+# raises an error if the run in the folder has a different model, loss or setting.
 
 # %%
 folder = runs.run_folder(settings)
@@ -266,8 +270,8 @@ print([type(callback).__name__ for callback in callbacks])
 # | `KeepHistory` | adds a row to `history.csv` |
 # | `KeepCheckpoint` | writes the checkpoint that `restore` reads |
 #
-# The order matters. The monitor comes before `KeepHistory`, so that its values enter the history,
-# and the checkpoint comes last, so that an epoch counts only when all its files are complete.
+# The order matters. The monitor comes before `KeepHistory`, so that its values enter the history.
+# The checkpoint comes last, so that an epoch counts only when all its files are complete.
 
 # %% [markdown]
 # ## Train
@@ -305,9 +309,9 @@ model.fit(
 history = training.history(folder)
 
 # %% [markdown]
-# Two functions shorten this. `training.fit` replaces all calls from `restore` to `fit()`, and it
-# locks the folder against a second process. `runs.run(settings)` also builds the model. The calls
-# above take no lock, so do not run this page twice at the same time.
+# Two functions make this code shorter. `training.fit` replaces all calls from `restore` to `fit()`,
+# and it locks the folder against a second process. `runs.run(settings)` also builds the model. The
+# calls above take no lock, so do not run this page twice at the same time.
 
 # %% tags=["remove-input"]
 minutes = history["seconds"].sum() / 60
@@ -327,7 +331,7 @@ ends[list(columns)].rename(columns=columns).round(3)
 # %% [markdown]
 # ## Read the curves
 #
-# The first figure shows the image loss alone.
+# The first figure shows the image loss alone, which should fall during the training.
 
 # %% mystnb={"image": {"alt": "Line plot of the image loss over optimiser steps for training and validation pairs. Both fall steeply at first and then more and more slowly."}, "figure": {"caption": "Image loss over the training. The training line is the mean over the random pairs of each epoch, so it varies more than the validation line, whose pairs are always the same.", "name": "fig-fit-image-loss"}}
 from vxmlib.book import figures
@@ -406,21 +410,22 @@ apart = "at the same step" if lowest_loss == highest_dice else "at different ste
 Markdown(f"""
 The lowest loss and the highest Dice were reached {apart}. They need not coincide, because the loss
 measures intensities and smoothness while Dice measures structures. At the last step
-{history["val_folding_percent"].iloc[-1]:.3f} % of the brain is folded;
-[the lesson on the Jacobian](05_jacobian.ipynb) explains this measure.
+{history["val_folding_percent"].iloc[-1]:.3f} % of the brain is folded.
+[The lesson on the Jacobian](05_jacobian.ipynb) explains this measure.
 """)
 
 # %% [markdown]
 # > **Note: Labels are used to monitor, not to choose weights**
 # >
-# > `best.h5` holds the weights of the lowest validation *loss*, and the lessons use the weights of
+# > `best.h5` holds the weights of the lowest validation *loss*, but the lessons use the weights of
 # > the last step. Choosing the weights by validation Dice is also legitimate. In that case, though,
 # > labels influence the result, and a report that calls the training unsupervised must mention it.
 
 # %% [markdown]
 # ## Look at a validation pair
 #
-# Numbers can hide a mistake that a picture shows at once, so we register one validation pair.
+# Numbers can hide a mistake that a picture shows at once, so the next cell registers one validation
+# pair and draws it.
 
 # %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration with strong edges, and after registration with fainter ones; and a grid that bends smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained network. Both difference images share one scale. The grid shows where the moving image is sampled for each point of the fixed image.", "name": "fig-fit-pair"}}
 from vxmlib import warp
@@ -433,8 +438,8 @@ figures.registration(moving, fixed, warped, displacement);
 # %% [markdown]
 # ## Save the model and load it
 #
-# A saved model is useful only if it gives the same answer after loading, so we test this with the
-# same pair.
+# A saved model is useful only if it gives the same answer after loading, so the next cell tests this
+# with the same pair.
 
 # %%
 models.save(model, folder / "model.h5")
@@ -444,12 +449,12 @@ print(f"largest difference: {np.abs(again - displacement).max()} voxels")
 
 # %% [markdown]
 # Keras' own `load_model` does not know the layers of voxelmorph. Do not use the newer format
-# `.keras`: a compiled model is saved without an error, but the file cannot be loaded ([the
-# claims](claims.ipynb) try it). `models.load` is `VxmDense.load` with checks for damaged files and
-# weights that are NaN.
+# `.keras` either, because a compiled model is saved without an error, but the file cannot be loaded
+# ([the claims](claims.ipynb) try it). `models.load` is `VxmDense.load` with checks for damaged files
+# and weights that are NaN.
 #
 # The other lessons find this run by its settings. `runs.run` trains only what is missing, and the
-# next cell checks that nothing is.
+# next cell checks that nothing is missing.
 
 # %%
 run = runs.run(settings)

@@ -65,7 +65,7 @@ print(f"{len(pairs)} of the {possible} ordered pairs of {len(test)} subjects")
 # %% [markdown]
 # ## Warp a label map with nearest-neighbour interpolation
 #
-# The network never sees a label. To evaluate it, we warp the moving subject's label map with the
+# The network never sees a label. To evaluate it, warp the moving subject's label map with the
 # predicted displacement and compare the result with the fixed subject's label map. First the
 # network predicts the displacement of one pair.
 
@@ -78,8 +78,9 @@ displacement = models.register(run.model, moving, fixed)
 
 # %% [markdown]
 # voxelmorph's `SpatialTransformer` layer applies the displacement. Its inputs need a batch axis
-# and a channel axis. With `interp_method="nearest"` every voxel receives a label that exists. The
-# cell also warps the map with linear interpolation and rounds it, to show the mistake.
+# and a channel axis. With `interp_method="nearest"` every voxel receives a label of the original
+# map. The cell also warps the map with linear interpolation and rounds the result, to show why this
+# is a mistake.
 
 # %%
 import numpy as np
@@ -149,7 +150,8 @@ figures.labels_on_image(fixed, maps, titles, shown);
 #
 # $$\mathrm{Dice}(A, B) = \frac{2\,|A \cap B|}{|A| + |B|}$$
 #
-# It is 1 for identical sets and 0 for sets without a common voxel.
+# It is 1 for identical sets and 0 for sets without a common voxel. The next cell computes it for
+# each structure that both subjects have, and prints the mean.
 
 # %%
 def dice(a, b, label):
@@ -166,13 +168,14 @@ print(f"mean over {len(plain)} structures: {np.mean(list(plain.values())):.4f}")
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | background | left out | counted as a class, where it scores almost 1 |
+# | background | left out | counted as a class, with a Dice of almost 1 |
 # | structure absent in both maps | left out of the mean (`absent="skip"`) | 0 in voxelmorph, 1 in some recipes, NaN in MONAI |
 # | mean | over the structures of a pair, then over pairs | over all pairs and structures at once |
-# | spread | SD over pairs, and SD over pairs and structures | often a "±" without a name |
+# | spread | standard deviation (SD) over pairs, and SD over pairs and structures | often a "±" without a name |
 #
 # `metrics.dice` is the function above for all structures in one pass. It makes the rule for absent
-# structures an argument and checks that both maps have the same grid.
+# structures an argument and checks that both maps have the same grid. The next cell checks that both
+# functions give the same values, and prints four of them.
 
 # %%
 from vxmlib import metrics
@@ -210,26 +213,28 @@ old, new = methods.values()
 by_pair = [table.groupby(["moving", "fixed"])["dice"].mean() for table in (before, after)]
 gains = by_pair[1] - by_pair[0]
 Markdown(f"""
-The mean Dice rises from {old["dice_mean"]:.3f} to {new["dice_mean"]:.3f} at λ = {settings.lam:g},
-over {len(gains)} pairs.
+The network (λ = {settings.lam:g}) raises the mean Dice from {old["dice_mean"]:.3f} to
+{new["dice_mean"]:.3f}. Both means are over the same {len(gains)} pairs.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two standard deviations (SD) answer different questions. The SD of the means of the *pairs* is
-{new["dice_sd_pairs"]:.3f}. The SD of all single values, over pairs and *structures*, is
-{new["dice_sd_pooled"]:.3f}, because small and thin structures overlap less than large, round ones.
-The "±" in the tables of the journal paper is the second kind
+The two standard deviations answer different questions. The SD over *pairs* is
+{new["dice_sd_pairs"]:.3f} and shows how much the means of the pairs differ. The SD of all single
+values, over pairs and *structures*, is {new["dice_sd_pooled"]:.3f}. It also contains the differences
+between structures, and small and thin structures overlap less than large, round ones. The "±" in
+the tables of the journal paper is the second kind
 ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Do not compare it with the
-first kind, because your method would then look much steadier than the paper's.
+first kind, because your method would then seem to vary much less than the paper's.
 """)
 
 # %% [markdown]
 # ## Compare with the Dice of the true displacement
 #
-# A Dice of 1 is often out of reach, even for a perfect registration. For simulated subjects we can
-# measure its Dice, because the true displacement of every pair is known. The next cell scores this
-# true displacement with the same function.
+# A Dice of 1 is often out of reach, even for a perfect registration. For simulated subjects the Dice
+# of a perfect registration can be measured, because the true displacement of every pair is known.
+# The next cell scores it with the same function and prints the three structures with the lowest
+# Dice.
 
 # %%
 ceiling = None
@@ -252,8 +257,8 @@ Markdown(f"""
 Even the true displacement does not score 1. Both label maps hold the label of the nearest voxel, so
 a border can be wrong by up to half a voxel, and thin structures consist mostly of border.
 
-{limit} Compare a Dice with this limit before you attribute the rest to the method. The limit is not
-strict, because a displacement that only aligns labels can score higher.
+{limit} Compare a Dice with this practical limit before you attribute the difference from 1 to the
+method. The limit is not strict, because a displacement that only aligns labels can score higher.
 """)
 
 # %% tags=["remove-cell"]
@@ -276,20 +281,21 @@ recording.write_record(
 )
 
 # %% [markdown]
-# Real subjects have such a limit, too, but it is unknown. One person has a sulcus that another
-# lacks, and two raters do not draw the same border.
+# Real subjects have such a limit, too, but it is unknown. It exists because one subject has a sulcus
+# that another lacks, and because two raters do not draw the same border.
 
 # %% [markdown]
 # ## Look at each structure
 #
 # A mean hides which structures gain and which lose. The figure shows every structure.
 
-# %% mystnb={"image": {"alt": "Horizontal box plots of Dice for each brain structure, hatched grey boxes for the identity and blue boxes for VoxelMorph; the blue box lies right of the grey one for most structures."}, "figure": {"caption": "Dice of each structure over the test pairs, for the identity and for VoxelMorph. Boxes are quartiles, lines are medians.", "name": "fig-dice-boxes"}}
+# %% mystnb={"image": {"alt": "Horizontal box plots of Dice for each brain structure, hatched grey boxes for the identity and blue boxes for VoxelMorph; the blue box lies right of the grey one for most structures."}, "figure": {"caption": "Dice of each structure over the test pairs, for the identity and for VoxelMorph. Each box spans the quartiles, and the line in it is the median.", "name": "fig-dice-boxes"}}
 figures.boxes_by_structure(before, after);
 
 # %% [markdown]
 # The table lists the structures with the three largest and the three smallest gains. Compare the
-# gain with the identity, because a structure that overlaps well before registration can gain less.
+# gain with the Dice of the identity, because a structure that overlaps well before registration can
+# gain less.
 
 # %%
 by_structure = [t.groupby("structure")["dice"].mean() for t in (before, after)]

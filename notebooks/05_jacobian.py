@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | compute the Jacobian determinant of test displacements, see what it misses, and map where the displacement folds |
-# | **You will learn** | what the determinant means, how to count folds so that others can compare, and what λ does to the displacement |
+# | **You will learn** | what the determinant means, how to count folds so that others can compare their counts, and what λ does to the displacement |
 # | **You need** | [Dice](04_dice.ipynb) |
 # | **In → out** | a trained model → folding by two definitions, maps, and deformed grids |
 # | **Not here** | [diffeomorphic models](11_diffeomorphic.ipynb), which integrate a velocity to avoid folds |
@@ -68,8 +68,8 @@ print(f"{run.title}: {len(pairs)} test pairs")
 # %% [markdown]
 # ## Compute it with `np.gradient`
 #
-# We need a displacement first. `models.register` returns it at full resolution and in voxels, as
-# the determinant requires.
+# The next cell predicts the displacement of one test pair. `models.register` returns it at full
+# resolution and in voxels, as the determinant requires.
 
 # %%
 from vxmlib import models
@@ -109,7 +109,7 @@ for function in (vxm.py.utils.jacobian_determinant, metrics.jacobian_determinant
 # ## Test it on affine maps
 #
 # An affine map $\varphi(x) = Ax$ has $\det J = \det A$ at every point, so the right answer is
-# known. We stretch, rotate and mirror a grid.
+# known. The next cell prepares a grid and three matrices, which stretch, rotate and mirror it.
 
 # %%
 nd = people.ndim
@@ -171,8 +171,8 @@ print(f"det J by one-sided differences {one_sided.min():+.1f} to {one_sided.max(
 # %% [markdown]
 # [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) give a criterion without this blind
 # spot. In 2D four determinants must be positive, one for each combination of forward and backward
-# differences. Each is twice the area of a triangle between a voxel and two neighbours after the
-# displacement. In 3D there are ten, which belong to tetrahedra. Eight of them come from one-sided
+# differences. Each is twice the signed area of a triangle between a voxel and two neighbours after
+# the displacement. In 3D there are ten, which belong to tetrahedra. Eight of them come from one-sided
 # differences, and two more from tetrahedra inside the cubes of eight neighbouring voxels. A
 # displacement that passes is called *digitally diffeomorphic*.
 #
@@ -185,10 +185,11 @@ for count in (metrics.folding, metrics.digital_folding):
     print(f"{count.__name__:16} {count(checkerboard, inside).percent_in_mask:5.1f} % of the inner voxels")
 
 # %% [markdown]
-# The determinant by central differences is the mean of the one-sided determinants. It is therefore
-# positive wherever all of them are positive, and the digital count is never smaller than the count
-# by central differences. Most published percentages use central differences. This book therefore
-# uses them to compare methods, and gives the digital count on this page.
+# Only the digital count finds the folds of the checkerboard. In general, the determinant by central
+# differences is the mean of the one-sided determinants. It is therefore positive wherever all of
+# them are positive, and the digital count is never smaller than the count by central differences.
+# Most published percentages use central differences. This book therefore uses them to compare
+# methods, and gives the digital count on this page.
 
 # %% [markdown]
 # ## Count the folds of the test pairs
@@ -215,8 +216,8 @@ def digital_percent(run):
 digital = digital_percent(run)
 
 # %% [markdown]
-# A percentage of folded voxels depends on its denominator. To show this, we select the pair with
-# the largest folded share of the brain and count its folds by both criteria.
+# A percentage of folded voxels depends on its denominator. To show this, the next cell selects the
+# pair with the largest folded share of the brain and counts its folds by both criteria.
 
 # %%
 import pandas as pd
@@ -239,9 +240,9 @@ from IPython.display import Markdown
 
 Markdown(f"""
 The brain covers {100 * brain.mean():.0f} % of this grid. Folds in the background count in the first
-two columns only, and a grid with more air around the brain lowers the percentage of the grid. The
-journal paper divides by the brain
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)), and so do we.
+two columns only, and more background around the brain lowers the percentage of the grid. The journal
+paper divides by the number of brain voxels
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)), and so does this book.
 """)
 
 # %% [markdown]
@@ -267,8 +268,8 @@ reported separately.
 # %% [markdown]
 # ## Map the determinant
 #
-# For comparison we train a second network with λ = 0.01, so the smoothness loss has a much smaller
-# weight. All other settings stay the same.
+# For comparison, the next cell trains a second network with λ = 0.01, so the smoothness loss has a
+# much smaller weight. All other settings stay the same.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -278,9 +279,9 @@ loose = models.register(loose_run.model, moving, fixed)
 
 # %% [markdown]
 # The maps show log det J, because the logarithm makes halving and doubling equally far from 0.
-# The logarithm is not defined for folded voxels, so they have a separate colour.
+# Folded voxels have no logarithm, so they have a separate colour.
 
-# %% mystnb={"image": {"alt": "Two brain-shaped maps of the log Jacobian determinant, orange where moving tissue shrinks and purple where it grows. The left map, at the lesson's λ, has smooth patches and hardly any magenta voxels; the right map, at the small λ, is speckled and has many."}, "figure": {"caption": "log det J in the brain for the same pair and two values of λ. Folded voxels (det J ≤ 0) are magenta.", "name": "fig-jacobian-maps"}}
+# %% mystnb={"image": {"alt": "Two brain-shaped maps of the log Jacobian determinant, orange where moving tissue shrinks and purple where it grows. The left map, at the lesson's λ, varies smoothly and has few magenta voxels; the right map, at the small λ, changes over short distances and has more of them."}, "figure": {"caption": "log det J in the brain for the same pair and two values of λ. Folded voxels (det J ≤ 0) are magenta.", "name": "fig-jacobian-maps"}}
 fields = [displacement, loose]
 titles = [f"λ = {settings.lam:g}", "λ = 0.01"]
 determinants = [metrics.jacobian_determinant(field) for field in fields]
@@ -302,8 +303,8 @@ figures.deformed_grids(fields, titles, every=4);
 # %% [markdown]
 # ## Compare overlap and folding
 #
-# Folding is sometimes accepted in exchange for a higher Dice. We therefore compare Dice and folding
-# of the two networks on the test pairs.
+# Folding is sometimes accepted in exchange for a higher Dice. The next cells therefore compare Dice
+# and folding of the two networks on the test pairs.
 
 # %%
 loose_table = metrics.evaluate_pairs(people, pairs, loose_run.register)
@@ -328,14 +329,14 @@ pd.DataFrame(rows, index=titles)[list(columns)].rename(columns=columns).round(3)
 change = loose_summary["dice_mean"] - summary["dice_mean"]
 side = "higher" if change > 0 else "lower"
 Markdown(f"""
-At λ = 0.01 the displacements fold {loose_summary["folding_percent_brain"]:.2f} % of the brain, and
+At λ = 0.01 the displacements fold {loose_summary["folding_percent_brain"]:.2f} % of the brain.
 Dice is {abs(change):.3f} {side} than at λ = {settings.lam:g}. Both networks are VxmDense, trained
 on {len(people.split["train"])} {"simulated " if people.simulated else ""}subjects for
 {settings.steps:,} steps. Overlap and displacement should always be judged together.
 """)
 
 # %% [markdown]
-# This is one training run for each λ, so a small difference in Dice can be chance.
+# Each λ was trained only once, so a small difference in Dice can be chance.
 # [Choose λ](06_choose.ipynb) repeats the comparison with several seeds.
 
 # %% tags=["remove-cell"]
@@ -369,20 +370,21 @@ plt.close(front)  # the front page shows it
 # ## Check with the inverse
 #
 # A displacement without folds can be inverted, which gives a check without derivatives. For the
-# pair of the maps we compute a numerical inverse, move each point there and back, and measure how
-# far it ends from its start.
+# pair shown in the maps, the next cell computes a numerical inverse, moves each point there and
+# back, and measures how far it ends from its start.
 
 # %%
 from vxmlib import warp
 
 for title, field in zip(titles, fields, strict=True):
     miss = warp.inversion_error(field, warp.inverse(field))[brain]
-    print(f"{title:9} {100 * (miss > 0.5).mean():.2f} % of the brain misses by over half a voxel")
+    print(f"{title:9} {100 * (miss > 0.5).mean():.2f} % of the brain ends over half a voxel away")
 
 # %% [markdown]
-# `warp.inverse` finds the inverse by a fixed-point iteration, which can also fail where the
-# displacement changes steeply but does not fold. This check is therefore stricter than the
-# determinant, and its percentages can be larger than those of folded voxels.
+# `warp.inverse` finds the inverse by a fixed-point iteration, which repeats one update until the
+# result no longer changes. It can also fail where the displacement changes steeply but does not
+# fold. This check is therefore stricter than the determinant, and its percentages can be larger than
+# those of folded voxels.
 
 # %% [markdown]
 # ## Exercises

@@ -16,17 +16,18 @@
 # | | |
 # |---|---|
 # | **You will** | choose λ from a grid of runs by a rule stated beforehand, and report the result on test subjects |
-# | **You will learn** | how to decide whether two λ differ, what λ, loss and integration change, and when a comparison is undecided |
+# | **You will learn** | how to decide whether two values of λ differ, how λ, the loss and integration change the result, and when a comparison is undecided |
 # | **You need** | [Weigh smoothness with λ](06_lambda.ipynb) |
 # | **In → out** | one record per run → curves, a chosen λ, differences with intervals |
-# | **Not here** | training: the grid took hours, and this page reads its records |
+# | **Not here** | training, because the grid took hours; this page reads its records |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
 # The complete grid is read from its records. A few of its runs are trained again whenever this book
-# is built, and the parameters describe these runs. We compare them with the records at the end.
+# is built, and the parameters describe these runs. The last section before the exercises compares
+# them with the records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -46,35 +47,36 @@ settings = read_parameters(globals())
 # A rule written after seeing the curves can justify any choice, so we state ours first.
 #
 # 1. λ is chosen on pairs of validation subjects, by the mean Dice over seeds and pairs.
-# 2. The *gap* of a λ is the Dice of the best λ minus the Dice of this λ, on the same pairs. We
-#    accept every λ whose gap is at most one standard error of the gap, and choose the largest
-#    accepted λ. If the data cannot distinguish two λ, we thus prefer the smoother displacement.
+# 2. The *gap* of a λ is the highest mean Dice of any λ minus the mean Dice of this λ, on the same
+#    pairs. We accept every λ whose gap is at most one standard error of the gap, and choose the
+#    largest accepted λ. If the data cannot distinguish two λ, we thus prefer the smoother
+#    displacement.
 # 3. The chosen λ is reported once, on the test subjects.
 #
-# The standard error is taken over *subjects*, after the seeds are averaged. A jackknife leaves out
-# each validation subject in turn, with all its pairs. We use the standard error of the gap and not
-# that of Dice itself. The reason is that a subject that is hard to register is hard at every λ, so
-# this difference between subjects cancels in the gap.
+# The standard error is taken over *subjects*, after the seeds are averaged. It is estimated by a
+# jackknife, which leaves out each validation subject in turn, with all its pairs, and computes the
+# gap again. We use the standard error of the gap and not that of Dice itself. A subject that is
+# hard to register is hard at every λ, so this difference cancels in the gap.
 #
 # We choose a separate λ for each image loss, with and without integration. A comparison of two
-# losses at one λ would mainly show which loss this λ suits.
+# losses at the same λ would mainly show which loss this λ suits.
 #
 # > **Warning: This rule was corrected after a first look at the test subjects**
 # >
 # > The first version of this page took the standard error over the seeds. Seeds show how much
 # > training varies by chance, but not how much the result would change with other subjects. When
-# > we corrected the rule, the test subjects had already been measured at the λ of the first
-# > version. The new rule does not use these results, but strictly the test subjects were no longer
-# > unseen. The report below marks the affected rows.
+# > we corrected the rule, the test subjects had already been measured at the λ that the first
+# > version chose. The new rule does not use these results, but the test subjects were no longer
+# > unseen. The report below marks the affected rows with "first rule".
 
 # %% [markdown]
 # ## Read the records
 #
 # The repository holds one JSON record per run, for simulated subjects (`mni`) and real subjects
-# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices of 40 simulated or 15 real
-# training subjects, with voxels of 2 mm. Both cohorts have five validation subjects and ten test
-# subjects. The next cells read the records and count the runs. Each entry of the table stands for
-# six or seven λ with three seeds each.
+# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm. The training
+# subjects were 40 simulated or 15 real ones. Both cohorts have five validation subjects and ten
+# test subjects. The next cell reads the records and counts the runs of each model. With MSE these
+# are six values of λ, and with NCC seven, each with three seeds.
 
 # %%
 import pandas as pd
@@ -82,7 +84,6 @@ import pandas as pd
 from vxmlib.experiments import sweep
 from vxmlib.experiments.results import results_folder
 
-# %%
 folder = results_folder() / "lambda"
 grids = list(sweep.SUBJECTS)
 all_runs = pd.concat([sweep.runs(folder / name) for name in grids])
@@ -95,8 +96,8 @@ from vxmlib.sources import malf, template
 
 Markdown(f"""
 The grid has {len(all_runs)} runs, and {all_runs["diverged"].sum()} of them diverged. The median
-time of a run was {all_runs["seconds"].median():.0f} s on a CPU. This time depends on the processor
-and its load, so it can differ from the time that you measure.
+time of a run was {all_runs["seconds"].median():.0f} s on a CPU. Your time may differ, because it
+depends on the processor and its load.
 
 *Simulated subjects:* {template.CREDIT}
 
@@ -106,8 +107,8 @@ and its load, so it can differ from the time that you measure.
 # %% [markdown]
 # ## Look at the curves
 #
-# `sweep.curve` averages a measure over the seeds of each λ. The figures show Dice and folding on
-# the validation pairs, first for the real subjects.
+# `sweep.curve` averages a measure over the seeds of each λ. The next cell applies it to Dice and to
+# folding on the validation pairs.
 
 # %%
 from vxmlib.book import figures
@@ -116,15 +117,14 @@ dice = sweep.curve(all_runs, "dice_mean")
 folding = sweep.curve(all_runs, "folding_percent_brain")
 
 # %% [markdown]
-# `curves_of` draws the curves of one cohort. For the cohort of the parameters, it adds the runs
-# that were trained again for this build of the book.
+# The function `curves_of` draws the curves of one cohort. For the cohort of the parameters, it adds
+# the runs that were trained again for this build of the book.
 
 # %%
 live = runs.grid_folder("book", settings)
 live_runs = sweep.runs(live) if live.is_dir() and settings.profile == "quick" else None
 
 
-# %%
 def curves_of(name):
     curves = [table[table["cohort"] == name] for table in (dice, folding)]
     before = sweep.select(all_runs, cohort=name)["identity_dice"].iloc[0]
@@ -132,28 +132,30 @@ def curves_of(name):
     return figures.lambda_curves(*curves, identity=before, points=points)
 
 
-# %% mystnb={"image": {"alt": "Four panels for real subjects: Dice above, folding below, NCC left, MSE right, against lambda. Dice rises to a broad top and falls on both sides; folding falls steeply as lambda grows, and stays near zero for integrated models at every lambda."}, "figure": {"caption": "Real subjects, validation pairs. Markers are means over three seeds, and bars reach from the lowest to the highest seed. The axis of folding is logarithmic, but linear near 0.", "name": "fig-choose-real"}}
+# %% [markdown]
+# The first figure shows the real subjects. Dice is highest over a range of λ, whereas folding falls
+# steeply as λ grows.
+
+# %% mystnb={"image": {"alt": "Four panels show Dice (top) and folding (bottom) of real subjects against lambda, for NCC (left) and MSE (right). Dice has a broad maximum. Folding falls steeply as lambda grows. It stays near zero for integrated models at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of real subjects. Markers are means over three seeds, and bars reach from the lowest to the highest seed. The axis of folding is logarithmic, except near 0, where it is linear.", "name": "fig-choose-real"}}
 curves_of("malf");
 
 # %% [markdown]
-# On simulated subjects, folding is lower and Dice varies less with λ. Crosses mark the runs that
-# were trained again for this build.
+# On simulated subjects, folding is much lower and Dice varies slightly less with λ. Crosses mark
+# the runs that were trained again for this build.
 
-# %% mystnb={"image": {"alt": "The same four panels for simulated subjects: Dice varies less with lambda, folding is far lower at each lambda and reaches zero early, and with MSE Dice is highest among the largest lambdas."}, "figure": {"caption": "The same curves for simulated subjects.", "name": "fig-choose-simulated"}}
+# %% mystnb={"image": {"alt": "The same four panels for simulated subjects. Dice varies slightly less with lambda. Folding is far lower, and it is zero at the larger lambdas. For integrated models it is zero at every lambda."}, "figure": {"caption": "The same curves for simulated subjects.", "name": "fig-choose-simulated"}}
 curves_of("mni");
 
 # %% [markdown]
 # ## Choose
 #
 # `sweep.gaps` computes the gap of every λ and its standard error. The table applies the rule to
-# NCC without integration, on the real subjects.
+# NCC without integration on the real subjects.
 
 # %%
 pairs = pd.concat([sweep.by_pair(folder / name) for name in grids])
 gaps = sweep.gaps(pairs)
 gaps["accepted"] = (gaps["gap"] <= gaps["error"]).map({True: "yes", False: "no"})
-
-# %%
 group = {"cohort": "malf", "image_loss": "ncc", "int_steps": 0}
 names = {"lam": "λ", "error": "standard error"}
 one = sweep.select(gaps, **group).rename(columns=names).set_index("λ")
@@ -163,13 +165,14 @@ one[["accepted", "gap", "standard error", "dice"]].rename(columns={"dice": "Dice
 accepted = one.index[one["accepted"] == "yes"]
 folds = sweep.select(folding, **group).set_index("lam")["mean"]
 Markdown(f"""
-The smallest accepted λ is {accepted.min():g} and the largest is {accepted.max():g}, so the rule
-chooses {accepted.max():g}. Dice cannot distinguish these two λ. However, folding falls from
+The smallest accepted λ is {accepted.min():g} and the largest is {accepted.max():g}. The rule
+chooses the largest. Dice cannot distinguish these two λ, but folding falls from
 {folds[accepted.min()]:.2f} % to {folds[accepted.max()]:.2f} % of the brain between them.
 """)
 
 # %% [markdown]
-# `sweep.choose` does the same for every loss, with and without integration.
+# `sweep.choose` applies the same rule to both cohorts and both losses, with and without
+# integration.
 
 # %%
 chosen = sweep.choose(all_runs, pairs)
@@ -183,44 +186,44 @@ mse_lams = sweep.select(gaps, image_loss="mse", accepted="yes").groupby(sweep.GR
 wide = mse_lams.max() / mse_lams.min()
 Markdown(f"""
 In {at_edge.sum()} of {len(chosen)} rows, all of them with MSE, the chosen λ is the largest of the
-grid. The rule might accept an even larger λ, so the grid is too short on this side. With MSE, the
-largest accepted λ is {wide.min():.0f} to {wide.max():.0f} times the smallest, so the choice of λ is
-uncertain.
+grid. The rule might accept an even larger λ, so the grid ends too early. With MSE, the
+largest accepted λ is {wide.min():.0f} to {wide.max():.0f} times the smallest accepted one, so the
+choice of λ is uncertain.
 """)
 
 # %% [markdown]
-# > **Tip: Extend a grid that is too short**
+# > **Tip: Extend a grid that ends too early**
 # >
-# > Add larger λ to `config/lambda.yaml` and run `make lambda` again, which trains only the new
-# > runs. We keep our grid, because it was fixed before the runs.
+# > Add larger λ to `config/lambda.yaml` and run `make lambda` again, which trains only
+# > the new runs. We keep our grid, because it was fixed before the runs.
 
 # %% [markdown]
 # ## Report on the test subjects
 #
 # The runs at the chosen λ were measured on all ordered pairs of the test subjects. NCC at
-# λ = 0.01 was measured as well, because much public code uses it, and so were the λ of the first
-# version of the rule. From here on, no λ is chosen.
+# λ = 0.01 was measured as well, because much public code uses it, and so was every λ that the first
+# version of the rule chose. The next cell reads these results. No λ is chosen from them.
 
 # %%
 tests = pd.concat([sweep.runs(folder / name / "test") for name in grids])
 report = sweep.report(tests).reset_index()
 report = report.merge(chosen[[*sweep.GROUP, "lam"]], how="left", indicator="why")
-
-# %%
 report["why"] = report["why"].map({"both": "chosen", "left_only": "first rule"}).astype(str)
 common = (report["image_loss"] == "ncc") & (report["int_steps"] == 0) & (report["lam"] == 0.01)
 report.loc[common, "why"] = "common"
 
 # %% [markdown]
-# The first table holds the real subjects, and the second the simulated ones. The column "why" says
-# why a λ was measured. "Chosen" is the λ of the corrected rule, "first rule" the λ of its first
-# version, and "common" the λ of much public code.
+# The first table holds the real subjects. In the column "why", "chosen" is the λ of the corrected
+# rule, "first rule" is the λ of its first version, and "common" is the λ of much public code.
 
 # %%
 columns = {"λ": "λ", "why": "why", "dice_mean": "Dice"}
 columns |= {"folding_percent_brain": "folded, % of brain", "sd_log_jacobian": "SD of log det J"}
 printed = sweep.readable(report)[list(columns)].rename(columns=columns).round(3)
 printed.loc["real"]
+
+# %% [markdown]
+# The second table has the same columns for the simulated subjects.
 
 # %%
 printed.loc["simulated"]
@@ -232,7 +235,8 @@ spread = report.loc[report["why"] == "chosen", "dice_sd_seeds"].max()
 Markdown(f"""
 Before registration, Dice is {before["malf"]:.3f} for the real and {before["mni"]:.3f} for the
 simulated subjects. The correction of the rule changed λ in {changed} of {len(chosen)} cases, all of
-them with MSE. At a chosen λ, the SD of Dice over the three seeds is at most {spread:.3f}.
+them with MSE. At a chosen λ, the SD of Dice over the three seeds is at most {spread:.3f}, which is
+small compared with the gain over the Dice before registration.
 """)
 
 # %% [markdown]
@@ -241,16 +245,14 @@ them with MSE. At a chosen λ, the SD of Dice over the three seeds is at most {s
 # We call two models different only if the interval of their difference excludes 0.
 # `sweep.differences` subtracts Dice pair by pair. A bootstrap that draws subjects with replacement
 # gives the interval (`confidence=0.95`). It draws subjects and not pairs, because the same subject
-# occurs in many pairs. Every model, plain or integrated, is compared at the λ that was chosen for
-# it.
+# occurs in many pairs. Except in the comparison with λ = 0.01, every model, integrated or not
+# ("plain"), takes the λ that was chosen for it.
 
 # %%
 from vxmlib.experiments import statistics
 
 test_pairs = pd.concat([sweep.by_pair(folder / name / "test") for name in grids])
 differences = sweep.differences(test_pairs, chosen)
-
-# %%
 differences["Dice is"] = differences.apply(statistics.verdict, axis=1)
 differences["difference"] = differences.apply(statistics.interval_text, axis=1)
 differences["subjects"] = differences["cohort"].map(sweep.SUBJECTS)
@@ -268,10 +270,10 @@ mse_real = sweep.select(test_pairs, **earlier[[*sweep.GROUP, "lam"]])
 under_first = statistics.paired_difference(ncc_real, mse_real)
 Markdown(f"""
 The verdict on "NCC minus MSE" is **{words["simulated"]}** on simulated and **{words["real"]}** on
-real subjects. We therefore cannot say that one loss is better in general. At the
-λ of the first rule (MSE, λ = {earlier["lam"]:g}), the difference on real subjects is
-{statistics.interval_text(under_first)}, which would be "{statistics.verdict(under_first)}". The
-verdict on real subjects thus depends on the rule, so we do not rely on it.
+real subjects. We therefore cannot say that one loss is better in general. If MSE takes the λ of
+the first rule (λ = {earlier["lam"]:g}), the difference on real subjects is
+{statistics.interval_text(under_first)}. The verdict would then be
+"{statistics.verdict(under_first)}". It thus depends on the rule, so we do not rely on it.
 """)
 
 # %% tags=["remove-input"]
@@ -285,8 +287,9 @@ Dice alone understates what the choice of λ changes. On real subjects, NCC at �
 # %% [markdown]
 # > **Important: Folding cannot choose λ for an integrated model**
 # >
-# > Integration keeps folding near 0 at every λ, so folding cannot show that λ is too small. The
-# > SD of log det J and Dice can ([Integrate a velocity](11_diffeomorphic.ipynb)).
+# > Integration keeps folding near 0 at every λ, so folding cannot show that λ is too small. Dice
+# > and the [SD of log det J](../book/glossary.md#sd-of-log-det-j) can show it
+# > ([Integrate a velocity](11_diffeomorphic.ipynb)).
 
 # %% [markdown]
 # ## Compare with the paper
@@ -294,10 +297,10 @@ Dice alone understates what the choice of λ changes. On real subjects, NCC at �
 # Figure 7 of [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice
 # against λ on the paper's own validation subjects.
 # [Ho](https://github.com/HoChengYun/TRY_voxelmorph) has digitised this figure. The values of Dice
-# cannot be compared, because subjects, structures and dimension differ. The shapes of the curves
-# can be compared, so the next cell draws each curve relative to its own best value.
+# cannot be compared, because the paper used other subjects, other structures and 3D images. The
+# shapes of the curves can be compared, so the next cell subtracts the best value from each curve.
 
-# %% mystnb={"image": {"alt": "Two panels, NCC and MSE: Dice relative to each curve's best against lambda for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda; towards lambda 0 the paper's curves fall most."}, "figure": {"caption": "Dice relative to the best value of each curve: our runs without integration, and Figure 7 of the paper.", "name": "fig-choose-paper"}}
+# %% mystnb={"image": {"alt": "Two panels, for NCC and MSE, show Dice relative to each curve's best value against lambda, for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda. Towards lambda 0 the paper's curves fall most."}, "figure": {"caption": "Dice minus the best Dice of each curve, for our runs without integration and for Figure 7 of the paper.", "name": "fig-choose-paper"}}
 from importlib import resources
 
 paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_lambda.csv")
@@ -315,11 +318,11 @@ Markdown(f"""
 With NCC, the paper's Dice is highest at λ = {paper_best["ncc"]}. Ours is highest at
 λ = {ncc["malf"]:g} on real and λ = {ncc["mni"]:g} on simulated subjects. With MSE, the paper's Dice
 is highest at λ = {paper_best["mse"]}. Ours is highest at λ = {mse["malf"]:g} on real and
-λ = {mse["mni"]:g} on simulated subjects. Each curve is flat near its best value, so these positions
-are uncertain.
+λ = {mse["mni"]:g} on simulated subjects. Each curve is flat near its best value, so these λ are
+uncertain.
 
 Towards λ = 0, the paper's Dice falls more than ours. A possible reason is that our training is
-short, because a network changes from smooth to rough displacements only gradually.
+short, because the displacements of a network become rough only gradually during training.
 """)
 
 # %% [markdown]
@@ -352,19 +355,19 @@ sweep.readable(smoothest)[["λ", "mean"]].rename(columns=columns).round(4)
 # <details><summary>Answer</summary>
 #
 # In most rows folding reaches 0, and the table shows the smallest λ at which this happens. The rule
-# ignores how well the images match. A displacement of 0 everywhere never folds, so it would be
-# chosen, too. Folding can therefore exclude a λ, but it cannot choose one.
+# ignores how well the images match. It would even accept a displacement of 0 everywhere, which
+# never folds. Folding can therefore exclude a λ, but it cannot choose one.
 #
 # </details>
 #
 # **Exercise 2.** Replace the standard error of the gap by the standard error of the best λ's Dice.
-# Which λ would NCC get on real subjects?
+# Which λ would the rule then choose for NCC without integration on real subjects?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 of_group = sweep.select(pairs, **group)
 best = of_group[of_group["lam"] == one["gap"].idxmin()]
 error = statistics.paired_error(best, best.assign(dice=0.0))
-print(f"standard error {error:.4f}, λ = {one.index[one['gap'] <= error].max():g}")
+print(f"standard error of Dice {error:.4f}, chosen λ = {one.index[one['gap'] <= error].max():g}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -374,19 +377,20 @@ print(f"standard error {error:.4f}, λ = {one.index[one['gap'] <= error].max():g
 #
 # </details>
 #
-# **Exercise 3.** How large is the standard error over the three seeds at the best λ, compared with
-# the standard error of the gaps in the table?
+# **Exercise 3.** For the same runs, how large is the standard error over the three seeds at the
+# best λ, compared with the standard error of the gaps over subjects?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 at_best = sweep.select(dice, **group, lam=one["gap"].idxmin())
-print(f"over seeds {(at_best['sd'] / at_best['seeds'] ** 0.5).item():.4f}")
-print(f"over subjects {one.loc[one['gap'] > 0, 'standard error'].median():.4f} (median)")
+print(f"standard error over seeds {(at_best['sd'] / at_best['seeds'] ** 0.5).item():.4f}")
+over_subjects = one.loc[one["gap"] > 0, "standard error"].median()
+print(f"standard error over subjects {over_subjects:.4f} (median over λ)")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The standard error over seeds is much smaller. A rule based on it would treat a difference as
-# certain, although the difference may vanish with other subjects.
+# The standard error over seeds is much smaller. A rule based on it would treat many differences as
+# certain, although they may vanish with other subjects.
 #
 # </details>
 

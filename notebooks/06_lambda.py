@@ -27,8 +27,8 @@
 #
 # The first parameters describe one experiment on simulated subjects (`mni`). `evaluate` names the
 # subjects that are measured. `beside` lists other runs for comparison, and each entry changes only
-# the parameters that it names. A model with `int_steps = 7` is called *integrated*: it predicts a
-# velocity, whose integration prevents almost all folds
+# the parameters that it names. A model with `int_steps = 7` is called *integrated*, because it
+# integrates a velocity, which prevents almost all folds
 # ([Integrate a velocity](11_diffeomorphic.ipynb)).
 
 # %% tags=["parameters"]
@@ -56,17 +56,15 @@ from vxmlib.experiments import recording, runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-
-# %%
 people = runs.load_cohort(settings)
 pairs = runs.pairs_of(people, evaluate)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
 # %% [markdown]
 # `spacing` and `schedule` differ from the earlier lessons, because this experiment will be repeated
-# many times. Voxels of 2 mm leave a quarter of the voxels of a slice at 1 mm, so a run is shorter.
-# The cosine learning-rate schedule lowers the rate to zero by the last step, so that runs differ
-# less by chance.
+# many times. A slice with voxels of 2 mm has a quarter of the voxels of a slice at 1 mm, so a run is
+# shorter. The cosine learning-rate schedule lowers the rate almost to zero by the last epoch, so
+# that runs differ less by chance.
 
 # %% [markdown]
 # ## Train one run
@@ -96,7 +94,7 @@ trained = [run, *(runs.run(other, people) for other in others)]
 # %% [markdown]
 # ## See what λ changes
 #
-# The next cell measures every run on the same pairs. Lower λ permits rougher displacements, so we
+# The next cell measures every run on the same pairs. A lower λ permits rougher displacements, so
 # read Dice together with folding and with the SD of log det J.
 
 # %%
@@ -104,8 +102,6 @@ import pandas as pd
 
 identity = recording.measure("identity", people, pairs)
 measured = [recording.measure(one.register, people, pairs) for one in trained]
-
-# %%
 table = pd.DataFrame(measured, index=[one.title for one in trained])
 columns = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of brain"}
 columns |= {"sd_log_jacobian": "SD of log det J"}
@@ -118,15 +114,15 @@ scores, folds = table["dice_mean"], table["folding_percent_brain"]
 best, worst = scores.idxmax(), folds.idxmax()
 Markdown(f"""
 Before registration the mean Dice is {identity["dice_mean"]:.3f}. The run with the highest Dice is
-"{best}" ({scores[best]:.3f}). The run that folds most is "{worst}": it folds {folds[worst]:.2f} %
-of the brain and reaches a Dice of {scores[worst]:.3f}.
+"{best}" ({scores[best]:.3f}). The run with the most folding is "{worst}". It folds
+{folds[worst]:.2f} % of the brain and reaches a Dice of {scores[worst]:.3f}.
 """)
 
 # %% [markdown]
 # Each row is one training run with one seed. The table therefore shows the direction of the
-# effect, but it cannot rank two λ of similar Dice. Simulated subjects differ smoothly from each
-# other, so little of the brain folds. [Choose λ](06_choose.ipynb) repeats each run with several
-# seeds and on real subjects, where far more of the brain folds at a small λ.
+# effect, but it cannot rank two values of λ with similar Dice. Simulated subjects are smooth
+# deformations of one template, so little of the brain folds. [Choose λ](06_choose.ipynb) repeats
+# each run with several seeds and on real subjects, where far more of the brain folds at a small λ.
 
 # %% tags=["remove-cell"]
 about = {"diverged": False, "split": evaluate, "identity_dice": identity["dice_mean"]}
@@ -147,7 +143,7 @@ displacements = [one.register(moving, fixed) for one in trained]
 warped = [warp.warp_image(moving, displacement) for displacement in displacements]
 
 # %% [markdown]
-# Step through the runs below, and compare the smallest λ with the largest.
+# Step through the runs in the next figure, and compare the smallest λ with the largest.
 
 # %% mystnb={"figure": {"caption": "One pair, registered by each of the runs: the warped image with the edge of the fixed brain, the remaining difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
 from vxmlib.book import steppable
@@ -166,7 +162,7 @@ steppable.steps(steps, name="choices", label="run", start=run.title)
 # ## Understand λ as an exchange rate
 #
 # The loss is similarity + λ · smoothness. The training history holds both terms without their
-# weights. With NCC, the similarity term is the negative correlation, so lower values are better.
+# weights. With NCC, the similarity term is minus the NCC, so lower values are better.
 
 # %%
 first, last = run.history.iloc[0], run.history.iloc[-1]
@@ -190,8 +186,8 @@ smoothness term times λ = {settings.lam:g} adds {weighted:.4f} to the loss.
 # %% [markdown]
 # ## Compare the scales of NCC and MSE
 #
-# The next cell compares the scale of the two image losses. It takes the displacement that the first
-# run found for the pair above, and computes how much this displacement improves NCC and MSE.
+# The next cell compares the scales of the two image losses. It takes the displacement that the first
+# run predicts for the pair above, and computes how much this displacement improves NCC and MSE.
 
 # %%
 from vxmlib import metrics
@@ -202,17 +198,17 @@ print(f"NCC gained {ncc_gain:.4f}, MSE gained {mse_gain:.5f}")
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The same displacement gains {ncc_gain / mse_gain:.0f} times as much in NCC as in MSE. A λ that
-suits MSE is therefore far too small for NCC.
+The same displacement improves NCC {ncc_gain / mse_gain:.0f} times as much as it improves MSE. A λ
+that suits MSE is therefore far too small for NCC.
 """)
 
 # %% [markdown]
 # The [authors' README](https://github.com/voxelmorph/voxelmorph) and their training script
 # `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. Figure 7 of
-# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice against λ. Its
-# highest Dice lies between λ = 1 and λ = 1.5 with NCC, and at λ = 0.02 with MSE, as
-# [digitised by Ho](https://github.com/HoChengYun/TRY_voxelmorph). Much public code combines NCC
-# with λ = 0.01, which is the value recommended for MSE.
+# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice against λ, and
+# [Ho digitised it](https://github.com/HoChengYun/TRY_voxelmorph). With NCC, the highest Dice lies
+# between λ = 1 and λ = 1.5. With MSE, it lies at λ = 0.02. Much public code combines NCC with
+# λ = 0.01, which is the value recommended for MSE.
 
 # %% [markdown]
 # ## Know the scale of the smoothness term
@@ -221,17 +217,17 @@ suits MSE is therefore far too small for NCC.
 #
 # $$\text{Grad}(u) = \frac{1}{n_d^2}\;\frac{1}{|\Omega|}\sum_{x\in\Omega}\|\nabla u(x)\|^2$$
 #
-# Here $n_d$ is the number of axes. The paper's formula has $\|\nabla u\|^2$ at each voxel, which
-# is the sum over components and axes and not their mean. At each voxel, `Grad` is therefore a
-# quarter of the paper's expression in 2D and a ninth in 3D. Check this factor before you copy a λ
-# from other code. The next two cells test the formula on a displacement with a known gradient.
+# Here $n_d$ is the number of axes and $\Omega$ is the set of voxels. The paper's formula has
+# $\|\nabla u\|^2$ at each voxel, which is the sum over components and axes and not their mean. At
+# each voxel, `Grad` is therefore a quarter of the paper's expression in 2D and a ninth in 3D. Check
+# this factor before you copy a λ from other code. The next cell tests the formula on a displacement
+# with a known gradient.
 
 # %%
 import numpy as np
 
 from vxmlib.backend import tf, vxm
 
-# %%
 x, y = np.meshgrid(np.arange(32.0), np.arange(32.0), indexing="ij")
 stretch = tf.constant(np.stack([0.1 * x, 0 * y], axis=-1)[None], tf.float32)
 value = float(tf.reduce_mean(vxm.losses.Grad("l2").loss(stretch, stretch)))
@@ -241,16 +237,16 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # > **Note: λ of an integrated model**
 # >
 # > With `int_steps = 7` the smoothness term is computed on the
-# > [velocity](../book/glossary.md#velocity). Its grid has half as many voxels along each axis.
+# > [velocity](../book/glossary.md#velocity), whose grid has half as many voxels along each axis.
 # > voxelmorph's script multiplies `Grad` by 2 in this case, and this book does the same. The λ of
 # > an integrated model therefore cannot be compared with the λ of a model without integration.
 
 # %% [markdown]
 # ## Run one experiment
 #
-# This page is itself one experiment. papermill executes it with other parameters, each given by
-# `-p`, and saves the executed page as `out.ipynb`. The second command below uses the real subjects
-# (`malf`).
+# This page is itself one experiment. The program papermill executes it with other parameters, each
+# given by `-p`, and saves the executed page as `out.ipynb`. The second command below uses the real
+# subjects (`malf`).
 #
 # ```sh
 # papermill notebooks/06_lambda.ipynb out.ipynb -p lam 0.5 -p seed 1
@@ -258,8 +254,8 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # ```
 #
 # Each experiment writes one JSON record. It holds the results of every pair, the parameters, the
-# versions of the software and the commit of the code. The next cell prints the name of the record,
-# which lists the parameters.
+# versions of the software and the commit of the code. The next cell prints the record's file name,
+# which contains the main parameters.
 
 # %%
 print(f"{settings.name}.json")
@@ -267,8 +263,8 @@ print(f"{settings.name}.json")
 # %% [markdown]
 # ## Run a hundred experiments
 #
-# The file `config/lambda.yaml` describes grids of experiments. The grid `wide` combines all listed
-# values:
+# The file `config/lambda.yaml` describes grids of experiments. In each line of `runs`, the grid
+# `wide` combines all listed values, and it repeats each combination with three seeds:
 #
 # ```yaml
 # wide:
@@ -278,8 +274,8 @@ print(f"{settings.name}.json")
 #     - {image_loss: mse, lam: [0, 0.001, 0.01, 0.02, 0.05, 0.1], int_steps: [0, 7]}
 # ```
 #
-# One command runs all combinations that have no record yet. It runs as many at the same time as
-# `CORES` says:
+# The next command runs all combinations that have no record yet. `CORES` is the number of runs at
+# the same time:
 #
 # ```sh
 # make lambda GRID=wide COHORT=mni CORES=2
@@ -288,14 +284,15 @@ print(f"{settings.name}.json")
 # %% tags=["remove-input"]
 each = run.history["seconds"].sum()
 Markdown(f"""
-This grid has 78 runs. The first run of this page was trained for {each:.0f} s, so 78 such runs in
-sequence take about {78 * each / 3600:.1f} h. The time depends strongly on the processor and its
-load.
+This grid has 78 runs. The first run of this page was trained for {each:.0f} s, so the whole grid
+takes about {78 * each / 3600:.1f} h if one run follows the other. The time depends strongly on the
+processor and its load.
 """)
 
 # %% [markdown]
 # The records are collected in `_build/lambda/wide-mni-quick/`. You can stop the command and start
-# it again, because finished runs are kept. If you add a λ to the file, only its runs are trained.
+# it again, because finished runs are kept. If you add a λ to the file, only the new runs are
+# trained.
 # A run whose loss becomes NaN does not stop the others, and its record says that it diverged. The
 # next command runs the same grid on a SLURM cluster, with one job per run:
 #
@@ -303,13 +300,13 @@ load.
 # snakemake --directory _build --profile config/slurm --config grid=wide cohort=mni -- lambda
 # ```
 #
-# [The same grid on a cluster](../book/cluster.md) describes how to prepare the cluster.
+# The page [The same grid on a cluster](../book/cluster.md) describes how to prepare the cluster.
 
 # %% [markdown]
 # ## Exercises
 #
 # **Exercise 1.** At λ = 0 only the network itself keeps the displacement smooth. Which term does
-# the loss then consist of, and does `fit()` still log the other?
+# the loss then consist of, and does `fit()` still log the other term?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from vxmlib import models
@@ -325,8 +322,8 @@ print(list(free.get_compile_config()["loss_weights"]), free.output_names)
 #
 # </details>
 #
-# **Exercise 2.** Your images have half the intensity range, from 0 to ½. For which loss must λ
-# change, and by how much?
+# **Exercise 2.** Suppose that your images have half the intensity range, from 0 to ½. For which
+# image loss must λ change, and by how much?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 dark, dark_fixed = 0.5 * moving, 0.5 * fixed
@@ -337,13 +334,13 @@ print(f"MSE ratio {((dark - dark_fixed) ** 2).mean() / ((moving - fixed) ** 2).m
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# MSE falls to a quarter, so its λ must fall to a quarter, too. NCC divides by the local variance
-# and hardly changes, except in windows that are almost flat.
+# MSE falls to a quarter, so its λ must fall to a quarter, too. NCC hardly changes, because it
+# divides by the local variance. Only windows that are almost flat are an exception.
 #
 # </details>
 #
-# **Exercise 3.** Divide λ · smoothness in the last epoch by the similarity that was gained since
-# the first epoch. How large is this share?
+# **Exercise 3.** Divide λ · smoothness in the last epoch by the decrease of the similarity term
+# since the first epoch. How large is this share?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 gain = run.history["image_loss"].iloc[0] - run.history["image_loss"]
@@ -356,7 +353,7 @@ print(f"{(cost / gain).iloc[-1]:.2f} of the similarity gained")
 # - λ is the weight of the smoothness term. With a smaller λ, the displacement becomes rougher and
 #   may fold.
 # - λ depends on the scale of both terms, so each image loss needs its own λ.
-# - State how the smoothness term is normalised, because others cannot reuse your λ otherwise.
+# - State how the smoothness term is normalised, because otherwise nobody can reuse your λ.
 # - Look at the deformed grid and the Jacobian for each λ, not only at Dice.
 # - One `papermill` command runs one experiment, and `make lambda` runs a grid of experiments.
 #

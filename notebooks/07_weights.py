@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | rebuild the network of the 2018 paper, load the four weight files that the authors released, and register their two released scans |
-# | **You will learn** | how to open old weights safely, how to prove that a displacement is read correctly, and which published numbers a result may be compared with |
+# | **You will learn** | how to load old weights safely, how to prove that a displacement is read correctly, and which published numbers a result may be compared with |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
 # | **In → out** | two scans with voxels of 1 mm and four weight files → a table of Dice and folding |
 # | **Not here** | training, because the authors trained these networks |
@@ -50,8 +50,8 @@ print(vxm2018.CREDIT)
 print("Terms:", vxm2018.LICENCE)
 
 # %% [markdown]
-# The results are kept in the repository as a record, so that the page can be read without the
-# scans.
+# The results of this page are kept in the repository as a record, so the page can be built without
+# the scans. The next cell reads the record.
 
 # %%
 import pandas as pd
@@ -71,7 +71,7 @@ if live:
 Markdown(f"""
 > **Note: Which numbers this page shows**
 >
-> Tables and figures show the committed record of {record["created"][:10]}, which was computed on
+> Tables and figures show the repository's record of {record["created"][:10]}, which was computed on
 > {record["device"].replace("CPU: ", "")}. This build {again}
 """)
 
@@ -84,14 +84,13 @@ Markdown(f"""
 #
 # The two scans are called "test" and "subject 1", and each of them is registered to the other.
 # Dice is the mean over the 30 structures that the authors evaluated in their journal paper
-# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The next cell gives the
+# methods readable names and averages the record over both directions.
 
 # %%
 names = {"identity": "before registration"}
 names |= {"vm1_cc": "network 1, NCC", "vm1_l2": "network 1, MSE"}
 names |= {"vm2_cc": "network 2, NCC", "vm2_l2": "network 2, MSE"}
-
-# %%
 means = results.groupby("weights")[["dice_mean", "folding_percent_brain"]].mean()
 directions = results.pivot(index="weights", columns="moving", values="dice_mean")
 
@@ -114,9 +113,9 @@ directions.
 """)
 
 # %% [markdown]
-# The cost of these gains is folding: a few percent of the brain voxels have a Jacobian determinant
+# The cost of these gains is folding. A few percent of the brain voxels have a Jacobian determinant
 # of zero or less. These networks predict the displacement directly instead of integrating a
-# velocity field, so only the smoothness loss works against folds.
+# [velocity](../book/glossary.md#velocity), so only the smoothness loss works against folds.
 
 # %% [markdown]
 # ## Rebuild the network
@@ -134,8 +133,8 @@ stock = vxm.networks.VxmDense((32, 32, 32), int_steps=0)
 rebuilt = cvpr2018.build("vm2", (32, 32, 32))
 
 # %% [markdown]
-# The next table counts the convolutions, the layers that halve the size (strided convolutions or
-# max-pooling), and the weights.
+# The next table counts the convolutions, the layers that halve the size of the grid (strided
+# convolutions or max-pooling), and the weights.
 
 # %%
 def kinds(model):
@@ -151,10 +150,11 @@ pd.DataFrame({"network of 2018": kinds(rebuilt), "VxmDense": kinds(stock)}, inde
 # %% [markdown]
 # The network of 2018 halves the size by strided convolutions, and `VxmDense` halves it by
 # max-pooling. The numbers of filters differ as well, so the networks have different numbers of
-# weights. `VxmDense` therefore cannot load the released files. The module
-# `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of Fig. 3 of
-# [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell lists its
-# layers with the grid and the number of filters of each output.
+# weights. `VxmDense` therefore cannot load the released files.
+#
+# The module `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of
+# Fig. 3 of [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell lists
+# the layers that have weights, each with the grid and the number of filters of its output.
 
 # %%
 for layer in rebuilt.layers:
@@ -170,11 +170,12 @@ for layer in rebuilt.layers:
 #
 # Keras numbers the layers in the order in which a session creates them. A name such as
 # `conv3d_245` therefore does not say where the layer belongs in the network. Our function
-# `cvpr2018.load` goes through the file in order and compares the shape of every weight array.
+# `cvpr2018.load` goes through the file in order and compares the shape of every weight array with
+# the rebuilt network.
 #
 # The function must refuse the file of another network, because a network with only some of its
-# weights would run and register badly. The next two cells save network 1 and try to load it as
-# network 2.
+# weights would run without an error but register badly. The next cell saves the weights of
+# network 1, as an example of a wrong file.
 
 # %%
 import tempfile
@@ -185,6 +186,9 @@ from vxmlib.models import ModelFileError
 file = Path(tempfile.mkdtemp()) / "network1.h5"
 cvpr2018.build("vm1", (32, 32, 32)).save_weights(file)
 
+# %% [markdown]
+# The next cell tries to load this file as network 2 and prints the reason for the refusal.
+
 # %%
 try:
     cvpr2018.load("vm2_cc", path=file, shape=(32, 32, 32))
@@ -194,9 +198,8 @@ except ModelFileError as error:
 # %% [markdown]
 # ## Register both ways
 #
-# The next two cells run only where the scans and the weight files are available. They score the
-# pairs without any displacement (the identity), and they register both directions with all four
-# networks.
+# The next two cells run only where the scans and the weight files are available. The first scores
+# both directions without any displacement (the identity).
 
 # %%
 from functools import partial
@@ -207,6 +210,9 @@ if live:
     people = cohorts.load("vxm2018")
     pairs = cohorts.ordered_pairs(people.split["test"])
     tables = {"identity": metrics.evaluate_pairs(people, pairs, "identity")}
+
+# %% [markdown]
+# The next cell loads each of the four networks and registers both directions with it.
 
 # %%
 if live:
@@ -244,8 +250,8 @@ if live:
 seen = "This build did not run these cells, because it does not have the scans."
 if live:
     apart = max(abs(pd.DataFrame(fresh)["dice_mean"] - results["dice_mean"]))
-    seen = f"""This build ran these cells. It has {len(fresh)} mean Dice values, one for each method
-and direction, and their largest difference from the committed record is {apart:.4f}."""
+    seen = f"""This build ran these cells. They give {len(fresh)} mean Dice values, one for each
+method and direction, and their largest difference from the record is {apart:.4f}."""
 Markdown(seen)
 
 # %% [markdown]
@@ -253,8 +259,8 @@ Markdown(seen)
 #
 # A displacement has three components, and nothing in the file says to which axis each one belongs.
 # The code of 2018 had an option named "xy". In other software, such as `numpy.meshgrid`, this name
-# means that the first two axes are exchanged. A test settles the question: the next cell reads one
-# predicted displacement in several ways, so that their Dice can be compared.
+# means that the first two axes are exchanged. A test answers the question. The next cell reads one
+# predicted displacement in several ways.
 
 # %%
 if live:
@@ -273,11 +279,11 @@ if live:
 recording.keep_record("07_weights", record)
 
 # %% [markdown]
-# The next table shows the recorded Dice of each reading, because a wrong reading should lower
-# Dice.
+# A wrong reading should lower Dice. The next table therefore shows the recorded Dice of each
+# reading.
 
 # %%
-labels = {"identity": "no displacement", "ij": "as it is (order ij)"}
+labels = {"identity": "no displacement", "ij": "as it is"}
 labels |= {"swapped": "first two axes exchanged", "negated": "sign reversed"}
 readings = pd.Series(recorded["readings"]).loc[list(labels)]
 readings.rename(labels).to_frame("Dice").round(3)
@@ -291,8 +297,8 @@ value before registration. With two axes exchanged, {lost:.0f} % of the gain is 
 """)
 
 # %% [markdown]
-# Exchanging the axes is the more dangerous mistake, because it raises no error and Dice still lies
-# above its value before registration. The result therefore looks like that of a poor network.
+# Neither mistake raises an error. Exchanging the axes is the more dangerous one, because Dice still
+# lies above its value before registration. The result therefore looks like that of a poor network.
 
 # %% [markdown]
 # ## Look at each structure
@@ -301,7 +307,7 @@ value before registration. With two axes exchanged, {lost:.0f} % of the gain is 
 # structure before and after registration by network 2 trained with NCC, as a mean over both
 # directions.
 
-# %% mystnb={"image": {"alt": "Two dots joined by a line for each of thirty brain structures: an open dot for Dice before registration and a filled dot for Dice with the 2018 network, which lies further to the right in nearly every row."}, "figure": {"caption": "Dice of each structure before registration, and after registration by network 2 trained with NCC (released weights, two scans, both directions).", "name": "fig-weights-structures"}}
+# %% mystnb={"image": {"alt": "Each of thirty brain structures has two dots joined by a line. The open dot is Dice before registration, and the filled dot is Dice with the 2018 network. The filled dot lies further to the right in every row."}, "figure": {"caption": "Dice of each structure before registration, and after registration by network 2 trained with NCC (released weights, two scans, both directions).", "name": "fig-weights-structures"}}
 from vxmlib.book import figures
 
 by_weights = pd.DataFrame(recorded["structures"]).groupby("weights")
@@ -318,20 +324,22 @@ Dice rises in {(gains > 0).sum()} of {len(gains)} structures. The {gains.idxmax(
 # %% [markdown]
 # ## Name the denominator of a folding percentage
 #
-# The same count of folded voxels gives three different percentages, because three denominators are
-# in use. The next cells compute them for network 2 trained with NCC. They also read the numbers
-# that the journal paper prints, which are stored in a file of the package.
+# The same count of folded voxels gives different percentages, because authors divide it by
+# different numbers of voxels. The next cell reads the numbers that the journal paper prints, which
+# are stored in a file of the package. For network 2 trained with NCC, it then collects the count of
+# folds and three possible denominators.
 
 # %%
 from importlib import resources
 
 paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_tables.csv")
-
-# %%
 folds = results.query("weights == 'vm2_cc'")["folds"].mean()
 voxels = recorded["voxels"]
 of = {"the whole grid": voxels["all"], "the brain": voxels["brain"]}
 of["the number in the paper"] = 5_200_000
+
+# %% [markdown]
+# The next table gives the folds in percent of each denominator.
 
 # %%
 shares = pd.DataFrame({"million voxels": of, "folded, %": of}).astype(float)
@@ -346,7 +354,8 @@ shares.round(2)
 # without its denominator cannot be compared.
 #
 # The value for the brain differs a little from the first table of this page. That table counts
-# only the folds inside each fixed brain, and this one divides all folds by the brain of one scan.
+# only the folds inside each fixed brain, whereas this one divides all folds by the brain of one
+# scan.
 
 # %% tags=["remove-input"]
 ours = shares.loc["the number in the paper", "folded, %"]
@@ -354,14 +363,14 @@ theirs = paper.query("table == 'I' and method == 'VoxelMorph (CC)'")["folding_pe
 Markdown(f"""
 With the paper's denominator, network 2 trained with NCC folds {ours:.2f} %. Table I of
 [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) prints {theirs:.3f} %. The
-weights differ, and so does the direction: two scans differ more from each other than a scan
-differs from an atlas. Either may explain the gap.
+weights differ, and so do the pairs, because two scans differ more from each other than a scan
+differs from an atlas. Either may explain why our value is larger.
 """)
 
 # %% [markdown]
 # ## Decide what may be compared
 #
-# The setting of this page differs from that of the journal paper in several points.
+# The table compares the setting of this page with that of the journal paper.
 #
 # | | Table I of the paper | This page |
 # |---|---|---|
@@ -374,21 +383,18 @@ differs from an atlas. Either may explain the gap.
 #
 # Both evaluations start from an affine alignment, but the two alignments are not equally good. The
 # gain over the affine alignment is therefore a better quantity to compare than Dice itself. The
-# next cells compute it for this page and for two tables of the paper ([Balakrishnan et al.
-# 2019](https://doi.org/10.1109/TMI.2019.2897538)). Table I registers scan to atlas, and Table III
-# registers scan to scan.
+# next cell takes Dice from two tables of the paper ([Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538)) and from this page. Table I registers scan to
+# atlas, and Table III registers scan to scan.
 
 # %%
 methods = ["affine", "VoxelMorph (CC)", "VoxelMorph (MSE)"]
 dice = paper[paper["method"].isin(methods)].pivot(index="table", columns="method", values="dice")
-
-# %%
 dice = dice.loc[["I", "III"], methods].set_axis(["affine", "NCC", "MSE"], axis=1)
 dice.loc["this page"] = means.loc[["identity", "vm2_cc", "vm2_l2"], "dice_mean"].to_numpy()
 
 # %% [markdown]
-# The following table shows the gains. The row of this page uses network 2, which is the larger
-# one.
+# The following table adds the gains. The row of this page uses network 2, which is the larger one.
 
 # %%
 dice["gain, NCC"] = dice["NCC"] - dice["affine"]
@@ -400,12 +406,13 @@ dice.round(3)
 pooled = results.query("weights != 'identity'")["dice_sd_pooled"].mean()
 Markdown(f"""
 The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE. Both are
-larger than in the paper, from a lower start. The Dice of single structures and pairs spreads
-much more: its pooled SD is {pooled:.2f} on this page and about as large in the paper.
+larger than in the paper, but Dice before registration is lower here. The Dice of single structures
+and pairs varies much more than these gains do. Its [pooled SD](../book/glossary.md#pooled-sd) is
+{pooled:.2f} on this page and about as large in the paper.
 """)
 
 # %% [markdown]
-# The comparison supports one conclusion: with weights that are known to work, our evaluation finds
+# The comparison supports one conclusion. With weights that are known to work, our evaluation finds
 # a gain at least as large as the authors report. It does not reproduce the values of their tables,
 # because two scans cannot represent 250 and because the weights differ.
 
@@ -422,8 +429,8 @@ print(flow.count_params(), "of", rebuilt.count_params(), "weights")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With zeros the network predicts no displacement, which is the identity. Training in voxelmorph
-# begins close to it, because the weights of this layer are drawn with a very small spread.
+# With weights of zero the network predicts no displacement, which is the identity. Training in
+# voxelmorph begins close to it, because the weights of this layer are drawn with a very small SD.
 #
 # </details>
 #
@@ -438,7 +445,7 @@ print(trained.rename(index=names, columns=columns).round(3).to_string())
 # ## Summary
 #
 # - Test the evaluation with weights that are known to work, before you train.
-# - Weights belong to one architecture, so read them in order and compare every shape.
+# - Weights belong to one architecture, so load them in order and compare every shape.
 # - Exchange the axes of a displacement and reverse its sign to test that it is read correctly.
 # - Name the denominator of every folding percentage.
 # - Compare a result with a published one directly only if pairs, direction and structures agree.

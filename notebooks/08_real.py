@@ -25,8 +25,10 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters choose the data of the small examples on this page. The tables do not depend on
-# them: they always show the real subjects of the data set `malf`, which is described below.
+# The parameters choose the data of the small example on this page. The tables do not depend on
+# them, because they always show the real subjects of the data set `malf`, which is described below.
+# With `download = True` the page also fetches the scans of `malf` and repeats some registrations.
+# The second cell checks the parameters and opens the committed records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -47,15 +49,16 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # ## Read the result first
 #
 # Every method registered all ordered pairs of ten test subjects at 2 mm. The networks are the
-# strided U-Net of the 2018 paper, trained for 3000 steps on fifteen other subjects of `malf`. The
-# loss is computed without labels. The "base network" has the smaller size of the paper, and the
-# "wide network" has twice as many filters in most layers.
+# strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), trained for 3000 steps
+# on fifteen other subjects of `malf`. The loss is computed without labels. The "base network" has
+# the smaller of the two sizes in the paper, and the "wide network" has twice as many filters in
+# most layers.
 #
 # Classical SyN was run with two similarity measures, local correlation and mutual information. A
-# network with "two passes" registers the pair, and then registers what is left. [Instance
-# optimisation](../book/glossary.md#instance-optimisation) starts from the network's displacement
-# and minimises the loss for one pair. The network with an "integrated velocity" predicts a
-# velocity field, whose integral is the displacement.
+# network with "two passes" registers the pair, and then registers the warped image to the fixed
+# image. [Instance optimisation](../book/glossary.md#instance-optimisation) starts from the
+# network's displacement and minimises the loss for one pair. The network with an "integrated
+# velocity" predicts a velocity field, whose integral is the displacement.
 
 # %%
 table = results.summary()
@@ -103,11 +106,10 @@ Markdown(f"""
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**Instance optimisation takes the networks past SyN in Dice, at the price of folds.** The wide
-network followed by a few steps of [instance optimisation](13_instance.ipynb) reaches a Dice of
-{best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves
-{best["folding_percent_brain"]:.2f} % of the brain folded, and {syn} leaves
-{reference["folding_percent_brain"]:.2f} %.
+**With instance optimisation the networks have a higher Dice than SyN, but they leave folds.** The
+wide network followed by a few steps of [instance optimisation](13_instance.ipynb) reaches a Dice of
+{best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves {best["folding_percent_brain"]:.2f} %
+of the brain folded, and {syn} leaves {reference["folding_percent_brain"]:.2f} %.
 """)
 
 # %% [markdown]
@@ -122,11 +124,11 @@ network followed by a few steps of [instance optimisation](13_instance.ipynb) re
 # The data set `malf` has 30 real subjects. Fifteen are for training, five for choosing settings
 # (validation subjects), and ten for reporting results (test subjects). The grid has 80 × 96 × 80
 # voxels of 2 mm. Every scan was aligned affinely to the template ([the data](01_data.ipynb)), so
-# "affine alignment only" is the score before registration.
+# the row "affine alignment only" shows the measures before registration.
 #
-# The labels were drawn by hand. The 23 structures are all evaluated ones except cerebral white
-# matter and cortex. The parcels of the cortex are scored separately. The next cell prints the
-# source of the data and the terms of use.
+# The labels were drawn by hand. The 23 structures leave out cerebral white matter and the cortex.
+# The cortex is also labelled in small regions, called parcels, which are scored separately. The
+# next cell prints the source of the data and the terms of use.
 
 # %%
 from vxmlib.sources import malf
@@ -137,11 +139,11 @@ print("Terms:", malf.LICENCE)
 # %% [markdown]
 # ## See how the networks were trained
 #
-# All networks are the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964),
-# rebuilt in `vxmlib.networks.strided`. It halves the resolution in its first convolution, so a
-# training step on a processor is cheaper than with voxelmorph's own `VxmDense`. The training runs
-# used `compile()` and `fit()` as in [Compile and fit](03_fit.ipynb). The next table lists the
-# weight λ of the smoothness loss, the hours of training and the number of weights.
+# All networks are the strided U-Net of the 2018 paper, rebuilt in `vxmlib.networks.strided`. It
+# halves the resolution in its first convolution, so a training step on a processor is cheaper than
+# with voxelmorph's own `VxmDense`. The training runs used `compile()` and `fit()` as in [Compile
+# and fit](03_fit.ipynb). The next table lists the weight λ of the smoothness loss, the hours of
+# training and the number of network weights.
 
 # %%
 trainings = results.trainings().rename(index=results.titles, columns={"lam": "λ"})
@@ -170,8 +172,8 @@ which a cosine schedule lowers to zero.
 #
 # A network may memorise fifteen subjects. Augmentation therefore changes every training image at
 # random. It exchanges left and right in half of the draws, it tilts and shifts the image, and it
-# bends the image a little by a smooth diffeomorphism. It needs no label. The next cell draws three
-# changed versions of one subject.
+# bends the image a little by a smooth diffeomorphism. Augmentation needs no labels. The next cell
+# draws three changed versions of one subject.
 
 # %%
 import numpy as np
@@ -191,7 +193,7 @@ drawn = [augment(image, generator, people.affine) for _ in range(3)]
 figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], columns=4);
 
 # %% [markdown]
-# > **Warning: The 3D networks saw reversed arrays**
+# > **Warning: The 3D networks were trained with reversed arrays**
 # >
 # > The figure shows the augmentation that mirrors the head about its midplane. The training runs in
 # > 3D instead exchanged left and right by reversing the array, which also shifts the head sideways.
@@ -206,12 +208,10 @@ figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], colu
 # training images harder to register. The figure therefore shows Dice and folding of the validation
 # subjects.
 
-# %%
+# %% mystnb={"image": {"alt": "Two panels against the training step for three networks. Dice of the validation subjects rises steeply and flattens; folding rises and levels off below one percent of the brain. The wide network begins with the lowest Dice and ends with the highest, and it folds least."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed each. The wide network was trained with augmentation, too, and with λ = 2.", "name": "fig-real-training"}}
 names = {"ncc": "augmented", "ncc-none": "not augmented", "ncc-wide": "wide"}
 courses = {word: results.history(name) for name, word in names.items()}
 lines = {results.title(name): courses[word] for name, word in names.items()}
-
-# %% mystnb={"image": {"alt": "Two panels against the training step for three networks. Dice of the validation subjects rises steeply and flattens; folding rises and levels off below one percent of the brain. The wide network begins with the lowest Dice and ends with the highest, and it folds least."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed each. The wide network was trained with augmentation, too, and with λ = 2.", "name": "fig-real-training"}}
 measures = ["val_dice", "val_folding_percent"]
 figures.steps_of(lines, measures, ["Dice", "folding, % of brain"]);
 
@@ -228,28 +228,28 @@ does not follow this order: it is {end["augmented"]["val_dice"]:.3f} with augmen
 # This difference in Dice is small, and each network was trained once. The training runs on slices
 # have several seeds, and they show a larger gain
 # ([Ablations](ablations.ipynb#compare-the-parts-of-the-augmentation)). The values above are means
-# over 27 structures, because they include white matter and cortex. They therefore differ from the
+# over 27 structures, because they include white matter and cortex. They therefore differ from
 # tables with 23 structures.
 #
-# The validation subjects also decided how many passes a network makes. A [second
-# pass](13_instance.ipynb) registers what the first has left, with the same weights, and the two
-# displacements are composed.
+# The results of the validation subjects also decided how many passes a network makes. In a [second
+# pass](13_instance.ipynb), the same network registers the warped image to the fixed image, and the
+# two displacements are composed.
 
 # %% tags=["remove-input"]
 passes = results.passes()
 second = {name: by_pass["dice"].diff()[2] for name, by_pass in passes.items()}
 Markdown(f"""
 On the validation subjects, a second pass changes the wide network's Dice by
-{second["ncc-wide"]:+.3f} and the base network's by {second["ncc"]:+.3f}. Only the wide network was
-therefore run with two passes on the test subjects. [Ablations](ablations.ipynb#repeat-the-passes)
-lists every pass.
+{second["ncc-wide"]:+.3f} and the base network's by {second["ncc"]:+.3f}. The first change is
+larger, so only the wide network was run with two passes on the test subjects.
+[Ablations](ablations.ipynb#repeat-the-passes) lists every pass.
 """)
 
 # %% [markdown]
 # ## Compare methods pair by pair
 #
 # The spread over pairs is large, but all methods registered the same pairs, so their *differences*
-# spread much less. Pairs share subjects and are not independent. The interval is therefore a
+# spread much less. Pairs that share a subject are not independent. The interval is therefore a
 # bootstrap over subjects, as in [Choose λ](06_choose.ipynb).
 
 # %%
@@ -262,7 +262,7 @@ compared = results.differences({pair: pair for pair in asked})
 
 # %% [markdown]
 # The next table gives each difference with its interval. A difference is called "undecided" when
-# its interval contains 0, because other subjects might reverse it.
+# its interval contains 0, because with other subjects its sign might be the opposite.
 
 # %%
 import pandas as pd
@@ -278,16 +278,18 @@ shown.rename(index=results.titles).rename_axis(["method", "compared with"])
 # %% tags=["remove-input"]
 integrated, wide = compared.loc[("ncc-integrated", "ncc")], compared.loc[("wide-instance", better)]
 Markdown(f"""
-The intervals describe the choice of test subjects, not the choice of seed. The wide network with
-instance optimisation leads SyN with a small difference: {statistics.interval_text(wide)}. The
-integrated network differs from the base network by {integrated["difference"]:+.3f}. It was
-trained with its own λ, so the difference may not be due to the integration alone.
+The intervals describe the choice of test subjects, not the choice of seed. The Dice of the wide
+network with instance optimisation differs from that of SyN only a little, by
+{statistics.interval_text(wide)}. The integrated network differs from the base network by
+{integrated["difference"]:+.3f}. It was trained with its own λ, so the difference may not be due to
+the integration alone.
 """)
 
 # %% [markdown]
-# Overlap of the 23 structures is only one measure. The next cell therefore compares the networks
-# with SyN on three measures. The cortical parcels are harder to overlap, because they are thin and
-# differ between subjects. Their borders follow a labelling convention as much as the image.
+# Dice of the 23 structures is only one measure. The next cell therefore adds Dice of the cortical
+# parcels and the surface distance, and compares the networks with SyN on all three. The parcels are
+# harder to align, because they are thin and differ between subjects. Their borders follow a
+# labelling convention as much as the image.
 
 # %%
 words = {"dice": "Dice", "dice_cortex": "Dice, cortex", "surface_mm": "surface distance"}
@@ -386,9 +388,9 @@ pd.DataFrame(few).T.rename(index=results.titles, columns=columns).round(3)
 longer = few["syn-cc-fine"]["dice"]
 Markdown(f"""
 Over these {len(fine)} ordered pairs, the longer search changes the Dice of SyN with correlation
-by {longer - few["syn-cc"]["dice"]:+.3f}. It takes {fine["seconds"].mean() / 60:.1f} minutes for
-a pair, on a machine that also did other work. Its Dice is then {longer:.3f}, and mutual
-information has {few["syn-mattes"]["dice"]:.3f}.
+by {longer - few["syn-cc"]["dice"]:+.3f}. The longer search takes
+{fine["seconds"].mean() / 60:.1f} minutes for a pair, on a machine that also did other work. Its
+Dice is {longer:.3f}, and SyN with mutual information has {few["syn-mattes"]["dice"]:.3f}.
 """)
 
 # %% [markdown]
@@ -418,13 +420,14 @@ SyN has the higher mean in {len(ahead)} of {len(both[0])} structures: {", ".join
 # %% [markdown]
 # These are differences of means without intervals, so a small one may be due to the choice of
 # subjects.
+
 # %% [markdown]
 # ## Compare a scan with its rescan
 #
 # The five validation subjects were scanned twice. The anatomy is the same in both scans of a
-# subject, so almost nothing has to be registered. A method that still moves a lot reports
-# differences that do not exist. The next table shows how far each method moves a rescan, and how
-# far it moves the scan of another subject.
+# subject, so almost nothing has to be registered. A method that still predicts a large displacement
+# reports differences that do not exist. The next table shows how far each method moves a rescan,
+# and how far it moves the scan of another subject.
 
 # %%
 retest = results.retest().astype(float).rename(index=results.titles)
@@ -446,16 +449,16 @@ by {moved[better]:.2f} mm. The wide network with instance optimisation moves it 
 """)
 
 # %% [markdown]
-# A likely reason is that the network has only seen pairs of different subjects, so it predicts too
-# much displacement for a rescan. SyN and instance optimisation work on the pair itself,
-# so they can find that little displacement is needed.
+# A likely reason is that the network was trained only on pairs of different subjects, so it
+# predicts too large a displacement for a rescan. SyN and instance optimisation minimise a loss for
+# the pair itself, so they can find that a small displacement is enough.
 
 # %% tags=["remove-input"]
 agree = results.retest()["Dice, same person"]
 Markdown(f"""
 The labels of both scans were drawn by hand, and they overlap with a Dice of
-{agree["identity"]:.3f} before any registration. Hardly any gain was possible, and the two
-networks without instance optimisation lowered Dice most.
+{agree["identity"]:.3f} before any registration. No method raised this value noticeably, and the two
+networks without instance optimisation lowered it most.
 """)
 
 # %% [markdown]
@@ -493,9 +496,9 @@ repeated.round(4) if live else "not run: the scans are not on this machine"
 # %% [markdown]
 # ## Know what these numbers may be compared with
 #
-# Table III of the journal paper reports registration from scan to scan, too. It has 30 structures
-# that FreeSurfer labelled ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
-# The next cell prints its Dice and the gain over the affine alignment.
+# Table III of the journal paper also reports the registration of pairs of scans ([Balakrishnan et
+# al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Its Dice is a mean over 30 structures that
+# FreeSurfer labelled. The next cell shows this Dice and the gain over the affine alignment.
 
 # %%
 from importlib import resources
@@ -514,7 +517,7 @@ theirs = paper - paper["affine"]
 Markdown(f"""
 VoxelMorph with NCC gains {theirs["VoxelMorph (CC)"]:.3f} in the paper, and our base network gains
 {gain["ncc"]:.3f}. With doubled filters it gains {theirs["VoxelMorph (CC), doubled filters"]:.3f}
-in the paper, where SyN gains {theirs["ANTs SyN (CC)"]:.3f}. Here the wide network gains
+in the paper, and SyN gains {theirs["ANTs SyN (CC)"]:.3f} there. On this page the wide network gains
 {gain["ncc-wide"]:.3f} in one pass, and {syn} gains {gain[better]:.3f}.
 """)
 
@@ -528,7 +531,7 @@ in the paper, where SyN gains {theirs["ANTs SyN (CC)"]:.3f}. Here the wide netwo
 # 2023](https://doi.org/10.1109/TMI.2022.3213983)).
 #
 # The comparison was not run with voxels of 1 mm, because memory and time would grow about
-# eightfold (`spacing: 1.0` in `config/real.yaml`).
+# eightfold. To run it, set `spacing: 1.0` in `config/real.yaml`.
 
 # %% [markdown]
 # ## Exercises
@@ -552,7 +555,7 @@ print(f"r = {np.corrcoef(results.pairs('ncc')['folds'], other)[0, 1]:+.2f}")
 # <details><summary>Answer</summary>
 #
 # The correlation is negative, so the network tends to fold more on pairs on which SyN has a lower
-# Dice. Some pairs may be harder for both methods. A correlation does not show the cause.
+# Dice. Some pairs may be harder for both methods, but a correlation does not show the cause.
 #
 # </details>
 #

@@ -17,23 +17,23 @@
 # |---|---|
 # | **You will** | build a model that predicts a velocity, integrate the velocity yourself, and find the displacement in the model |
 # | **You will learn** | which output is the displacement, what integration gives and costs, and why λ has to be chosen anew |
-# | **You need** | [the Jacobian](05_jacobian.ipynb) and [One run at one λ](06_lambda.ipynb) |
-# | **In → out** | an integrated and a plain model → Dice, folding and inverses of both |
+# | **You need** | [the Jacobian](05_jacobian.ipynb) and [Weigh smoothness with λ](06_lambda.ipynb) |
+# | **In → out** | a model with integration and one without → Dice and folding of both, inverse displacements |
 # | **Not here** | velocities that change over time |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # So far the network predicted the displacement itself. A diffeomorphic model predicts a
 # [velocity](../book/glossary.md#velocity) $v$ instead. Every point flows along $v$ for one unit of
-# time, and the vector from its start to its end is the displacement. The paths of a smooth flow do
-# not cross, so in theory nothing folds
-# ([Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006)).
+# time. The vector from its start to its end is the displacement, and computing it is called
+# *integration*. The paths of a smooth flow do not cross, so in theory nothing folds ([Dalca et al.
+# 2019](https://doi.org/10.1016/j.media.2019.07.006)).
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run of an integrated model. The section "Choose λ anew" explains
-# why it uses λ = 0.1.
+# The parameters name the training run of a model that integrates a velocity (an *integrated*
+# model). The section "Choose λ anew" explains why it uses λ = 0.1.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -53,24 +53,23 @@ from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
 if not settings.int_steps:
-    raise ValueError("int_steps: found 0, expected at least 1: this lesson integrates")
+    raise ValueError("int_steps: found 0, expected at least 1: this page integrates a velocity")
 people = runs.load_cohort(settings)
 
 # %% [markdown]
 # ## Look at the result first
 #
-# The stored comparison [in 3D](08_real.ipynb) has a network without integration ("plain") and an
-# integrated one. Both are the U-Net with strided convolutions of the 2018 paper. Each was trained
-# with the λ that was chosen for it on slices. The training used NCC and 15 real subjects at 2 mm,
-# for 3000 steps. The table shows means over the 90 ordered pairs of ten test subjects.
+# The stored comparison of methods [in 3D](08_real.ipynb) has a network without integration
+# ("plain") and an integrated one. Both are the U-Net with strided convolutions of the 2018 paper.
+# Each was trained with the λ that was chosen for it on slices. The training took 3000 steps, with
+# NCC and 15 real subjects at 2 mm. The table shows means over the 90 ordered pairs of ten test
+# subjects.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
 
 results = results_folder()
 real = Comparison(results / "malf", results.parent / "config" / "real.yaml")
-
-# %%
 names = {"ncc": "plain, λ = 1", "ncc-integrated": "integrated, λ = 0.1"}
 columns = {"dice": "Dice", "folding_percent_brain": "folded, % of the brain"}
 columns |= {"sd_log_jacobian": "SD of log det J", "seconds": "seconds for a pair"}
@@ -91,37 +90,36 @@ for the plain network and {folds["ncc-integrated"]:.4f} % for the integrated one
 
 # %% [markdown]
 # If you need invertible maps, this small loss of Dice may be acceptable. Both networks register a
-# pair in about the same time. The rest of the page shows how the model works, on the slices of this
-# build.
+# pair in about the same time. The rest of the page shows how an integrated model works, on slices.
 
 # %% [markdown]
 # ## Build a model that integrates
 #
 # In voxelmorph a single argument, `int_steps`, turns the integration on. Its default in `VxmDense`
-# is 7, so a model that is built with the default arguments integrates.
+# is 7, so a model that is built with the default arguments integrates a velocity. The next cell
+# lists the last layers of such a model.
 
 # %%
 from vxmlib.backend import tf, vxm
 
 model = vxm.networks.VxmDense(people.shape, int_steps=7, int_resolution=2)
-
-# %%
 for layer in model.layers[-5:]:
     print(f"{type(layer).__name__:18} {layer.output_shape[1:]}")
 
 # %% [markdown]
-# The U-Net predicts a field at full size. The first `RescaleTransform` reduces it to half the size,
-# `VecInt` integrates it there, and a second one enlarges the result to the size of the image. Then
-# the `SpatialTransformer` warps the moving image with it.
+# The U-Net predicts the velocity at full size. The first `RescaleTransform` reduces it to half the
+# size, and `VecInt` integrates it there. The second `RescaleTransform` enlarges the result, the
+# displacement, to the size of the image. Then the `SpatialTransformer` warps the moving image.
 #
-# The next cell trains this `VxmDense`, or loads it if this build has already trained it.
+# The next cell trains a `VxmDense` with the parameters above, or loads it if this build has already
+# trained it.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
 
 # %% [markdown]
-# We look at one pair of test subjects. With integration, `predict` returns the warped image and the
-# velocity.
+# The next cell registers one pair of test subjects. With integration, `predict` returns the warped
+# image and the velocity.
 
 # %%
 from vxmlib import cohorts
@@ -129,8 +127,6 @@ from vxmlib import cohorts
 pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs, seed=settings.seed)
 moving, fixed = (people.image(subject) for subject in pairs[0])
 batch = [image[None, ..., None] for image in (moving, fixed)]
-
-# %%
 warped, velocity = run.model.predict(batch, verbose=0)
 
 # %% [markdown]
@@ -138,8 +134,8 @@ warped, velocity = run.model.predict(batch, verbose=0)
 #
 # *Scaling and squaring* ([Arsigny et al. 2006](https://doi.org/10.1007/11866565_113)) first divides
 # the velocity by $2^7$. The result is nearly the displacement after $1/2^7$ of the time. Each
-# squaring composes the current displacement with itself, which doubles the time. After seven
-# squarings the whole unit of time is covered. The next cell writes the method out.
+# squaring composes the current displacement with itself, which doubles the time. Seven squarings
+# therefore cover the whole unit of time. The next cell implements this method.
 
 # %%
 import numpy as np
@@ -152,8 +148,8 @@ for _ in range(7):
 
 # %% [markdown]
 # voxelmorph's layer `VecInt` does the same. `RescaleTransform` then enlarges the field to the size
-# of the image and doubles its values. We put both into a function, because later sections integrate
-# other velocities.
+# of the image and doubles its values. We put both layers into a function, because later sections
+# integrate other velocities.
 
 # %%
 def integrate(velocity, steps=7):
@@ -172,18 +168,20 @@ print(f"largest difference: {abs(flow - by_layer.numpy()).max():.0e} voxels")
 # ## Take the displacement, not the second output
 #
 # The second output of `predict` is the velocity at half the size, because the smoothness loss is
-# computed from it. The displacement is a tensor inside the model, `references.pos_flow`.
+# computed from it. The displacement is a tensor inside the model, `references.pos_flow`. The next
+# cell reads it and compares it with our function `integrate`.
 
 # %%
 to_displacement = tf.keras.Model(run.model.inputs, run.model.references.pos_flow)
 displacement = to_displacement.predict(batch, verbose=0)[0]
 print("second output:", velocity.shape[1:], " displacement:", displacement.shape)
-print(f"differs from integrate: {abs(integrate(velocity[0]) - displacement).max():.0e} voxels")
+difference = abs(integrate(velocity[0]) - displacement).max()
+print(f"largest difference from integrate: {difference:.0e} voxels")
 
 # %% [markdown]
 # voxelmorph's `model.register` returns this displacement, but it builds a new model in each call.
-# The function `models.register` of `vxmlib` builds it once, checks the images, and returns an array
-# without a batch axis.
+# The function `models.register` of `vxmlib` builds this model once, checks the images, and returns
+# an array without a batch axis. Both displacements should agree.
 
 # %%
 from vxmlib import models
@@ -194,17 +192,15 @@ print(f"largest difference: {abs(same - displacement).max():.0e} voxels")
 # %% [markdown]
 # ### Measure the mistake
 #
-# We now measure what happens if the second output is taken for the displacement. The mistake
-# matters most where deformations are large. The next cell therefore bends the moving subject of
-# every test pair at random, together with its labels.
+# This section measures what happens if the second output is taken for the displacement. The mistake
+# matters most where deformations are large. The next cell therefore bends the moving image of
+# every test pair at random, together with its label map.
 
 # %%
 from vxmlib.augment import Augmentation, upsample
 
 bend = Augmentation(flip=None, affine=0, shift=0, bend=2.0, width=8.0)
 generator = np.random.default_rng(settings.seed)
-
-# %%
 bent = []
 for first, second in pairs:
     change = bend.displacement(people.shape, generator)
@@ -214,7 +210,8 @@ for first, second in pairs:
 # %% [markdown]
 # There are three ways to mistake the velocity for the displacement. The velocity can be used
 # unchanged, or it can be enlarged to the size of the image. When it is enlarged, its values can
-# also be doubled, because one voxel of the small grid is as wide as two voxels of the image.
+# also be doubled, because one voxel of the small grid is as wide as two voxels of the image. The
+# next function returns these three fields and the displacement.
 
 # %%
 def readings(image, second):
@@ -247,6 +244,9 @@ def measured(u, labels, second):
     return row
 
 
+# %% [markdown]
+# The next cell measures each field for every bent pair.
+
 # %%
 rows = [
     {"reading": name} | measured(u, labels, second)
@@ -255,7 +255,7 @@ rows = [
 ]
 
 # %% [markdown]
-# The table shows means over the test pairs.
+# The table shows means over these pairs.
 
 # %%
 read = pd.DataFrame(rows).groupby("reading", sort=False).mean()
@@ -268,24 +268,23 @@ right = read.loc["displacement"]
 unmoved = np.mean([measured(0 * same, x, s)["Dice"] for _, x, s in bent])
 Markdown(f"""
 Before registration these pairs have a Dice of {unmoved:.3f}. The enlarged velocity gives
-{small["Dice"]:.3f}, which looks like a weak model, and the displacement gives {right["Dice"]:.3f}.
-The doubled velocity gives {straight["Dice"]:.3f}, so Dice does not reveal this mistake.
+{small["Dice"]:.3f}, which looks like the result of a weak model, and the displacement gives
+{right["Dice"]:.3f}. The enlarged and doubled velocity gives {straight["Dice"]:.3f}, so Dice does
+not reveal this mistake.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 Folding can mislead, too. In the unchanged velocity {raw["folded, %"]:.2f} % of the voxels seem to
 be folded, whereas {right["folded, %"]:.3f} % are folded in the displacement. The first number
-suggests that integration does not work. All these numbers were computed without an error or a
-warning.
+suggests that integration does not work. No error or warning appeared in any of these computations.
 """)
 
 # %% [markdown]
 # ## Compute the inverse
 #
 # A flow is inverted by flowing backwards, that is by integrating $-v$. The negative *displacement*
-# is not the inverse. The next cells compare both with an inverse found by fixed-point iteration.
-# They map each point forwards and back, and measure its distance from where it started.
+# is not the inverse. The next cell computes both, and an inverse by fixed-point iteration.
 
 # %%
 brain = people.brain(pairs[0][1])
@@ -295,6 +294,9 @@ ways = {
     "fixed-point iteration": warp.inverse(displacement),
 }
 
+# %% [markdown]
+# The next cell maps every point forwards and back, and measures its distance from the start.
+
 # %%
 missed = {
     name: metrics.inverse_consistency(displacement, back, brain) for name, back in ways.items()
@@ -303,8 +305,8 @@ pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 
 # %% [markdown]
 # The integrated inverse needs no iteration. It is not exact, because both fields are integrated on
-# a grid of half the size and interpolated. A plain displacement can be inverted by iteration, too,
-# but only where it does not fold.
+# a grid of half the size and interpolated. The displacement of a plain model can be inverted by
+# iteration, too, but only where it does not fold.
 #
 # Because the inverse is cheap, `VxmDense(..., bidir=True)` also warps the fixed image to the moving
 # one. The image loss can then be computed in both directions.
@@ -313,12 +315,14 @@ pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 # ## Choose λ anew
 #
 # λ does not have the same meaning for the two models. It weighs the smoothness of the velocity in
-# one and of the displacement in the other. In addition, voxelmorph's training script multiplies the
-# loss `Grad` by `int_resolution`, and `models.build` does so for integrated models.
+# the integrated model and that of the displacement in the plain one. In addition, voxelmorph's
+# training script multiplies the loss `Grad` by `int_resolution`, and `models.build` does so for
+# integrated models.
 #
 # For these reasons λ was chosen for each model separately, on validation subjects, as described in
-# [Choose λ](06_choose.ipynb). The table shows the stored training runs on slices of 15 real
-# subjects (`VxmDense`, NCC, 1000 steps, means over three seeds).
+# [Choose λ](06_choose.ipynb). The table shows Dice and folding of the stored runs, which trained a
+# `VxmDense` with NCC for 1000 steps on slices of 15 real subjects. Each value is a mean over three
+# seeds.
 
 # %%
 def grid(kind):
@@ -326,7 +330,6 @@ def grid(kind):
     return table.query("cohort == 'malf' and image_loss == 'ncc'")
 
 
-# %%
 shown = {"Dice": grid("dice"), "folded, %": grid("folding")}
 by_lam = {word: table.pivot(index="lam", columns="int_steps") for word, table in shown.items()}
 by_lam = pd.concat({word: table["mean"] for word, table in by_lam.items()}, axis=1)
@@ -338,15 +341,16 @@ chosen = grid("chosen").set_index("int_steps")["lam"]
 overlap, folded = by_lam["Dice"][7], by_lam["folded, %"][7]
 Markdown(f"""
 The rule chooses the largest λ whose Dice is within one standard error of the best. It gives
-λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one. The integrated
-model folds only {folded[0.01]:.3f} % of the brain at λ = 0.01, so its folding does not show that
-this λ is too small. Its Dice shows it: {overlap[0.01]:.3f}, and {overlap[chosen[7]]:.3f} at the
-chosen λ.
+λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
+
+At λ = 0.01 the integrated model folds only {folded[0.01]:.3f} % of the brain, so its folding does
+not show that this λ is too small. Its Dice does show it, because Dice is {overlap[0.01]:.3f} there
+and {overlap[chosen[7]]:.3f} at the chosen λ.
 """)
 
 # %% [markdown]
-# We therefore choose λ by Dice on validation subjects, and compare the two models at the λ that was
-# chosen for each. The next cell trains the plain model with λ = 1, or loads it.
+# We therefore compare the two models at the λ that was chosen for each by Dice. The next cell
+# trains the plain model with λ = 1, or loads it.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -361,8 +365,6 @@ plain = runs.run(replace(settings, int_steps=0, lam=1.0), people)
 from vxmlib.experiments import recording
 
 scores = {each.title: recording.measure(each.register, people, pairs) for each in (plain, run)}
-
-# %%
 keys = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of the brain"}
 keys |= {"sd_log_jacobian": "SD of log det J"}
 table = pd.DataFrame(scores).T.reindex(columns=list(keys)).astype(float)
@@ -374,15 +376,15 @@ Markdown(f"""
 On these slices the Dice of the integrated model differs from that of the plain one by
 {change:+.4f}. This is the mean over {len(pairs)} pairs of {len(people.split["test"])} test
 subjects. Each model was trained once, with {len(people.split["train"])} training subjects and
-{settings.steps} steps. One training run of each model cannot show whether so small a difference
-comes from integration or from chance.
+{settings.steps} steps. A single run of each cannot show whether such a small difference comes from
+integration or from chance.
 """)
 
 # %% [markdown]
 # ## Make it fold
 #
 # In theory a flow never folds. On a grid it can fold if the velocity changes faster than the grid
-# can represent. The next cells multiply the velocity by a factor and integrate it with two, seven
+# can represent. The next cell multiplies the velocity by a factor and integrates it with two, seven
 # and ten squarings. The table gives the folded part of the brain in percent.
 
 # %%
@@ -391,7 +393,6 @@ def folded_share(scale, steps):
     return metrics.folding(field, brain).percent_in_mask
 
 
-# %%
 counts = {f"{steps} squarings": steps for steps in (2, 7, 10)}
 scaled = {x: {name: folded_share(x, n) for name, n in counts.items()} for x in (1, 2, 4, 8)}
 pd.DataFrame(scaled).T.rename_axis("velocity multiplied by").round(3)
@@ -419,15 +420,15 @@ most = scaled[8]
 Markdown(f"""
 At eight times the velocity, {most["7 squarings"]:.2f} % of the brain is folded with seven
 squarings and {most["2 squarings"]:.2f} % with two. Ten squarings do not solve the problem
-({most["10 squarings"]:.2f} %), because they divide the time more finely, but not the space.
+({most["10 squarings"]:.2f} %), because they divide the time more finely but keep the same grid.
 """)
 
 # %% [markdown]
 # ## Know the cost
 #
-# Each squaring interpolates the field once at every voxel of its grid. The next cell measures the
-# integration alone on a 3D field, at the size of an image of 80 × 96 × 80 voxels, at half of it
-# (the default) and at a quarter.
+# Each squaring interpolates the field once at every voxel of its grid. The next cell times the
+# integration alone for a 3D image of 80 × 96 × 80 voxels. The field has the size of the image, half
+# of it (the default) or a quarter.
 
 # %%
 import timeit
@@ -436,7 +437,7 @@ cost = {}
 for resolution in (1, 2, 4):
     field = tf.zeros((1, *(size // resolution for size in (80, 96, 80)), 3))
     layer = tf.function(vxm.layers.VecInt(method="ss", int_steps=7))
-    layer(field)  # compiles
+    layer(field)  # the first call compiles the layer
     seconds = timeit.timeit(lambda f=field, run=layer: run(f).numpy(), number=1)
     cost[resolution] = {"thousand voxels": np.prod(field.shape[1:-1]) / 1000, "seconds": seconds}
 sizes = {1: "full size", 2: "half size", 4: "quarter size"}
@@ -445,9 +446,9 @@ pd.DataFrame(cost).T.rename(index=sizes).round(3)
 # %% tags=["remove-input"]
 both = real.trainings()["seconds"][["ncc", "ncc-integrated"]] / 3600
 Markdown(f"""
-Integration at half the size is several times cheaper than at full size. The 3D training runs took
+Integration at half the size is several times faster than at full size. The 3D training runs took
 {both.iloc[1]:.2f} hours with integration at half the size and {both.iloc[0]:.2f} hours without it.
-These two times are rough, because the two cores also did other work.
+These two times are only rough, because the two cores of the machine also did other work.
 """)
 
 # %% [markdown]
@@ -462,13 +463,14 @@ for _ in range(1000):
     walked = warp.compose(velocity[0] / 1000, walked)
 for steps in (0, 1, 3, 5, 7, 9):
     flow = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity)[0].numpy()
-    print(steps, f"{metrics.endpoint_error(flow, walked):.4f} voxels of the velocity's grid")
+    distance = metrics.endpoint_error(flow, walked)
+    print(f"squarings {steps}, distance {distance:.4f} voxels of the velocity's grid")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Yes, because the distance hardly changes beyond seven squarings. The distance that remains comes
-# from interpolation, which differs between the two methods.
+# Yes, because the distance between the two results hardly changes beyond seven squarings. The
+# distance that remains comes from interpolation, which differs between the two methods.
 #
 # </details>
 #

@@ -16,16 +16,17 @@
 # | | |
 # |---|---|
 # | **You will** | improve a network's displacement for one pair, by minimising the training loss and by applying the network again |
-# | **You will learn** | how much both methods gain, what they cost in seconds and in folding, and when to stop |
-# | **You need** | [Dice](04_dice.ipynb), [the Jacobian](05_jacobian.ipynb) and the model of [Compile and fit](03_fit.ipynb); if it is missing, this page trains it first |
+# | **You will learn** | how much Dice both methods gain, what they cost in seconds and in folding, and when to stop |
+# | **You need** | [Dice](04_dice.ipynb), [the Jacobian](05_jacobian.ipynb) and the model of [Compile and fit](03_fit.ipynb), which this page trains if it is missing |
 # | **In → out** | one displacement and its pair → a better displacement for that pair |
 # | **Not here** | training: the weights of the network stay as they are |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
-# A network predicts a displacement in one pass, from what it has learned on other subjects. A
-# classical method such as SyN ([Avants et al. 2008](https://doi.org/10.1016/j.media.2007.06.004))
-# optimises the displacement of one pair and takes longer. Two methods lie between them:
+# A network predicts a displacement in one [pass](../book/glossary.md#pass), from what it has
+# learned on other subjects. A classical method such as SyN ([Avants et al.
+# 2008](https://doi.org/10.1016/j.media.2007.06.004)) optimises the displacement of one pair and
+# takes longer. Two methods lie between them:
 #
 # - *Instance optimisation* starts from the network's displacement and minimises the training loss
 #   for this pair alone ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
@@ -35,7 +36,7 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run whose displacements this page improves.
+# The parameters select the training run whose displacements this page improves.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -57,16 +58,20 @@ print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 # %% [markdown]
 # ## Look at the result first
 #
-# The stored comparison [in 3D](08_real.ipynb) includes both methods, applied to two networks. The
-# base network is the U-Net with strided convolutions of the 2018 paper, trained with λ = 1. The
-# wide network has more filters and was trained with λ = 2. Both were trained with NCC on 15 real
-# subjects at 2 mm, for 3000 steps.
+# The repository holds the results of a [comparison in 3D](08_real.ipynb). It includes both methods,
+# applied to two networks. The base network is the U-Net with strided convolutions of the [2018
+# paper](https://doi.org/10.1109/CVPR.2018.00964), trained with λ = 1. The wide network has more
+# filters and was trained with λ = 2. Both were trained with NCC for 3000 steps, on 15 real
+# subjects. The voxels are 2 mm wide.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
 
 folder = results_folder()
 real = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
+
+# %% [markdown]
+# The next cell names the seven methods of the table.
 
 # %%
 names = {"identity": "affine alignment only", "ncc": "base network"}
@@ -92,31 +97,32 @@ asked = {"base": ("ncc-instance", "ncc"), "wide": ("wide-instance", "ncc-wide")}
 asked |= {"passes": ("wide-twice", "ncc-wide"), "syn": ("wide-instance", "syn-mattes")}
 gap = {name: interval_text(row) for name, row in real.differences(asked).iterrows()}
 Markdown(f"""
-Instance optimisation changes the Dice of the base network by {gap["base"]} and that of the wide
-network by {gap["wide"]}. The brackets hold 95 percent intervals over subjects. A second pass
-changes the Dice of the wide network by {gap["passes"]}.
+Instance optimisation changes the Dice of the base network by {gap["base"]}. The brackets
+hold the 95 percent interval over subjects. The optimisation changes the Dice of the wide network by
+{gap["wide"]}, and a second pass changes it by {gap["passes"]}.
 """)
 
 # %% tags=["remove-input"]
 times = table["seconds"]["syn-mattes"] / table["seconds"]["wide-instance"]
 folds = table["folding_percent_brain"][["ncc-wide", "wide-instance", "wide-twice"]]
 Markdown(f"""
-The Dice of the optimised wide network differs from that of SyN by {gap["syn"]}. SyN takes
-{times:.0f} times as long, but in this time it registers the pair in both directions. Its
-displacements do not fold. The optimisation changes the folded part of the brain from
-{folds.iloc[0]:.2f} % to {folds.iloc[1]:.2f} %, whereas it is {folds.iloc[2]:.2f} % after two
-passes.
+The Dice of the optimised wide network minus that of SyN is {gap["syn"]}. SyN takes {times:.0f}
+times as long, but in this time it registers the pair in both directions. Its displacements do not
+fold. For the wide network, the optimisation changes the folded part of the brain from
+{folds.iloc[0]:.2f} % to {folds.iloc[1]:.2f} %. After two passes, {folds.iloc[2]:.2f} % is folded.
+The optimisation thus gains more Dice than a second pass, but it also folds more.
 """)
 
 # %% [markdown]
 # The settings of both methods were chosen on validation subjects. The results were then measured
-# once on the test subjects. The rest of the page shows how the methods work, on the small slices of
-# this build.
+# once on the test subjects. The rest of the page shows how the methods work, on small slices. These
+# results are computed again in each build of the book.
 
 # %% [markdown]
 # ## Optimise one pair with voxelmorph
 #
-# We use three validation pairs to choose the settings, and begin with the first pair.
+# We use three validation pairs to choose the number of steps. The network registers the first of
+# them.
 
 # %%
 from vxmlib import cohorts
@@ -126,10 +132,11 @@ moving, fixed = (people.image(subject) for subject in pairs[0])
 start = run.register(moving, fixed)
 
 # %% [markdown]
-# voxelmorph's model for this purpose is `InstanceDense`. It has no U-Net. Its only weights are the
-# field itself, so `fit()` changes the field of one pair. With `int_steps=0` the field is the
-# displacement, and it must have the size of the image. This requires `int_resolution=1`, because
-# the default makes a field of half the size. voxelmorph prints only a warning in that case.
+# voxelmorph's model for instance optimisation is `InstanceDense`. It has no U-Net. Its only weights
+# are the field itself, so `fit()` changes the field of one pair. With `int_steps=0` the field is
+# the displacement, and it must have the size of the image. This requires `int_resolution=1`,
+# because the default makes a field of half the size. If the sizes differ, voxelmorph only prints a
+# warning.
 
 # %% tags=["remove-stderr", "hide-output"]
 from vxmlib.backend import tf, vxm
@@ -137,25 +144,27 @@ from vxmlib.backend import tf, vxm
 instance = vxm.networks.InstanceDense(people.shape, int_steps=0, int_resolution=1)
 
 # %% [markdown]
-# The weights are multiplied by `mult`, which is 1000, to give the field. Their first values are
-# random, and after the multiplication they are displacements of many voxels. Therefore we have to
-# set the starting field. The method `set_flow` is meant for this, but it fails, because it passes
-# an array where Keras expects a list.
+# The model multiplies its weights by `mult`, which is 1000, to obtain the field. The first weights
+# are random, and after the multiplication they are displacements of many voxels.
+
+# %%
+layer, mult = instance.references.flow_layer, instance.references.mult
+print(f"random start: up to {mult * abs(layer.get_weights()[0]).max():.0f} voxels")
+
+# %% [markdown]
+# You therefore have to set the starting field. The method `set_flow` is meant for this, but it
+# fails, because it passes an array where Keras expects a list.
 
 # %%
 import textwrap
 
-layer, mult = instance.references.flow_layer, instance.references.mult
-print(f"random start: up to {mult * abs(layer.get_weights()[0]).max():.0f} voxels")
-
-# %%
 try:
     instance.set_flow(start)
 except ValueError as error:
     print(textwrap.fill(f"set_flow: {str(error).split('. ')[0]}", 70))
 
 # %% [markdown]
-# We set the weights of the layer directly instead.
+# The next cell sets the weights of the layer directly instead.
 
 # %%
 layer.set_weights([start / mult])
@@ -170,14 +179,16 @@ ncc, smooth = vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss
 adam = tf.keras.optimizers.Adam(1e-4)
 instance.compile(adam, loss=[ncc, smooth], loss_weights=[1, settings.lam])
 
+# %% [markdown]
+# The pair is the only batch, so each of the 40 epochs is one step.
+
 # %% tags=["hide-output"]
 batch = [image[None, ..., None] for image in (moving, fixed)]
 zeros = start[None] * 0
 fitted = instance.fit(batch[0], [batch[1], zeros], epochs=40, verbose=0)
 
 # %% [markdown]
-# `get_registration_model` gives a model that returns the displacement. The next cells compare Dice
-# and folding before and after the 40 steps.
+# The function `score` warps the labels and returns Dice and the folded part of the brain.
 
 # %% tags=["remove-stderr"]
 import pandas as pd
@@ -191,24 +202,33 @@ def score(displacement, pair):
     return dice, metrics.folding(displacement, people.brain(pair[1])).percent_in_mask
 
 
+# %% [markdown]
+# `get_registration_model` gives a model that returns the displacement. The table compares Dice and
+# folding before and after the 40 steps.
+
 # %%
 by_voxelmorph = instance.get_registration_model()(batch[0])[0].numpy()
 rows = {"network": score(start, pairs[0]), "after 40 steps": score(by_voxelmorph, pairs[0])}
 pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 
 # %% [markdown]
-# With voxelmorph's default, `int_steps=7`, the weights are a velocity. Such a model cannot start
-# from the displacement of a network without integration. If your network integrates, keep
-# `int_steps=7` and start from its velocity. If you optimise its displacement instead, the result is
-# no longer the integral of a velocity and may fold.
+# With voxelmorph's default, `int_steps=7`, the weights are a
+# [velocity](../book/glossary.md#velocity). Such a model cannot start from the displacement of a
+# network without integration. If your network integrates, keep `int_steps=7` and start from its
+# velocity. If you optimise its displacement instead, the result is no longer the integral of a
+# velocity and may fold.
 
 # %% [markdown]
 # ## Use a smoother optimiser
 #
-# The project's `InstanceOptimiser` minimises the same loss from the same start. It adds three
-# things. It changes the displacement on a grid of half the resolution, which keeps each step
-# smooth. It is compiled only once for all pairs of the same size. It also stops with a clear error
-# if the loss is no longer finite.
+# This book's class `InstanceOptimiser` minimises the same loss from the same start. It differs from
+# `InstanceDense` in three ways:
+#
+# - It changes the displacement on a grid of half the resolution, which keeps each step smooth.
+# - It is compiled only once for all pairs of the same size.
+# - It stops with a clear error if the loss is no longer finite.
+#
+# The learning rate is given in voxels. The table shows the loss and the time at four of 40 steps.
 
 # %%
 from vxmlib.methods.instance import InstanceOptimiser
@@ -219,9 +239,8 @@ refined, history = optimise(start, moving, fixed, steps=40)
 history.iloc[[0, 1, 20, 39]][["step", "loss", "seconds"]].round(3)
 
 # %% [markdown]
-# The learning rate is given in voxels. The seconds are counted from the start, and most of them
-# belong to the first step, which includes the compilation. The next table compares both optimisers
-# after 40 steps on this pair.
+# The seconds are counted from the start, and most of them belong to the first step, which includes
+# the compilation. The next table compares both optimisers after 40 steps on this pair.
 
 # %%
 rows = {"network": score(start, pairs[0]), "InstanceDense": score(by_voxelmorph, pairs[0])}
@@ -232,8 +251,8 @@ pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 # ## Choose the number of steps
 #
 # The loss falls because Adam minimises it, so it cannot show how many steps are useful. We use Dice
-# for this choice, because it is computed from labels, which the loss never sees. The next function
-# records Dice and folding at every fifth step.
+# for this choice, because it is computed from labels, which the loss never sees. The function
+# `watched` records Dice and folding at every fifth step.
 
 # %%
 def watched(pair, begin, optimise, steps=60):
@@ -249,8 +268,7 @@ def watched(pair, begin, optimise, steps=60):
 
 
 # %% [markdown]
-# We average over the three validation pairs. The optimisation starts once from the network's
-# displacement and once from no displacement.
+# The function `mean_of` averages these values over the three validation pairs.
 
 # %%
 nothing = start * 0
@@ -262,21 +280,24 @@ def mean_of(starts, optimise=optimise):
     return pd.concat(tables).groupby(level="step").mean()
 
 
+# %% [markdown]
+# The optimisation starts once from the network's displacement and once from no displacement.
+
 # %%
 from_network = mean_of(by_network)
 from_nothing = mean_of(dict.fromkeys(pairs, nothing))
 
 # %% [markdown]
-# The figure shows both curves over the steps.
+# The figure shows Dice and folding for both starts.
 
-# %% mystnb={"image": {"alt": "Two panels against the optimisation step. Left, Dice: the curve that starts from the network begins high and rises further, and the curve that starts from no displacement begins low, climbs and stays below it. Right, folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding during the optimisation, from the network's displacement and from no displacement: means over three validation pairs of this build.", "name": "fig-instance-steps"}}
+# %% mystnb={"image": {"alt": "Two panels against the optimisation step. The left panel shows Dice. The curve that starts from the network begins high and rises further, and the one that starts from no displacement begins low, rises and stays below it. The right panel shows folding in percent of the brain for both."}, "figure": {"caption": "Dice and folding during the optimisation, from the network's displacement and from no displacement: means over three validation pairs of this build.", "name": "fig-instance-steps"}}
 from vxmlib.book import figures
 
 curves = {"from the network": from_network, "from no displacement": from_nothing}
 figures.steps_of(curves, ["Dice", "folded, %"], ["Dice", "folded, % of the brain"]);
 
 # %% [markdown]
-# More steps bring little once the curve is flat. Our rule takes the first of the recorded steps
+# More steps gain little once the curve is flat. Our rule therefore chooses the first recorded step
 # whose Dice is at most `0.002` below the best.
 
 # %%
@@ -287,16 +308,15 @@ print(chosen, "steps")
 # %% tags=["remove-input"]
 dice = from_network["Dice"]
 Markdown(f"""
-Dice rises from {dice.iloc[0]:.3f} to {dice[chosen]:.3f} in the chosen {chosen} steps. When the
-optimisation starts from no displacement, Dice is {from_nothing["Dice"].iloc[-1]:.3f} after
-{from_nothing.index[-1]} steps.
+From the displacement of the network, Dice rises from {dice.iloc[0]:.3f} to {dice[chosen]:.3f} in the
+chosen {chosen} steps. When the optimisation starts from no displacement, Dice is
+{from_nothing["Dice"].iloc[-1]:.3f} after {from_nothing.index[-1]} steps.
 """)
 
 # %% [markdown]
 # ## Compare the methods on test pairs
 #
-# The next cell defines five methods. SyN uses its correlation metric at three resolutions. SyN is
-# left out if its package is not installed.
+# The next cell defines five methods. SyN uses its correlation metric at three resolutions.
 
 # %%
 from functools import partial
@@ -317,12 +337,11 @@ methods = {
 }
 
 # %% [markdown]
-# All methods register the same six ordered pairs of test subjects, one after the other.
+# All methods register the same six ordered pairs of test subjects. SyN is left out if its package
+# is not installed.
 
 # %%
 few = cohorts.ordered_pairs(people.split["test"], limit=6)
-
-# %%
 tables = {}
 for name, method in methods.items():
     try:
@@ -379,10 +398,10 @@ Markdown(against)
 # %% [markdown]
 # ## See what the steps cost in 3D
 #
-# In 3D we recorded the optimisation for more steps than we use, to see how Dice and folding go on.
-# The stored record has six validation pairs of real subjects, starting from the base network. In 3D
-# the optimiser takes fewer and larger steps, because each step takes longer. The next cell prints
-# its settings.
+# In 3D we recorded the optimisation for more steps than we use, to see how Dice and folding change
+# later. The stored record has six validation pairs of real subjects. Each optimisation starts from
+# the displacement of the base network. In 3D the optimiser takes fewer and larger steps, because
+# each step takes longer. The next cell prints the settings of the comparison.
 
 # %%
 from vxmlib.experiments.results import committed_record
@@ -392,7 +411,7 @@ instance_3d = watched_3d["parameters"]["instance"]
 print("{steps} steps, learning rate {learning_rate} voxels, λ = {lam:g}".format(**instance_3d))
 
 # %% [markdown]
-# The table shows every fourth step and the last step that we use.
+# The table shows every fourth step and the step at which the comparison stops.
 
 # %%
 measures = ["dice", "folding_percent_brain", "seconds"]
@@ -402,8 +421,8 @@ some = sorted({*steps_3d.index[::4], instance_3d["steps"]})
 steps_3d.loc[some].rename(columns=columns | {"seconds": "seconds"}).round(3)
 
 # %% [markdown]
-# The figure shows all steps, with SyN on the same six pairs. SyN with correlation has no iterations
-# at full resolution, where it would take too long.
+# The next cell reads the results of SyN on the same six pairs. SyN with correlation has no
+# iterations at full resolution, where it would take too long.
 
 # %%
 same = rows_3d[["moving", "fixed"]].drop_duplicates()
@@ -413,7 +432,10 @@ for key, name in {"cc": "SyN, correlation", "mattes": "SyN, mutual information"}
     syn_3d[name] = same.merge(pd.DataFrame(result))[measures].mean()
 points = {name: row[measures[:2]].rename(row["seconds"]) for name, row in syn_3d.items()}
 
-# %% mystnb={"image": {"alt": "Two panels against seconds in 3D. Dice of the optimisation rises steeply within the first seconds and levels off, and two markers of SyN stand far to the right. Folding in percent of the brain first falls a little, rises above its start, and falls again slowly, while SyN has none."}, "figure": {"caption": "Instance optimisation in 3D, from the base network's displacement, and SyN with two metrics: means over six validation pairs of real subjects.", "name": "fig-instance-3d"}}
+# %% [markdown]
+# The figure shows the optimisation as a curve and each result of SyN as a marker.
+
+# %% mystnb={"image": {"alt": "Two panels against seconds in 3D. Dice of the optimisation rises steeply within the first seconds and then stays nearly level, and the two markers of SyN lie far to the right. Folding in percent of the brain first falls a little, then rises above its first value, and falls again slowly, whereas SyN has none."}, "figure": {"caption": "Instance optimisation in 3D, from the base network's displacement, and SyN with two metrics: means over six validation pairs of real subjects.", "name": "fig-instance-3d"}}
 curve = {"network, optimised": steps_3d.set_index("seconds")}
 labels = ["Dice", "folded, % of the brain"]
 figures.steps_of(curve, measures[:2], labels, xlabel="seconds", points=points);
@@ -422,7 +444,7 @@ figures.steps_of(curve, measures[:2], labels, xlabel="seconds", points=points);
 used, peak = instance_3d["steps"], steps_3d["folding_percent_brain"].idxmax()
 part = steps_3d["folding_percent_brain"]
 Markdown(f"""
-We use {used} steps, which change Dice from {steps_3d["dice"][0]:.3f} to
+We use {used} steps. They change Dice from {steps_3d["dice"][0]:.3f} to
 {steps_3d["dice"][used]:.3f}. Folding is {part[0]:.2f} % of the brain before and {part[used]:.2f} %
 after these steps. Later steps raise Dice only slightly, and folding reaches its maximum of
 {part[peak]:.2f} % at step {peak}.
@@ -437,14 +459,15 @@ after these steps. Later steps raise Dice only slightly, and folding reaches its
 # %% [markdown]
 # ## Apply the same network again
 #
-# A repeated pass needs no optimisation. The moving image is warped by the first displacement
-# $u$, and the network registers the warped image to the fixed image. The second displacement $u_2$
-# is composed with the first:
+# A repeated pass needs no optimisation. The moving image is warped by the first displacement $u$,
+# and the network registers the warped image to the fixed image. The second displacement $u_2$ is
+# composed with the first:
 #
 # $$u \leftarrow u_2 + u \circ (\mathrm{id} + u_2)$$
 #
-# The composed displacement warps the original moving image, so that the image is interpolated only
-# once. voxelmorph's layer `ComposeTransform` computes this formula.
+# The last term is $u$ at the point to which $u_2$ points. The composed displacement warps the
+# original moving image, so the image is interpolated only once. voxelmorph's layer
+# `ComposeTransform` computes this formula.
 
 # %%
 warped = vxm.layers.SpatialTransformer()([batch[0], start[None]])
@@ -452,7 +475,7 @@ second = run.register(warped[0, ..., 0].numpy(), fixed)
 both = vxm.layers.ComposeTransform()([start[None], second[None]])[0].numpy()
 
 # %% [markdown]
-# The project's function `passes` repeats these three lines any number of times. It interpolates in
+# This book's function `passes` repeats these three lines any number of times. It interpolates in
 # float64 and yields the displacement after each pass.
 
 # %%
@@ -464,12 +487,11 @@ each = {f"pass {n}": score(u, pairs[0]) for n, u in enumerate(after, start=1)}
 pd.DataFrame(each, index=["Dice", "folded, % of the brain"]).T.round(3)
 
 # %% [markdown]
-# [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) call this shared-weight cascading.
-# They also train several networks as one cascade, which is a different method. Here the network was
-# trained for a single pass.
+# [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) call repeated passes shared-weight cascading.
+# They also train several networks as one cascade, which is a different method.
 #
-# The stored comparison in 3D has up to four passes of three networks, measured on all ordered pairs
-# of the validation subjects. The third network integrates a
+# The repository also holds the results of up to four passes of three networks in 3D. They were
+# measured on all ordered pairs of the validation subjects. The third network integrates a
 # [velocity](../book/glossary.md#velocity) and was trained with λ = 0.1.
 
 # %%
@@ -482,7 +504,7 @@ pd.DataFrame(dice_of).rename_axis("passes").round(3)
 # %% [markdown]
 # The figure shows the same Dice beside the folded part of the brain.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve each for the base, the wide and the integrated network. Dice of the wide network rises at the second pass and then stays nearly level, and that of the other two hardly changes at the second pass and then falls. Folding falls for the base and the wide network and rises slightly above zero for the integrated one."}, "figure": {"caption": "Dice and folding when one network registers a pair once, twice, three and four times: means over validation pairs in 3D.", "name": "fig-instance-passes"}}
+# %% mystnb={"image": {"alt": "Two panels against the number of passes, with one curve each for the base, the wide and the integrated network. Dice of the wide network rises at the second pass and then stays nearly level, and that of the other two hardly changes at the second pass and then falls. Folding falls for the base and the wide network and rises slightly above zero for the integrated one."}, "figure": {"caption": "Dice and folding after one to four passes of the same network: means over validation pairs in 3D.", "name": "fig-instance-passes"}}
 figures.steps_of(by_pass, measures[:2], labels, xlabel="passes");
 
 # %% tags=["remove-input"]
@@ -491,16 +513,16 @@ torn = by_pass["integrated"]["folding_percent_brain"]
 Markdown(f"""
 The second pass changes the Dice of the wide network by {more["wide"][2]:+.4f}, and the third by
 {more["wide"][3]:+.4f}. For this reason the comparison on test subjects uses two passes of the wide
-network. For the base network the second pass changes Dice by {more["base"][2]:+.4f} and the third
+network. For the base network, the second pass changes Dice by {more["base"][2]:+.4f} and the third
 by {more["base"][3]:+.4f}.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 The gain of a second pass therefore depends on the network. The base and the wide network differ in
-size and in λ, so these runs cannot show which of the two matters. Further passes do not improve the
-integrated network. After one pass {torn[1]:.3f} % of the brain is folded, and after four passes
-{torn[4]:.3f} %.
+size and in λ, so these runs cannot show which of these differences matters. Further passes do not
+improve the integrated network. After one pass {torn[1]:.3f} % of the brain is folded, and after four
+passes {torn[4]:.3f} %.
 """)
 
 # %% [markdown]
@@ -523,7 +545,7 @@ print(pd.DataFrame(last).round(3).to_string())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With so small a λ, the optimiser makes the images more similar by folding the displacement, and
+# With such a small λ, the optimiser makes the images more similar by folding the displacement, and
 # Dice falls. Training with this λ also causes folds, because λ weighs the same loss in both.
 #
 # </details>
@@ -541,8 +563,7 @@ print(pd.concat(rates, axis=1).iloc[[0, 1, 2, 4, 8, 12]].round(3).to_string())
 #
 # In each step, Adam changes every displacement by about the learning rate, whatever the size of the
 # gradient. With a learning rate of one voxel, Dice rises in fewer steps, but more of the brain is
-# folded after the first five steps. In 3D we use few and large steps, because each step takes
-# longer.
+# folded after the first five steps.
 #
 # </details>
 #
@@ -556,6 +577,6 @@ print(pd.concat(rates, axis=1).iloc[[0, 1, 2, 4, 8, 12]].round(3).to_string())
 # - In 3D the gain costs one or two seconds for each pair and, for the wide network, more folding.
 # - A second pass of one network needs no training, but whether it helps depends on the network.
 #
-# **Read on:** the section on instance-specific optimisation in
-# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), and
-# [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) on cascades.
+# **Read on:** the section on instance-specific optimisation in [Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538), and [Zhao et al.
+# 2019](https://arxiv.org/abs/1907.12353) on cascades.

@@ -26,7 +26,7 @@
 # ## Set the parameters
 #
 # The parameters describe a short training run that shows how the network is used. All results come
-# from records, on the real and the simulated subjects of [Choose λ](06_choose.ipynb).
+# from stored records of the real and the simulated subjects of [Choose λ](06_choose.ipynb).
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -41,8 +41,6 @@ from vxmlib.experiments import runs
 from vxmlib.experiments.settings import read_parameters
 
 settings = read_parameters(globals())
-
-# %%
 people = runs.load_cohort(settings)
 print("grid of", people.shape, "voxels")
 
@@ -50,7 +48,7 @@ print("grid of", people.shape, "voxels")
 # ## See the result first
 #
 # We compare two kinds of network. The *network for all λ* takes λ as an input and was trained once
-# for each cohort. A *plain network* was trained for a single λ. The next cells read the records of
+# for each cohort. A *plain network* was trained for a single λ. The next cell reads the records of
 # both.
 
 # %%
@@ -59,16 +57,15 @@ import pandas as pd
 from vxmlib.experiments import sweep
 from vxmlib.experiments.results import results_folder
 
-# %%
 folder = results_folder() / "lambda"
 hyper_runs = pd.concat([sweep.hyper_curves(folder / name / "hyper") for name in sweep.SUBJECTS])
 grid = pd.concat([sweep.runs(folder / name) for name in sweep.SUBJECTS])
 plain = grid[(grid["image_loss"] == "ncc") & (grid["int_steps"] == 0)]
 
 # %% [markdown]
-# Both kinds of network were trained with NCC, without integration, on slices at 2 mm of the same
-# training subjects (15 real or 40 simulated). They were measured on the same validation pairs. The
-# next cells draw their curves for the real subjects.
+# Both kinds of network were trained with NCC and without integration, on slices at 2 mm. They had
+# the same training subjects (15 real or 40 simulated) and were measured on the same validation
+# pairs. The function `curves_of` draws Dice and folding against λ for one cohort.
 
 # %%
 from vxmlib.book import figures
@@ -76,7 +73,6 @@ from vxmlib.book import figures
 measures = ("dice_mean", "folding_percent_brain")
 
 
-# %%
 def curves_of(name):
     part = plain[plain["cohort"] == name]
     curves = [sweep.curve(part, measure) for measure in measures]
@@ -84,7 +80,10 @@ def curves_of(name):
     return figures.lambda_curves(*curves, identity=part["identity_dice"].iloc[0], hyper=one)
 
 
-# %% mystnb={"image": {"alt": "Two panels for real subjects, Dice above and folding below, against lambda. Plain networks have bars over seeds; the curve of the network for all lambda is a dash-dotted line with higher Dice; a diamond close to this line marks a plain network that was trained for as many steps."}, "figure": {"caption": "Real subjects, NCC without integration. Bars of the plain networks reach from the lowest to the highest of three seeds. The diamond is a plain network that was trained for as many steps as the network for all λ.", "name": "fig-hypermorph-curve"}}
+# %% [markdown]
+# The figure compares both kinds of network on the real subjects.
+
+# %% mystnb={"image": {"alt": "Two panels for real subjects show Dice (above) and folding (below) against lambda. The curve of the plain networks has bars over seeds. The network for all lambda is a dash-dotted line with higher Dice, which folds less than the plain networks at small lambda and more at lambda 1. A diamond close to this line marks a plain network that was trained for as many steps."}, "figure": {"caption": "Dice and folding of real subjects, with NCC and without integration. Bars of the plain networks reach from the lowest to the highest of three seeds. The diamond is a plain network that was trained for as many steps as the network for all λ.", "name": "fig-hypermorph-curve"}}
 curves_of("malf");
 
 # %% [markdown]
@@ -113,33 +112,35 @@ benefit is therefore the whole curve from one training run, and not a higher Dic
 # ## Understand the idea
 #
 # HyperMorph ([Hoopes et al. 2021](https://doi.org/10.1007/978-3-030-78191-0_1),
-# [2022](https://doi.org/10.59275/j.melba.2022-74f1)) adds a second network, the *hypernetwork*.
-# It consists of dense layers, takes a number $h$ between 0 and 1, and computes the weights of the
+# [2022](https://doi.org/10.59275/j.melba.2022-74f1)) adds a second network, the *hypernetwork*. It
+# consists of dense layers, takes a number $h$ between 0 and 1, and computes the weights of the
 # registration network's convolutions. The loss of a training pair is
 #
 # $$(1 - h) \cdot \text{image loss} + h \cdot \text{Grad},$$
 #
-# and $h$ is drawn at random for each pair. The network thus learns all trade-offs at once, and a
-# user sets $h$ after training.
+# where $\text{Grad}$ is the smoothness loss and $h$ is drawn at random for each pair. The network
+# thus learns all trade-offs between the two losses at once, and a user sets $h$ after training.
 #
-# Only the ratio of the two weights decides where the loss is lowest. A certain $h$ therefore
-# corresponds to $\lambda = h / (1 - h)$ in the usual loss, and $h = \tfrac{1}{2}$ corresponds to
-# λ = 1. This suits NCC. For MSE, a note below describes another conversion.
+# Only the ratio of the two weights decides where the loss is lowest. Each $h$ therefore corresponds
+# to $\lambda = h / (1 - h)$ in the usual loss, and $h = \tfrac{1}{2}$ corresponds to λ = 1. This
+# conversion suits NCC, and a note below describes another one for MSE.
 
 # %% [markdown]
 # ## Build voxelmorph's network
 #
-# voxelmorph has this network as `HyperVxmDense`. We build it beside a plain `VxmDense` with the
-# same U-Net.
+# voxelmorph's class for this network is `HyperVxmDense`. The next cell builds it and a plain
+# `VxmDense` with the same U-Net.
 
-# %%
+# %% tags=["remove-output"]
 from vxmlib.backend import vxm
 from vxmlib.models import FEATURES
 
-# %% tags=["remove-output"]
 unet = {"nb_unet_features": FEATURES["vxm2"], "int_steps": 0}
 single = vxm.networks.VxmDense(people.shape, **unet)
 raw = vxm.networks.HyperVxmDense(people.shape, nb_hyp_layers=6, nb_hyp_units=128, **unet)
+
+# %% [markdown]
+# `HyperVxmDense` has three inputs, whose shapes are printed next.
 
 # %%
 print([tuple(each.shape) for each in raw.inputs])
@@ -155,8 +156,8 @@ pd.Series(count, name="weights").to_frame()
 # %% tags=["remove-input"]
 ratio = count["HyperVxmDense"] / count["VxmDense"]
 Markdown(f"""
-With voxelmorph's default of 6 layers of 128 units, the hypernetwork makes the model {ratio:.0f}
-times as large. Every weight of a convolution becomes a weighted sum over the units of the last
+voxelmorph's default hypernetwork has 6 layers of 128 units. It makes the model {ratio:.0f} times as
+large as `VxmDense`. Every weight of a convolution becomes a weighted sum over the units of the last
 dense layer, so the model grows with the number of these units.
 """)
 
@@ -170,16 +171,18 @@ kinds = pd.Series([type(layer).__name__ for layer in raw.layers])
 kinds[kinds.str.contains("Conv|Dense")].value_counts().to_frame("layers")
 
 # %% [markdown]
-# voxelmorph's script `train_hypermorph.py` weighs the losses by the input tensor itself
-# (`model.references.hyper_val`). For this purpose it switches TensorFlow 2 behaviour off, which
-# rules out many current features of Keras. The next section shows a way that keeps these features.
+# voxelmorph's script `train_hypermorph.py` uses the input tensor of $h$
+# (`model.references.hyper_val`) to weight the losses. For this purpose it switches TensorFlow 2
+# behaviour off, so many current features of Keras cannot be used. The next section shows a way that
+# keeps these features.
 
 # %% [markdown]
 # ## Draw λ inside `train_step`
 #
-# Keras lets a model change one training step while `fit()` keeps the rest, such as callbacks and
-# checkpoints. The class in `vxmlib.networks.hyper` inherits from voxelmorph's and overrides two
-# methods. The first draws $h$, and the second weighs the two losses of each pair by it.
+# Keras lets a model replace its training step, while `fit()` keeps the rest, such as callbacks and
+# checkpoints. The class in `vxmlib.networks.hyper` inherits from voxelmorph's `HyperVxmDense`. The
+# next cell prints two of its methods. `train_step` draws $h$, and `compute_loss` weights the two
+# losses of each pair by $1 - h$ and $h$.
 
 # %%
 import inspect
@@ -193,8 +196,8 @@ for method in (hyper.HyperVxmDense.train_step, hyper.HyperVxmDense.compute_loss)
 # You do not need your own training loop here. [The four situations](16_situations.ipynb) explain
 # when you need one.
 #
-# `hyper.build` compiles this model as `models.build` does. The next cell builds it with the smaller
-# hypernetwork of the records, which trains about twice as fast.
+# `hyper.build` builds and compiles this model, as `models.build` does for a plain one. The next
+# cell uses the smaller hypernetwork of the records, which trains about twice as fast.
 
 # %%
 model = hyper.build(
@@ -215,7 +218,7 @@ print(f"{model.count_params():,} weights")
 # %% [markdown]
 # ## Train a few steps and register at two λ
 #
-# The next cell trains for ten steps to show that `fit()` works as before.
+# The next cell trains for ten steps to show that `fit()` works as for a plain network.
 
 # %% tags=["remove-stderr"]
 from vxmlib import pairs
@@ -262,9 +265,9 @@ plain network is {rest["real"]:+.3f} on real and {rest["simulated"]:+.3f} on sim
 """)
 
 # %% [markdown]
-# We call these last differences undecided. Each long training was run with one seed only, and the
-# record does not hold the Dice of each pair, so we cannot compute an interval. The higher Dice on
-# simulated subjects may also come from the larger size of the network for all λ.
+# We call the differences after equally many steps undecided. Each long training was run with one
+# seed only, and the record does not hold the Dice of each pair, so we cannot compute an interval.
+# The higher Dice on simulated subjects may also come from the larger size of the network for all λ.
 
 # %% [markdown]
 # ## Check the curve at small λ
@@ -284,7 +287,7 @@ folds = both.set_index("λ")[["for all λ", "plain"]]
 long_folds = both["as_long_folding"].dropna().item()
 peak, plain_peak = real["dice_mean"].idxmax(), real["mean"].idxmax()
 Markdown(f"""
-At λ = 0.01, the network for all λ folds {folds.loc[0.01, "for all λ"]:.1f} % of the brain, but
+At λ = 0.01, the network for all λ folds {folds.loc[0.01, "for all λ"]:.1f} % of the brain, whereas
 plain networks fold {folds.loc[0.01, "plain"]:.1f} %. The Dice of the network for all λ is highest
 at λ = {peak:g}, and that of plain networks at λ = {plain_peak:g}. At λ = 1, the network for all λ
 folds more than plain networks do. The longer training may explain this, because the plain network
@@ -294,23 +297,22 @@ that was trained for as many steps folds {long_folds:.2f} %.
 # %% [markdown]
 # In our setting (slices at 2 mm, `hyper_units=32`), the network for all λ thus does not reproduce
 # plain networks at small λ. A likely reason is that few draws of $h$ lie near 0. A tenth of the
-# draws lie below λ = 0.11, and a hundredth below λ = 0.01. In addition, the network may first learn
-# what all λ have in common. voxelmorph's script replaces two fifths of the draws by 0 or 1, but our
-# training did not (`oversample=0`).
+# draws give values below λ = 0.11, and a hundredth give values below λ = 0.01. In addition, the
+# network may first learn what all λ have in common. voxelmorph's script replaces two fifths of the
+# draws by 0 or 1, but our training did not (`oversample=0`).
 
 # %% [markdown]
 # ## Count the cost
 #
 # The network for all λ needs more time for a step, and more steps, than a plain network. However,
 # it needs only one training run. The steps of both networks were timed alternately in one process,
-# so that both had the same processor. The table multiplies these times by the number of steps.
+# so that both ran on the same processor. The table multiplies these times by the number of steps.
+# Its last two columns are for plain networks at every λ.
 
 # %%
 cost = hyper_runs.groupby("cohort").first().rename(index=sweep.SUBJECTS)
 n_lams = hyper_runs.groupby("cohort")["lam"].count().iloc[0]
 one_seed = n_lams * cost["plain_steps"] * cost["plain_step_seconds"] / 60
-
-# %%
 minutes = {"for all λ": cost["steps"] * cost["step_seconds"] / 60}
 minutes |= {f"{n_lams} λ, 1 seed": one_seed, f"{n_lams} λ, 3 seeds": 3 * one_seed}
 pd.DataFrame(minutes).rename_axis("minutes").round(1)
@@ -320,7 +322,7 @@ cheaper = one_seed / minutes["for all λ"]
 slower = cost["step_seconds"] / cost["plain_step_seconds"]
 Markdown(f"""
 A step of the network for all λ takes {slower.min():.1f} to {slower.max():.1f} times as long as a
-plain step. Training the {n_lams} plain networks of one seed takes {cheaper.min():.1f} to
+plain step. One seed has {n_lams} plain networks. Training them takes {cheaper.min():.1f} to
 {cheaper.max():.1f} times as long as training the network for all λ. The cost is therefore similar,
 but the network for all λ also registers at every λ in between.
 """)
@@ -393,7 +395,7 @@ print(f"between: {np.mean((lams > 0.1) & (lams < 10)):.2f}, above: {np.mean(lams
 # - HyperMorph computes the weights of the registration network from λ and draws λ at random during
 #   training.
 # - voxelmorph's `HyperVxmDense` has $h$, which stands for λ, as its third input. With a
-#   `train_step` of a few lines, `fit()` can train it.
+#   `train_step` and a `compute_loss` of a few lines, `fit()` can train it.
 # - Compare such a network with plain networks that were trained for as many steps.
 # - In our setting, its Dice at λ = 1 was close to that of a plain network after equally many steps.
 #   At small λ, it folded less than plain networks.

@@ -15,17 +15,17 @@
 #
 # | | |
 # |---|---|
-# | **You will** | train with `fit()`, with your own `train_step` and with a bare loop, and compare the losses step by step |
+# | **You will** | train with `fit()`, with your own `train_step` and with a loop that you write (a *bare loop*), and compare the losses step by step |
 # | **You will learn** | what `fit()` can already do, and what you give up with each of the other two ways |
 # | **You need** | [Compile and fit](03_fit.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
 # | **In → out** | training subjects → three lists of losses and the time of a step |
-# | **Not here** | when to choose which way, which is the subject of [the next lesson](16_situations.ipynb) |
+# | **Not here** | the choice between the three ways, which is the subject of [the next lesson](16_situations.ipynb) |
 # | **Time** | 20 minutes |
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown, display
 
-result = display(Markdown("The result will stand here when the page has run."), display_id=True)
+result = display(Markdown("The result appears here when the page has run."), display_id=True)
 
 # %% [markdown]
 # ## Set the parameters
@@ -63,7 +63,7 @@ smoothness = vxm.losses.Grad("l2").loss
 
 # %% [markdown]
 # Every training run of this page starts from the same weights. The function `fresh` therefore sets
-# the seed before it builds and compiles voxelmorph's stock network.
+# the seed before it builds and compiles voxelmorph's `VxmDense`.
 
 # %%
 from vxmlib import backend
@@ -79,7 +79,7 @@ def fresh(network=vxm.networks.VxmDense):
 
 
 # %% [markdown]
-# Every training run also uses the same pairs in the same order.
+# Every training run also uses the same pairs in the same order. The function `data` returns them.
 
 # %%
 from vxmlib import pairs
@@ -99,8 +99,8 @@ def data():
 #
 # ### Freeze and clip
 #
-# A layer with `trainable = False` keeps its weights. Set it before `compile`, because Keras
-# collects the trainable weights at that moment. The next cell freezes the encoder.
+# A layer with `trainable = False` keeps its weights. Set this property before `compile`, because
+# Keras collects the trainable weights at that moment. The next cell freezes the encoder.
 
 # %%
 model = fresh()
@@ -132,8 +132,7 @@ falling = tf.keras.callbacks.LearningRateScheduler(
 )
 
 # %% [markdown]
-# For monitoring, we write a callback. It registers one validation pair after each epoch and adds
-# the percentage of folded voxels in the brain to the log.
+# Monitoring needs a new callback. The next cell takes one validation pair for it.
 
 # %%
 from vxmlib import metrics, models
@@ -141,6 +140,9 @@ from vxmlib import metrics, models
 moving, fixed = runs.validation_pairs(people)[0]
 images = people.image(moving), people.image(fixed)
 
+# %% [markdown]
+# The callback registers this pair after each epoch and adds the percentage of folded voxels in the
+# brain to the log.
 
 # %%
 class WatchFolding(tf.keras.callbacks.Callback):
@@ -155,8 +157,8 @@ class WatchFolding(tf.keras.callbacks.Callback):
 #
 # ### Run all four at once
 #
-# The first epoch has a single step, so that we can measure how far this step moved each weight
-# tensor.
+# The first epoch has a single step, so that the next cell can measure how far this step moved each
+# weight tensor.
 
 # %%
 import numpy as np
@@ -174,8 +176,8 @@ longest = max(np.linalg.norm(change) for change in moved)
 history = model.fit(data(), initial_epoch=1, epochs=4, steps_per_epoch=5, **callbacks)
 
 # %% [markdown]
-# The next cell tests whether the encoder kept its weights and whether the step stayed within the
-# limit.
+# The next cell tests whether the encoder kept its weights and whether the single step of the first
+# epoch stayed within the limit.
 
 # %%
 encoder = [
@@ -184,7 +186,7 @@ encoder = [
     if "enc_conv" in w.name
 ]
 print("encoder unchanged:", all(encoder))
-print(f"longest step of a weight: {longest:.4f} (limit {limit})")
+print(f"longest step of a weight tensor: {longest:.4f} (limit {limit})")
 
 # %% [markdown]
 # The log shows the learning rate of each epoch and the folding that the callback measured.
@@ -212,9 +214,9 @@ history = model.fit(data(), epochs=steps, steps_per_epoch=1, verbose=0)
 by_step = {"fit()": np.array(history.history["loss"])}
 
 # %% [markdown]
-# To time a step, a callback records when each step ends. The timed steps belong to one long epoch,
-# because the work at the end of an epoch takes time, too. We report the tenth percentile of the
-# times, because other programs on the machine can only make a step slower.
+# The callback `loops.Clock` records when each step ends, and the differences are the times of the
+# steps. We report their tenth percentile, because other programs on the machine can only make a
+# step slower.
 
 # %%
 from vxmlib.methods import loops
@@ -223,6 +225,9 @@ from vxmlib.methods import loops
 def milliseconds(clock):
     return 1000 * np.percentile(np.diff(clock.times), 10)
 
+
+# %% [markdown]
+# The timed steps belong to one long epoch, because the work at the end of an epoch takes time, too.
 
 # %%
 clock = loops.Clock()
@@ -251,7 +256,7 @@ class OwnStep(vxm.networks.VxmDense):
 # To change the gradients before they are applied, replace `minimize` by `tape.gradient` and
 # `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision) you then have to
 # scale the loss yourself, whereas `minimize` does so automatically.
-# [HyperMorph](14_hypermorph.ipynb) is trained by such a `train_step`.
+# [HyperMorph](14_hypermorph.ipynb) is trained by a `train_step` of this kind.
 #
 # The model is trained and timed in the same way as before.
 
@@ -259,8 +264,6 @@ class OwnStep(vxm.networks.VxmDense):
 model = fresh(OwnStep)
 history = model.fit(data(), epochs=steps, steps_per_epoch=1, verbose=0)
 by_step["own train_step"] = np.array(history.history["loss"])
-
-# %%
 clock = loops.Clock()
 model.fit(data(), steps_per_epoch=steps, callbacks=[clock], verbose=0)
 times["own train_step"] = milliseconds(clock)
@@ -268,15 +271,16 @@ times["own train_step"] = milliseconds(clock)
 # %% [markdown]
 # ## Third way: write the loop
 #
-# A bare loop needs the same operations. The sum of the losses has to be written out, too, because
-# the loop uses nothing of `fit()`. `tf.function` compiles the step, and without it the loop would
-# be much slower.
+# A bare loop uses nothing of `fit()`. The next cell builds the model and prepares its optimiser.
 
 # %%
 model = fresh()
 optimizer, weights = model.optimizer, model.trainable_variables
 optimizer.build(weights)
 
+# %% [markdown]
+# The step needs the same operations as before, and the sum of the losses has to be written out,
+# too. `tf.function` compiles the step, and without it the loop would be much slower.
 
 # %%
 @tf.function
@@ -306,7 +310,7 @@ times["bare loop"] = milliseconds(clock)
 # ## Guard the loop
 #
 # The loop above would continue with a loss of NaN until its last step. Our function `loops.train`
-# is the same loop with guards:
+# is the same loop with additional checks (guards):
 #
 # - It stops with a message when the loss or a weight is no longer finite, or when the batches run
 #   out.
@@ -323,7 +327,7 @@ by_step["guarded loop"] = table["loss"].to_numpy()
 times["guarded loop"] = milliseconds(clock)
 
 # %% [markdown]
-# The returned table has one row for each step, and the next cell shows the last two.
+# The returned table has one row for each step, and the next cell shows the last two rows.
 
 # %%
 table.set_index("step").set_axis(["loss", "image loss", "smoothness"], axis=1).tail(2).round(4)
@@ -343,8 +347,6 @@ reference = by_step["fit()"]
 apart = {name: abs(values / reference - 1).max() for name, values in by_step.items()}
 last = {name: values[-1] for name, values in by_step.items()}
 bridge = pd.DataFrame({"largest difference": apart, "ms a step": times, "last loss": last})
-
-# %%
 shown = {"largest difference": "{:.1g}", "ms a step": "{:.0f}", "last loss": "{:.5f}"}
 bridge.style.format(shown)
 
@@ -359,14 +361,14 @@ in a different order, and single precision rounds every sum. A relative differen
 """)
 
 # %% [markdown]
-# The times depend on the machine and on its load. Before you leave `fit()` because of its speed,
-# measure both on your machine.
+# The times depend on the machine and on its load. Before you replace `fit()` because of its speed,
+# measure both `fit()` and your loop on your machine.
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
-**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal} in
-{steps} steps of the stock VxmDense on slices of {people.shape[0]} × {people.shape[1]} voxels. A
-step takes {times["fit()"]:.0f} ms in `fit()` and {times["bare loop"]:.0f} ms in the bare loop.
+**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal}. The
+comparison has {steps} steps of voxelmorph's `VxmDense` on slices of {people.shape[0]} ×
+{people.shape[1]} voxels. A step takes {times["fit()"]:.0f} ms in `fit()` and {times["bare loop"]:.0f} ms in the bare loop.
 """))
 
 # %% tags=["remove-cell"]
@@ -394,18 +396,18 @@ recording.keep_record("15_steps", record)
 #
 # | | `fit()` | own `train_step` | bare loop |
 # |---|---|---|---|
-# | Callbacks, progress log | yes | yes | write them |
-# | Resume from a checkpoint | yes | yes | write it |
-# | Several devices (`tf.distribute`) | yes | yes | write it |
-# | Mixed precision | yes | with `minimize` | write the scaling |
-# | Stop at NaN | a callback | a callback | write it (`loops.train`) |
+# | Callbacks, progress log | yes | yes | you write them |
+# | Resume from a checkpoint | yes | yes | you write it |
+# | Several devices (`tf.distribute`) | yes | yes | you write it |
+# | Mixed precision | yes | with `minimize` | you write the scaling |
+# | Stop at NaN | a callback | a callback | you write it (as in `loops.train`) |
 # | Change the gradients | only clipping | yes | yes |
 # | Two optimisers in turn | no | yes | yes |
 #
 # > **Tip: Keep `fit()` as the reference**
 # >
-# > If you do write a loop, first write it so that it makes the same step as `fit()`, and compare
-# > the losses as this page does. Then change one thing at a time.
+# > If you write a loop, first let it make the same step as `fit()`, and compare the losses as this
+# > page does. Then change one thing at a time.
 
 # %% [markdown]
 # ## Exercises
@@ -446,5 +448,5 @@ print(f"norm before {norm:.4f}, after {tf.linalg.global_norm(clipped):.4f}")
 #   yourself.
 # - Test a loop against `fit()` step by step before you change it.
 #
-# **Read on:** [Decide whether you need a loop](16_situations.ipynb) goes through the situations
-# for which loops are written.
+# **Read on:** [Decide whether you need a loop](16_situations.ipynb) goes through the situations for
+# which loops are written.

@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | compare training runs that differ from a reference in one choice |
-# | **You will learn** | which choices raised Dice, which of them also folded more, and how large the spread over seeds is |
+# | **You will learn** | which choices raised Dice, which of them also caused more folds, and how large the spread over seeds is |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
 # | **In → out** | records of runs on slices, and of repeated passes in 3D → tables and figures |
 # | **Not here** | the comparison with SyN, which is [Register real brains in 3D](08_real.ipynb) |
@@ -25,9 +25,10 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters choose the data of the small examples on this page. The tables do not depend on
-# them: they always show the real subjects of the data set `malf`, which [Register real brains in
-# 3D](08_real.ipynb) describes.
+# The parameters choose the data of the small example on this page. The tables do not depend on
+# them, because they always show the real subjects of the data set `malf`, which [Register real
+# brains in 3D](08_real.ipynb) describes. The second cell checks the parameters and opens the
+# committed records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -52,20 +53,18 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # paper](https://doi.org/10.1109/CVPR.2018.00964) at its smaller size. It was trained with NCC at λ
 # = 1 and with the full augmentation. The figure shows every run.
 
-# %%
+# %% mystnb={"image": {"alt": "Two panels with one line for each run on slices: Dice of the validation subjects, and folding in percent of the brain, each a dot with a bar for the spread over seeds. A dashed line marks the reference. Larger networks have the highest Dice and fold most."}, "figure": {"caption": "All runs on slices: means over seeds with their SD, on the validation subjects. The dashed line is the reference.", "name": "fig-ablations-runs"}}
+from vxmlib.book import figures
+
 tried = results.ablation()
 seen = tried.rename(index=results.titles)
 reference = results.title("all")
-
-# %% mystnb={"image": {"alt": "Two panels with one line for each run on slices: Dice of the validation subjects, and folding in percent of the brain, each a dot with a bar for the spread over seeds. A dashed line marks the reference. Larger networks have the highest Dice and fold most."}, "figure": {"caption": "All runs on slices: means over seeds with their SD, on the validation subjects. Dashed: the reference.", "name": "fig-ablations-runs"}}
-from vxmlib.book import figures
-
 spreads = {"dice": "dice_sd", "folding_percent_brain": "folding_sd"}
 figures.dots_of_runs(seen, spreads, ["Dice", "folding, % of brain"], reference=reference);
 
 # %% [markdown]
-# Dice and folding are those of the five validation subjects after the last step. The test subjects were
-# not used.
+# Dice and folding are those of the five validation subjects after the last step. The test subjects
+# were not used.
 
 # %% tags=["remove-cell"]
 from IPython.display import Markdown
@@ -78,7 +77,7 @@ gain, top = dice - bare["dice"], dice.idxmax()
 # %% tags=["remove-input"]
 Markdown(f"""
 Each run was repeated with {int(usual["seeds"])} seeds and has {steps["all"]} steps. Each step
-uses four pairs that are drawn from fifteen training subjects. One run has
+uses four pairs that are drawn from fifteen training subjects. Only the run "twice the steps" has
 {steps["all, twice the steps"]} steps.
 """)
 
@@ -93,8 +92,8 @@ Markdown(f"""
 Markdown(f"""
 **One combination improves both measures.** A wider network with λ = 2 has a Dice of
 {both["dice"]:.3f} with {both["folding_percent_brain"]:.2f} % folded. The reference has
-{usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. Augmentation gives
-another large gain, because Dice is only {bare["dice"]:.3f} without it.
+{usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. Both runs use
+augmentation. Without it, the Dice of the base network is only {bare["dice"]:.3f}.
 """)
 
 # %% [markdown]
@@ -104,14 +103,14 @@ another large gain, because Dice is only {bare["dice"]:.3f} without it.
 # mirrors the head in half of the draws, it tilts and shifts the head by a small random affine map,
 # and it bends the head by a smooth random diffeomorphism.
 #
-# The next table compares runs that differ in the augmentation alone. In two of them the image
-# array is reversed instead of mirroring the head, as [the next
-# section](#mirror-the-head-instead-of-reversing-the-array) explains.
+# The next table compares runs that differ in the augmentation alone. Two of them reverse the image
+# array instead of mirroring the head, and [the next
+# section](#mirror-the-head-instead-of-reversing-the-array) explains the difference.
 
 # %%
 kinds = ["none", "affine", "bend", "flip", "flip, the array reversed"]
 kinds += ["all", "all, the array reversed", "all, strong", "all, both ways"]
-words = {"dice": "Dice", "dice_sd": "± seeds", "folding_percent_brain": "folded, %"}
+words = {"dice": "Dice", "dice_sd": "SD over seeds", "folding_percent_brain": "folded, %"}
 words["loss"] = "training loss"
 tried.loc[kinds, list(words)].rename(index=results.titles, columns=words).round(3)
 
@@ -119,7 +118,7 @@ tried.loc[kinds, list(words)].rename(index=results.titles, columns=words).round(
 largest = gain[["flip", "affine", "bend"]].idxmax()
 Markdown(f"""
 All three parts together change Dice by {gain["all"]:+.3f} compared with no augmentation. Each
-part alone changes it by less. The run "{results.title(largest)}" gains most among them, with
+part alone changes it by less. Among these, the run "{results.title(largest)}" gains most, with
 {gain[largest]:+.3f}.
 """)
 
@@ -131,20 +130,21 @@ may be noise.
 
 # %% [markdown]
 # In the run with stronger augmentation, the affine map and the bend are two to four times as
-# large. Its pairs may then differ more than real subjects do, so that the network learns large
-# changes that it does not need.
+# large. Its pairs may then differ more than real subjects do, so the network may learn large
+# deformations that it does not need.
 
 # %% tags=["remove-input"]
 Markdown(f"""
 Stronger augmentation changes Dice by {gain["all, strong"]:+.3f} compared with no augmentation, so
 it does not help. Another run trains both directions of each pair in one batch, so a batch holds
-fewer different pairs. It changes the reference's Dice by
-{gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread.
+fewer different pairs. Its Dice differs from that of the reference by
+{gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread over seeds.
 """)
 
 # %% [markdown]
-# The training loss does not show which run is best. It is lower where the training images are
-# easier to register, and these runs do not have the best Dice.
+# The training loss does not show which run is best, because it also depends on how easily the
+# training images can be registered. In this table the run with the lowest loss does not have the
+# highest Dice.
 
 # %% [markdown]
 # ## Mirror the head instead of reversing the array
@@ -183,7 +183,7 @@ for name, affine in {"mirrored": people.affine, "reversed": centred}.items():
 
 # %% [markdown]
 # No subject is exactly symmetric about the midplane, so even the mirrored copy does not match the
-# original well. The reversed copy matches it less, because it is also shifted.
+# original perfectly. The reversed copy matches it less, because it is also shifted.
 
 # %% tags=["remove-input"]
 alone = dice["flip, the array reversed"] - dice["flip"]
@@ -203,8 +203,9 @@ On the slices, reversing the array instead of mirroring the head changes the val
 # ## Compare learning rates, sizes and lengths
 #
 # The next table lists the other runs, which all use the full augmentation. Each differs from the
-# reference in one choice, and one run differs in two. A difference of Dice is called "within
-# spread" when it is not larger than the greater SD over seeds of the two runs.
+# reference in one choice, except for one run that differs in two. Each run and the reference have
+# an SD over seeds. A difference in Dice is called "within spread" when it does not exceed the
+# larger of these two SDs.
 
 # %%
 others = tried.drop(index=kinds)
@@ -240,8 +241,8 @@ double, longer = "all, twice the filters", "all, twice the steps"
 Markdown(f"""
 The network with twice the filters of VoxelMorph-2 has the largest difference,
 {change[double]:+.3f}, and leaves {folds[double]:.2f} % folded. Twice the steps change Dice by
-{change[longer]:+.3f} and leave {folds[longer]:.2f} % folded. Networks should therefore be
-compared after the same number of steps.
+{change[longer]:+.3f} and leave {folds[longer]:.2f} % folded. Therefore compare networks after the
+same number of steps.
 """)
 
 # %% [markdown]
@@ -283,11 +284,11 @@ Doubling λ removes most folds. It changes Dice by {at_usual:+.3f} with the base
 # %% [markdown]
 # ## Repeat the passes
 #
-# A trained network can register a pair again. The moving image is warped by the first
-# displacement, the same weights register what is left, and the two displacements are composed. The
-# composed displacement is applied to the original moving image, which is therefore interpolated
-# only once. [Refine one pair](13_instance.ipynb) explains the composition, which [Zhao et al.
-# 2019](https://arxiv.org/abs/1907.12353) call shared-weight cascading.
+# A trained network can register a pair again. The moving image is warped by the first displacement,
+# the same network registers the warped image to the fixed image, and the two displacements are
+# composed. The composed displacement is applied to the original moving image, so the result is
+# interpolated only once. [Refine one pair](13_instance.ipynb) explains the composition, which [Zhao
+# et al. 2019](https://arxiv.org/abs/1907.12353) call shared-weight cascading.
 #
 # The next table shows each pass of the 3D networks on the pairs of the validation subjects. Dice
 # is the mean over the same 23 structures as in [Register real brains in 3D](08_real.ipynb).
@@ -299,10 +300,10 @@ words = {"dice": "Dice", "folding_percent_brain": "folded, %", "seconds": "secon
 by_pass.rename(columns=words).round(3)
 
 # %% [markdown]
-# *Seconds* are the time of this pass alone. The figure shows how Dice and folding change with the
+# *Seconds* are the time of each pass alone. The figure shows how Dice and folding change with the
 # number of passes.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve for each of three networks. Dice of the wide network rises at the second pass, stays at the third and falls a little at the fourth; that of the others hardly changes at the second and then falls. Folding falls for the wide network and leaves zero for the integrated one."}, "figure": {"caption": "Dice and folding of the validation subjects when a 3D network registers a pair one to four times.", "name": "fig-ablations-passes"}}
+# %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve for each of three networks. Dice of the wide network rises at the second pass, stays at the third and falls a little at the fourth. Dice of the others hardly changes at the second and then falls. Folding falls for the wide network and leaves zero for the integrated one."}, "figure": {"caption": "Dice and folding of the validation subjects when a 3D network registers a pair one to four times.", "name": "fig-ablations-passes"}}
 curves = {results.title(name): table for name, table in passes.items()}
 measures = ["dice", "folding_percent_brain"]
 figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="passes");
@@ -311,8 +312,8 @@ figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="pass
 wide, base = (passes[name]["dice"].diff() for name in ("ncc-wide", "ncc"))
 Markdown(f"""
 The second pass changes the wide network's Dice by {wide[2]:+.3f}, and the third by {wide[3]:+.3f}.
-Two passes were therefore measured on the test subjects. The base network's Dice changes by
-{base[2]:+.3f} with the second pass and by {base[3]:+.3f} with the third.
+Two passes of this network were therefore measured on the test subjects. The base network's Dice
+changes by {base[2]:+.3f} with the second pass and by {base[3]:+.3f} with the third.
 """)
 
 # %% [markdown]

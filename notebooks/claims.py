@@ -47,8 +47,8 @@ settings = read_parameters(globals())
 # %% [markdown]
 # ## See the verdicts at a glance
 #
-# The next cell measures every claim and derives the verdicts from the numbers. It takes one or two
-# minutes.
+# The next cell runs the small experiments and reads the records of the other lessons. From these
+# numbers it derives the verdict on each claim. It takes one or two minutes.
 
 # %% tags=["remove-output"]
 from vxmlib.book import claims_measure
@@ -56,7 +56,7 @@ from vxmlib.book import claims_measure
 ledger = claims_measure.ledger(settings)
 
 # %% [markdown]
-# The table counts the verdicts.
+# The table counts the claims with each verdict, and says what the verdict means.
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown
@@ -66,20 +66,23 @@ Markdown(f"""
 | Verdict | Claims | Meaning |
 |---|---|---|
 | **holds** | {counts["holds"]} | the measurement agrees with the claim |
-| **holds with a condition** | {counts["holds with a condition"]} | it agrees, but only under the condition that the row names |
+| **holds with a condition** | {counts["holds with a condition"]} | the measurement agrees, but only under the condition that the row names |
 | **does not hold** | {counts["does not hold"]} | the measurement contradicts the claim |
-| **not replicated in our setting** | {counts["not replicated in our setting"]} | a paper's result differs from ours, which has other data and shorter training |
+| **not replicated in our setting** | {counts["not replicated in our setting"]} | a paper's result differs from ours, which comes from other data and shorter training |
 | **undecided** | {counts["undecided"]} | the measurements are too uncertain, or too mixed, to decide |
 """)
 
 # %% tags=["remove-input"]
 key, order, refined = (ledger.numbers[name] for name in ("key", "order", "instance"))
 Markdown(f"""
-Three of these {sum(counts.values())} results matter most for a reproduction. With NCC,
-λ = 0.01 folds {key["folded_low"]:.1f} % of the brain, so start at λ = 1. Without integration, the
-second output of `predict()` is the displacement. With the defaults of `VxmDense`, it is a velocity
-on a grid of half the size. In 3D, the Dice of the network minus that of SyN is
-{order["difference"]:+.3f}, and with instance optimisation it becomes {refined["difference"]:+.3f}.
+Three of these {sum(counts.values())} results matter most for a reproduction:
+
+1. With NCC, λ = 0.01 folds {key["folded_low"]:.1f} % of the brain, so start at λ = 1.
+2. The second output of `predict()` is the displacement only without integration. With the defaults
+   of `VxmDense`, it is a velocity on a grid of half the size.
+3. In 3D, the Dice of the network minus that of SyN is {order["difference"]:+.3f}. With instance
+   optimisation, this difference becomes {refined["difference"]:+.3f}. A negative value is in favour
+   of SyN.
 """)
 
 # %% [markdown]
@@ -114,9 +117,10 @@ Markdown(ledger.table("losses"))
 # %% [markdown]
 # ## λ and folding
 #
-# These numbers come from training runs at many values of λ, which are stored with the book. They
-# use the stock `VxmDense`, 15 training subjects, coronal slices at 2 mm, 1000 steps and three seeds
-# for each λ (`claims_records.all_of_lam`). Folding is a percentage of the brain.
+# These numbers come from training runs at many values of λ, whose records are stored with the book.
+# The stock `VxmDense` was trained on coronal slices of 15 subjects at 2 mm. Each λ has three runs
+# of 1000 steps, with different seeds (`claims_records.all_of_lam`). Folding is a percentage of the
+# brain.
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("lam"))
@@ -124,8 +128,9 @@ Markdown(ledger.table("lam"))
 # %% [markdown]
 # ## Training settings
 #
-# These numbers come from short training runs on coronal slices of real subjects, 2000 steps and
-# three seeds each, and from one long training run in 3D (`claims_records.trainings`).
+# These numbers come from short training runs on coronal slices of real subjects and from one longer
+# training run in 3D (`claims_records.trainings`). Each setting on slices has three runs of 2000
+# steps, with different seeds.
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("trainings"))
@@ -133,8 +138,8 @@ Markdown(ledger.table("trainings"))
 # %% [markdown]
 # ## Labels and Dice
 #
-# One pair of validation subjects, on which the network was not trained, is used to test how labels
-# are warped and counted (`claims_measure.labels`).
+# One pair of validation subjects, on which the network was not trained, shows how labels are warped
+# and how they count in Dice (`claims_measure.labels`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("labels"))
@@ -142,8 +147,8 @@ Markdown(ledger.table("labels"))
 # %% [markdown]
 # ## The Jacobian
 #
-# A displacement that mirrors the grid folds everywhere, so it shows whether a measure counts folds
-# (`claims_measure.jacobian`).
+# A displacement that mirrors the grid folds everywhere, so it shows whether a measure counts all
+# folds (`claims_measure.jacobian`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("jacobian"))
@@ -171,9 +176,9 @@ Markdown(ledger.table("papers"))
 # %% [markdown]
 # ## Training loops
 #
-# Almost nobody needs a custom training loop, and
-# [another lesson](16_situations.ipynb) explains the exceptions. The training runs behind these rows
-# are short, with one seed for each variant (`claims_records.loops`).
+# Almost nobody needs a custom training loop, and [Four situations](16_situations.ipynb) explains
+# the exceptions. The training runs behind these rows are short, with one seed for each variant
+# (`claims_records.loops`).
 
 # %% tags=["remove-input"]
 Markdown(ledger.table("loops"))
@@ -210,17 +215,17 @@ for folded in (2.0, 1.1, 0.9):
 
 # %% [markdown]
 # The verdict changes below one percent. The rule asks for less than one percent of folded voxels
-# *and* for at least the Dice of λ = 1. The cell therefore replaces the measured Dice by invented
+# *and* for at least the Dice of λ = 1. The cell therefore replaces the measured Dice with invented
 # values before it varies folding.
 #
-# **Exercise 2.** Why are the claims about curricula, adversarial losses and an adaptive λ
-# undecided, although two of the three have a higher Dice than `fit()`?
+# **Exercise 2.** Why is the claim about curricula, adversarial losses and an adaptive λ undecided,
+# although two of the three methods have a higher Dice than `fit()`?
 #
 # <details><summary>Answer</summary>
 #
 # The claim names three methods, and only two of them have a higher Dice. Each method was also
-# trained only once. The lesson trains `fit()` with three seeds, and their Dice differs by more than
-# either gain. Rounding alone also changes Dice a little.
+# trained only once. The lesson trains `fit()` with three seeds, and the Dice of these runs differs
+# by more than either gain. Rounding alone also changes Dice a little.
 #
 # </details>
 #

@@ -16,7 +16,7 @@
 # | | |
 # |---|---|
 # | **You will** | read how long each lesson of this build took, time a training step, and estimate a training run at full size |
-# | **You will learn** | where time and memory go, and how several devices and half precision change them |
+# | **You will learn** | where time and memory go, and what several devices and half precision change |
 # | **You need** | [Compile and fit](03_fit.ipynb) |
 # | **In → out** | the costs that the lessons recorded, and short measurements → tables of seconds and GB |
 # | **Not here** | the time to register one pair, which [Real brains](08_real.ipynb) compares with classical methods |
@@ -35,8 +35,8 @@ root = None
 
 # %% [markdown]
 # TensorFlow accepts some settings only before it uses a device. By default it reserves all the
-# memory of a GPU; memory growth makes it reserve memory when it needs some. The cell also splits
-# the processor into two logical devices, which the section on several devices uses.
+# memory of a GPU. With memory growth, it reserves memory only when it needs it. The cell also
+# splits the processor into two logical devices for the section [Several devices](#several-devices).
 
 # %%
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
@@ -87,7 +87,7 @@ grid_runs = sorted(grid_folder.glob(f"*-{settings.cohort}-{settings.profile}/*.j
 grid_seconds = [records.read(path)["seconds"] for path in grid_runs]
 grid_text = "This build has no λ grid."
 if grid_seconds:
-    grid_text = f"The {len(grid_seconds)} training runs of the λ grid are not in the table; they "
+    grid_text = f"The {len(grid_seconds)} training runs of the λ grid are not in the table. They "
     grid_text += f"took {sum(grid_seconds) / 60:.0f} minutes."
 
 # %% tags=["remove-input"]
@@ -101,14 +101,14 @@ the most memory is "{largest}", with {table["GB"].max():.1f} GB. {grid_text}
 
 # %% [markdown]
 # A lesson whose training run is already finished loads it instead of training again. The row of
-# such a lesson therefore does not include the training. In a new folder every lesson trains what
-# it needs, so its rows are complete.
+# such a lesson therefore does not include the training. In a new output folder every lesson trains
+# what it needs, so all rows are complete.
 #
 # ## Time a training step
 #
-# A training run takes the number of steps times the seconds of one step, so one step is the number
-# to measure. First we compile voxelmorph's stock network with voxelmorph's own losses. The grid is
-# that of a brain at 2 mm; the profile `smoke` uses a smaller one.
+# A training run takes the number of steps times the seconds of one step, so it is sufficient to
+# measure one step. The next cell compiles voxelmorph's own network with voxelmorph's own losses.
+# The grid is that of a brain at 2 mm, but the profile `smoke` uses a smaller one.
 
 # %%
 grid = (48, 64, 48) if settings.profile == "smoke" else (80, 96, 80)
@@ -118,8 +118,8 @@ stock.compile(tf.keras.optimizers.Adam(1e-4), loss=stock_losses, loss_weights=[1
 
 # %% [markdown]
 # The time does not depend on the content of the images, so random images are sufficient. `Clock` is
-# a callback that records when each step ends. It gives the median time from one step to the next,
-# which leaves out the slow first step.
+# a callback that records when each step ends. It gives the median time from the end of one step to
+# the end of the next, so the slow first step is not counted.
 
 # %%
 import numpy as np
@@ -139,8 +139,9 @@ def step_seconds(model, steps=6):
 
 
 # %% [markdown]
-# `models.build` compiles the same network with our NCC, which computes the same value faster. It can
-# also build the strided U-Net of the 2018 paper. The next cell times all three combinations.
+# `models.build` compiles the same network with our NCC, which computes the same value faster. It
+# can also build the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964). The
+# next cell times all three combinations.
 
 # %%
 from vxmlib import models
@@ -159,17 +160,17 @@ seconds = pd.Series({name: step_seconds(model) for name, model in timed.items()}
 # [Real brains](08_real.ipynb).
 
 # %%
-steps = pd.DataFrame({"s a step": seconds.round(2)})
-steps["h, 3000 steps"] = (seconds * 3000 / 3600).round(1)
+steps = pd.DataFrame({"seconds per step": seconds.round(2)})
+steps["hours for 3000 steps"] = (seconds * 3000 / 3600).round(1)
 steps.rename_axis("network, loss")
 
 # %% tags=["remove-input"]
 voxelmorph_step, our_step, strided_step = seconds
 Markdown(f"""
 A step of VxmDense takes {voxelmorph_step / our_step:.1f} times as long with voxelmorph's NCC as
-with ours, and with our NCC {our_step / strided_step:.1f} times as long as a step of the strided
-U-Net. VxmDense is slower because it has more convolutions at full resolution. Other programs on
-the machine can lengthen these times, so compare ratios rather than seconds.
+with ours. With our NCC, it takes {our_step / strided_step:.1f} times as long as a step of the
+strided U-Net. VxmDense is slower because it has more convolutions at full resolution. Other
+programs on the machine can lengthen these times, so compare ratios rather than seconds.
 """)
 
 # %% [markdown]
@@ -202,7 +203,8 @@ def loss_seconds(loss, repeats=3):
 
 
 # %% [markdown]
-# The value stands beside the time, because only equal losses can be compared.
+# The next table also shows the value of each loss, because comparing the times is fair only if both
+# losses compute the same value.
 
 # %%
 ncc = {"voxelmorph's NCC": vxm.losses.NCC().loss, "our NCC": losses.LocalNCC().loss}
@@ -225,6 +227,7 @@ Both losses have the same value, and voxelmorph's takes {theirs / ours:.1f} time
 #
 # Training keeps the outputs of all layers for the gradients, so these outputs need most of the
 # memory. Keras knows their sizes before it allocates them. `outputs_gb` adds them up for one pair.
+# The row "papers" is the grid of the authors' papers.
 
 # %%
 grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers": (160, 192, 224)}
@@ -236,7 +239,7 @@ for name, shape in grids.items():
 sizes.round(2)
 
 # %% [markdown]
-# These numbers are computed, not measured. The gradients and the loss need memory in addition: an
+# These numbers are computed, not measured. The gradients and the loss need additional memory. An
 # author of voxelmorph reports about 10 GB for the volumes and the network of the papers
 # ([thread 235](https://github.com/voxelmorph/voxelmorph/issues/235)).
 #
@@ -256,9 +259,9 @@ from vxmlib.experiments.results import committed_record
 
 trained = committed_record("malf/training/ncc.json")
 Markdown(f"""
-That profile is meant for a GPU, and it was not run for this book. A finished training run gives a
-check at 2 mm. The strided U-Net with NCC and λ = 1, trained on real brains, took
-{trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps
+That profile is meant for a GPU, and it was not run for this book. A finished training run allows a
+check of the hours that were estimated for 2 mm. The strided U-Net with NCC and λ = 1, trained on
+real brains, took {trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps
 ({trained["device"]}). This time includes the augmentation of the images and the validation, so it
 is longer than that of the steps alone.
 """)
@@ -267,8 +270,9 @@ is longer than that of the steps alone.
 # ## Several devices
 #
 # `fit()` distributes each batch over several devices when the model was built in the scope of a
-# `MirroredStrategy`. We train with the same seed and the same batches on one device and on two, and
-# ask whether the losses are equal. Small simulated 2D slices are sufficient for this question.
+# `MirroredStrategy`. The next cells train with the same seed and the same batches on one device and
+# on two, to test whether the losses are equal. Small simulated 2D slices are sufficient for this
+# test.
 
 # %%
 from vxmlib import cohorts, pairs
@@ -290,8 +294,8 @@ def trained_in(strategy, steps, batch_size=4, **options):
 
 
 # %% [markdown]
-# The function returns the loss of each step and the seconds of a step. The next cell runs it on one
-# logical device and then on both.
+# The function returns the loss of each step and the median seconds of a step. The next cell runs it
+# on one logical device and then on both.
 
 # %% tags=["remove-stderr"]
 tf.get_logger().setLevel("ERROR")  # no message for each sum over devices
@@ -316,9 +320,9 @@ from vxmlib.book.errors import kind_of_error
 print(kind_of_error(lambda: trained_in(mirrored, 2, batch_size=1)))
 
 # %% [markdown]
-# The batch must therefore hold at least as many pairs as there are devices. This test shows that
-# the losses are correct. It does not show a gain in speed, because both logical devices share one
-# processor. Several GPUs were not tested.
+# The batch must therefore hold at least as many pairs as there are devices. This section shows that
+# two devices give the same losses as one. It does not show a gain in speed, because both logical
+# devices share one processor. Several GPUs were not tested.
 #
 # ## Half precision
 #
@@ -336,7 +340,8 @@ set_policy("float32")
 
 # %% [markdown]
 # VxmDense builds without an error, but its displacement has only 16 bits. The warp adds the
-# displacement to the position of the voxel, and 16 bits cannot hold a position in a large image:
+# displacement to the position of the voxel, and 16 bits hold a position in a large image only
+# roughly. The next cell shows how each type rounds the position `150.3`.
 
 # %%
 for kind in (tf.float32, tf.float16, tf.bfloat16):
@@ -355,9 +360,10 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
     print(f"{kind.name:9s} ours {value:.4f}, voxelmorph's: {error}")
 
 # %% [markdown]
-# voxelmorph's NCC stops with an error for images of 16 bits. Our NCC always sums in 32 bits, so only
-# the rounding of the images remains. The strided U-Net keeps displacement, integration and warp in
-# 32 bits, and only its convolutions follow the policy. The next cell trains it for 12 steps with each policy.
+# voxelmorph's NCC stops with an error for images of 16 bits. Our NCC always sums in 32 bits, so
+# only the rounding of the images remains. The strided U-Net keeps displacement, integration and
+# warp in 32 bits, and only its convolutions follow the policy. The next cell trains it for 12 steps
+# with each policy.
 
 # %% tags=["remove-stderr"]
 gpus = tf.config.list_logical_devices("GPU")
@@ -374,24 +380,25 @@ set_policy("float32")
 # %%
 half = pd.DataFrame(runs_by_policy, index=["losses", "s"]).T
 half_table = pd.DataFrame({"last loss": half["losses"].str[-1].astype(float)})
-half_table["time, × 32 bits"] = (half["s"] / half.loc["float32", "s"]).astype(float)
+half_table["time relative to 32 bits"] = (half["s"] / half.loc["float32", "s"]).astype(float)
 policies = {"float32": "32 bits", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
-half_table.rename(index=policies).round({"last loss": 4, "time, × 32 bits": 1})
+half_table.rename(index=policies).round({"last loss": 4, "time relative to 32 bits": 1})
 
 # %% tags=["remove-input"]
 difference = max(np.abs(x - half["losses"].iloc[0]).max() for x in half["losses"])
-_, float16, bfloat16 = half_table["time, × 32 bits"]
+_, float16, bfloat16 = half_table["time relative to 32 bits"]
 Markdown(f"""
 The losses differ by at most {difference:.4f} in any step. A step takes {float16:.1f} times as long
 with `float16` as with 32 bits, and {bfloat16:.1f} times with `bfloat16`. These times hold for this
-device only ({device_summary()}); build this page on a GPU to measure them there.
+device only ({device_summary()}). Build this page on a GPU to measure them there.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** How far do 16 bits move a displacement of `5.03` voxels, and one of `50.3`? In
-# which images can `float16` hold the position of a voxel to about a hundredth of a voxel?
+# **Exercise 1.** How much does rounding to 16 bits change a displacement of `5.03` voxels, and one
+# of `50.3`? In which images can `float16` hold the position of a voxel to about a hundredth of a
+# voxel?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for displacement in (5.03, 50.3):
@@ -405,11 +412,12 @@ for position in (16, 128):
 # The displacement alone loses little. Its sum with the position of the voxel loses more, because
 # the step between two numbers grows with the position. From position 128 on, the step is an eighth
 # of a voxel. Up to position 32 it is at most 1/64 of a voxel, so only images of at most 32 voxels
-# an axis come close.
+# per axis come close to a hundredth.
 #
 # </details>
 #
-# **Exercise 2.** Estimate the memory of VxmDense on the grid of your own scans.
+# **Exercise 2.** Estimate the memory of VxmDense on the grid of your own scans, for example 96 ×
+# 112 × 96 voxels.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
@@ -417,8 +425,8 @@ print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
 # %% [markdown]
 # ## Report the versions
 #
-# A time or a result depends on the versions. `requirements.lock` lists all of them with a hash for
-# each file; these are the most important ones.
+# A time or a result depends on the versions of the packages. `requirements.lock` lists all of them
+# with a hash for each file. The next cell prints the most important ones.
 
 # %%
 print(", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -429,7 +437,7 @@ print(", ".join(f"{name} {version}" for name, version in versions().items()))
 # - Time one step and multiply, before you start a long training run.
 # - The layers at full resolution need most of the memory, and the strided U-Net has fewer of them.
 # - Report device, versions, time and memory beside a result.
-# - Two devices give the losses of one device if the batch can be divided.
+# - Two devices give the same losses as one device if the batch can be divided.
 # - Half precision is suitable for convolutions. Positions, warps and NCC need 32 bits.
 #
 # **Read on:** TensorFlow's guides on

@@ -23,8 +23,9 @@
 # | **Time** | 20 minutes, or look up one section |
 
 # %% [markdown]
-# Two papers that report "Dice" or "SDlogJ" do not necessarily report the same quantity. On this
-# page, the images and the registration stay the same, and only the definition changes.
+# Two papers that report "Dice" or "SDlogJ" (our SD of log det J) do not necessarily report the same
+# quantity. On this page, the images and the registration stay the same, and only the definition
+# changes.
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown, display
@@ -34,8 +35,8 @@ result = display(Markdown("The result will stand here when the page has run."), 
 # %% [markdown]
 # ## Set the parameters
 #
-# The training run is that of the Jacobian lesson with λ = 0.01. This λ is small, so the
-# displacement has folds, and we can compare the rules for counting them.
+# This page uses the training run of the Jacobian lesson with λ = 0.01. Because this λ is small, the
+# displacement has folds, so the rules for folded voxels can be compared.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -56,7 +57,7 @@ run = runs.run(settings)
 print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 
 # %% [markdown]
-# The next cells register one test pair and warp its labels with nearest-neighbour interpolation.
+# The next cell registers one test pair and warps its labels with nearest-neighbour interpolation.
 
 # %%
 from vxmlib import cohorts, warp
@@ -65,16 +66,14 @@ moving, fixed = cohorts.ordered_pairs(people.split["test"], limit=1)[0]
 images = people.image(moving), people.image(fixed)
 brain = people.brain(fixed)
 displacement = run.register(*images)
-
-# %%
 warped = warp.warp_labels(people.labels(moving), displacement)
 target = people.labels(fixed)
 
 # %% [markdown]
 # ## NCC
 #
-# **Definition.** The correlation of the two images in a window around each voxel, squared, and
-# averaged over voxels. A value of 1 is a perfect match.
+# **Definition.** NCC is the squared correlation of the two images in a window around each voxel,
+# averaged over all voxels. A value of 1 is a perfect match.
 #
 # | Choice | voxelmorph | Elsewhere |
 # |---|---|---|
@@ -83,7 +82,7 @@ target = people.labels(fixed)
 # | region | whole image | brain only |
 # | sign | loss between −1 and 0 | similarity between 0 and 1 |
 #
-# **Run.** The next cells score the pair *before* registration, and the first one uses voxelmorph's
+# **Run.** The next cells score the pair *before* registration. The first cell uses voxelmorph's
 # loss.
 
 # %%
@@ -95,7 +94,7 @@ print(f"loss {float(loss):.3f}")
 
 # %% [markdown]
 # Our `metrics.local_ncc` computes the same value with a positive sign, and it can restrict the mean
-# to a mask.
+# to a mask. The next cell varies the window and the region.
 
 # %%
 import numpy as np
@@ -114,14 +113,14 @@ pd.Series(ncc, name="NCC").round(3).to_frame()
 # %% tags=["remove-input"]
 Markdown(f"""
 An unregistered pair scores {ncc["window 9, whole image"]:.2f} on the whole image and
-{ncc["window 9, brain"]:.2f} in the brain. The whole image scores higher because a window of
-constant background counts as a perfect match.
+{ncc["window 9, brain"]:.2f} in the brain. The whole image scores higher because a window that is
+constant in both images, such as a window of background, counts as a perfect match.
 """)
 
 # %% [markdown]
 # The next cell compares an image with its negative. The correlation of the two is −1, and its
-# square would be the best possible score. voxelmorph counts a negative correlation as 0, so we
-# expect 0.
+# square would be the best possible score. voxelmorph counts a negative correlation as 0, so the
+# expected score is 0.
 
 # %%
 negative = metrics.local_ncc(images[0], 1 - images[0], mask=people.brain(moving))
@@ -132,15 +131,15 @@ print(f"an image and its negative: {negative:.3f}")
 #
 # ## Dice
 #
-# **Definition.** Twice the common volume of a structure, divided by the sum of both volumes
-# ([Dice 1945](https://doi.org/10.2307/1932409)).
+# **Definition.** Dice is twice the common volume of a structure in two label maps, divided by the
+# sum of both volumes ([Dice 1945](https://doi.org/10.2307/1932409)).
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
 # | structure absent in both maps | left out | 0 in voxelmorph, NaN in MONAI, 1 in some scripts |
-# | warped labels | integers, nearest neighbour | one-hot maps, linear; the largest map gives the label |
+# | warped labels | integers, nearest-neighbour interpolation | one-hot maps, linear interpolation |
 # | mean | over structures, then pairs | over groups of structures, or over voxels |
-# | "±" | SD over pairs, and SD over pairs and structures | one of the two, often without saying which |
+# | "±" | standard deviation (SD) over pairs, and SD over pairs and structures | one of the two, often without saying which |
 #
 # **Run: absent structures.** A list of labels often holds structures that a slice or a subject
 # lacks. The next cells therefore ask for two labels that neither map has, first with voxelmorph's
@@ -152,12 +151,15 @@ asked = [*present, 998, 999]
 theirs = vxm.py.utils.dice(warped, target, labels=asked).mean()
 print(f"voxelmorph: {theirs:.4f}")
 
+# %% [markdown]
+# Our `metrics.dice` can apply each of the four rules of the table.
+
 # %%
 absent = {}
 for rule in ("skip", "nan", "zero", "one"):
     scores = metrics.dice(warped, target, asked, absent=rule)
     absent[rule] = np.nanmean(list(scores.values()))
-meaning = ["left out", "NaN, dropped by the mean", "counts 0", "counts 1"]
+meaning = ["left out", "NaN, ignored by the mean", "counts as 0", "counts as 1"]
 pd.DataFrame({"Dice": absent.values()}, index=meaning).round(4)
 
 # %% tags=["remove-input"]
@@ -168,24 +170,23 @@ The Dice of the same registration lies between {min(absent.values()):.3f} and
 """)
 
 # %% [markdown]
-# **Run: interpolation.** Labels can also be warped as one-hot maps, one for each structure, with
-# linear interpolation. Each voxel then gets the label of the map with the largest value.
+# **Run: interpolation.** A one-hot map is 1 inside one structure and 0 elsewhere. Labels can be
+# warped as such maps with linear interpolation. Each voxel then gets the label of the map with the
+# largest value.
 
 # %%
 kept = np.array([0, *present])
 maps = [(people.labels(moving) == k).astype("float32") for k in kept]
 smooth = [warp.warp_image(each, displacement) for each in maps]
 linear = kept[np.argmax(smooth, axis=0)]
-
-# %%
 nearest_dice = metrics.mean_dice(warped, target, present)
 linear_dice = metrics.mean_dice(linear, target, present)
-print(f"nearest {nearest_dice:.4f}, one-hot linear {linear_dice:.4f}")
+print(f"Dice: nearest neighbour {nearest_dice:.4f}, one-hot maps {linear_dice:.4f}")
 
 # %% [markdown]
 # **Run: mean and spread.** The mean can be taken over structures, or first within groups such as
 # left and right, as TransMorph's evaluation does
-# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The SD behind
+# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The SD after
 # "±" can be taken over pairs, or over pairs and structures together.
 
 # %%
@@ -194,6 +195,9 @@ table = metrics.evaluate_pairs(people, pairs, run.register)
 summary = metrics.summary(table)
 group = table["structure"].str.replace("Left |Right ", "", regex=True)
 by_group = table.groupby(["moving", "fixed", group])["dice"].mean()
+
+# %% [markdown]
+# The next cell collects the two means and the two SDs.
 
 # %%
 means = {
@@ -209,7 +213,7 @@ spread = means["SD over pairs and structures"] / means["SD over pairs"]
 Markdown(f"""
 The SD over pairs and structures is {spread:.0f} times as large as the SD over pairs, because Dice
 differs more between structures than between pairs. The tables of the journal paper report the
-larger one ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+larger SD ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 """)
 
 # %% [markdown]
@@ -218,12 +222,12 @@ larger one ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)
 #
 # ## SD of log det J
 #
-# **Definition.** The standard deviation of the logarithm of the Jacobian determinant over the
-# brain. It is 0 for a uniform change of volume.
+# **Definition.** This measure is the standard deviation of the logarithm of the Jacobian
+# determinant over the brain. It is 0 for a uniform change of volume.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | folded voxels, which have no logarithm | left out, and their share is reported | determinant raised to a small positive number |
+# | folded voxels, whose determinant has no logarithm | left out, and their share is reported | determinant raised to a small positive number |
 # | added constant | none | Learn2Reg's evaluator adds 3 to every determinant |
 # | region | brain | all voxels, or without a border of two voxels (Learn2Reg) |
 #
@@ -237,6 +241,9 @@ inner = (slice(2, -2),) * people.ndim
 shifted = np.clip(determinant + 3, 1e-9, 1e9)[inner]
 floor = {"nonpositive": "floor", "floor": 1e-9}
 
+# %% [markdown]
+# The table has one row for each rule.
+
 # %%
 spreads = {
     "folds left out": metrics.sd_log_jacobian(displacement, brain),
@@ -247,9 +254,9 @@ pd.Series(spreads, name="SD of log det J").round(3).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The displacement folds {folds.count} voxels, but after adding 3 the evaluator's rule counts
-{int((shifted <= 0).sum())}. Its count is always 0, whatever the displacement, because the rule
-raises each value to a positive number before it counts.
+The displacement folds {folds.count} voxels, but the evaluator's rule counts
+{int((shifted <= 0).sum())}. This rule adds 3 to each determinant and raises each result to a
+positive number before it counts. Its count is therefore 0 for every displacement.
 """)
 
 # %% [markdown]
@@ -278,9 +285,9 @@ def distances(a, b, spacing):
 
 
 # %% [markdown]
-# The loop computes HD95 in three ways for each structure, and the mean over structures follows. Our
-# `metrics.surface_distance` takes the larger percentile. We call it with a wrong voxel size of 2
-# mm, to show what the unit changes.
+# The loop computes HD95 in three ways for each structure. The third way calls our
+# `metrics.surface_distance`, which takes the larger percentile, with a wrong voxel size of 2 mm. It
+# shows what the unit changes.
 
 # %%
 rows = []
@@ -290,6 +297,9 @@ for label in [k for k in present if (warped == k).any()]:
     larger = max(np.percentile(there, 95), np.percentile(back, 95))
     pooled = np.percentile([*there, *back], 95)
     rows.append([larger, pooled, metrics.surface_distance(a, b, spacing=2.0)])
+
+# %% [markdown]
+# The table shows the mean over structures.
 
 # %%
 kinds = ["larger of two, mm", "both together, mm", "larger of two, mm, if voxels were 2 mm wide"]
@@ -349,8 +359,8 @@ displacement that alternates from voxel to voxel can fold, but central differenc
 
 # %% [markdown]
 # For this reason, [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) combine all
-# one-sided differences in their definition of a digital diffeomorphism. This
-# measure is computed in [the Jacobian lesson](05_jacobian.ipynb).
+# one-sided differences in their definition of a digital diffeomorphism.
+# [The Jacobian lesson](05_jacobian.ipynb) counts folds by this definition.
 #
 # **This book** counts det ≤ 0 with central differences, and gives the count and both percentages.
 
@@ -367,8 +377,8 @@ ranges = {
 # %% tags=["remove-cell"]
 lines = [f"| {k} | {min(v):{d}} to {max(v):{d}} | {why} |" for k, (v, why, d) in ranges.items()]
 result.update(Markdown(f"""
-**Result.** One model (stock VxmDense, {run.title}, {settings.steps} steps) was trained and applied
-to test pairs. Each range arises only because the definition changes.
+**Result.** One model (`VxmDense`, {run.title}, {settings.steps} steps) was trained and applied to
+test pairs. Each range arises only because the definition changes.
 
 | Measure | Range | What changes |
 |---|---|---|
@@ -384,18 +394,19 @@ other_order = table.groupby("structure")["dice"].mean().mean()
 print(f"structures first {means['mean over structures']:.5f}, pairs first {other_order:.5f}")
 
 # %% [markdown]
-# The two orders agree when every pair has every structure. When some pairs lack one, they differ,
-# so state the order.
+# The two means agree if every pair has every structure. If some pairs lack a structure, the means
+# differ, so state the order.
 #
 # **Exercise 2.** Which of these choices can change the order of two methods in a table?
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Every choice whose effect differs between methods can change their order. Such choices are the
-# rule for structures that a warp removes and the interpolation of labels. The rule for folds in SD
-# of log det J, the kind of differences and the region in which folds are counted do so, too. The unit of a distance cannot if the
-# voxels are cubes, because it then multiplies the result of every method by the same factor.
+# Every choice whose effect differs between methods can change their order. For Dice, such choices
+# are the rule for structures that a warp removes, and the interpolation of labels. For folding and
+# SD of log det J, they are the rule for folds, the kind of differences, and the region. The unit of
+# a distance cannot change the order if the voxels are cubes, because it then multiplies the result
+# of every method by the same factor.
 #
 # </details>
 
@@ -403,10 +414,10 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 # ## Summary
 #
 # - NCC: state the window and the region, and report the value in the brain.
-# - Dice: state the rule for absent structures, the interpolation, and what the "±" is over.
+# - Dice: state the rule for absent structures, the interpolation, and the SD that follows "±".
 # - SD of log det J: state how folded voxels are treated, and add no constant.
 # - HD95: report millimetres, and state how the two directions are combined.
 # - Folding: give the count and the denominator.
 #
-# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows how overlap can
-# mislead, whatever its definition.
+# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows that overlap can
+# mislead, whichever definition is used.

@@ -25,8 +25,8 @@
 # VoxelMorph registers a *moving* image to a *fixed* image. For each voxel of the fixed image, a
 # network predicts where to fetch the intensity in the moving image
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). This prediction is the
-# [displacement](../book/glossary.md#displacement). The network learns without correct answers,
-# because its loss needs only the two images and the displacement itself.
+# [displacement](../book/glossary.md#displacement). Training needs no correct displacement as a
+# target, because the loss is computed from the two images and the predicted displacement.
 #
 # The script on this page has fewer than 50 lines of code and calls only NumPy, TensorFlow and
 # voxelmorph. On brain slices of 40 simulated subjects, 400 training steps take less than a minute
@@ -204,9 +204,9 @@ shape = images.shape[1:-1]
 # ## Draw pairs
 #
 # `fit()` takes elements of the form (inputs, targets). The inputs are the moving and the fixed
-# image. The network has two outputs, and each has a target. The target of the warped image is the
-# fixed image. The displacement needs no target, because nobody knows the correct one, but Keras
-# asks for an array, so the script gives zeros.
+# image. The network has two outputs, the warped image and the displacement. The target of the
+# warped image is the fixed image. The correct displacement is unknown, so the displacement has no
+# target. Keras nevertheless expects an array for it, and the script gives an array of zeros.
 #
 # Keras also expects a batch axis in front of every array. The double brackets in `train[[moving]]`
 # select one image and give it a batch axis of length 1.
@@ -221,7 +221,7 @@ def draw_pairs():
 
 # %% [markdown]
 # The next block turns the generator into a `tf.data.Dataset`. The signature states the shape of
-# each array, which a bare generator does not
+# each array, which a generator alone does not
 # ([Prepare the data](01_data.ipynb#make-pairs-with-a-generator) explains why this matters).
 
 # %% tags=["script"]
@@ -252,11 +252,11 @@ model.compile(tf.keras.optimizers.Adam(5e-4), loss=losses, loss_weights=[1, 1])
 # ## Train
 #
 # Each step draws one pair and updates the weights once. Pairs are drawn without end, so
-# `steps_per_epoch` says when an epoch is over. `verbose=2` prints one line for each epoch. It
-# begins with the total loss. `vxm_dense_transformer_loss` is the NCC term, and
-# `vxm_dense_flow_loss` is the smoothness term before weighting. The NCC term is negative, because
-# NCC is a similarity and Keras minimises. [Compile and fit](03_fit.ipynb) reads such a log in
-# detail.
+# `steps_per_epoch` says when an epoch is over. `verbose=2` prints one line for each epoch. In this
+# line, `loss` is the total loss, `vxm_dense_transformer_loss` is the NCC term, and
+# `vxm_dense_flow_loss` is the smoothness term before weighting. NCC is a similarity and Keras
+# minimises, so the NCC term is the negative of NCC. [Compile and fit](03_fit.ipynb) reads such a
+# log in detail.
 
 # %% tags=["script"]
 history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
@@ -363,7 +363,7 @@ for axis, (title, picture) in zip(axes, panels.items(), strict=True):
 # | You have or want | Change |
 # |---|---|
 # | other images | Write `images` and `labels` into an `.npz` file. [Prepare the data](01_data.ipynb) shows how scans become these arrays. |
-# | 3D volumes | Nothing. The script reads the number of axes from the file, but training in 3D needs a GPU or patience ([real brains](08_real.ipynb)). |
+# | 3D volumes | Nothing. The script reads the number of axes from the file, but training in 3D needs a GPU or much more time ([real brains](08_real.ipynb)). |
 # | no label maps | Remove `labels` and everything that uses it, and report folding only. |
 # | a longer training | Raise `epochs`. The authors trained for 150 000 steps with the learning rate `1e-4`. |
 # | another image loss | With `vxm.losses.MSE().loss`, begin with λ = 0.01 ([Build VxmDense](02_model.ipynb)). |
@@ -401,6 +401,12 @@ for target in (np.zeros_like(displacement), np.ones_like(displacement)):
     print(model.evaluate([moving, fixed], [fixed, target], verbose=0))
 
 # %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Both lines show the same values, because `Grad` uses only the predicted displacement.
+#
+# </details>
+#
 # ## Summary
 #
 # - The data are images in [0, 1] on one grid. Training uses pairs in the form (inputs, targets).

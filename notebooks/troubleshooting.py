@@ -23,13 +23,13 @@
 # | **Time** | 1 minute per entry |
 
 # %% [markdown]
-# Each heading below is a symptom. Most entries end with links to the threads of
+# The heading of each entry below is a symptom. Most entries end with links to the threads of
 # [voxelmorph's issue tracker](https://github.com/voxelmorph/voxelmorph/issues?q=is%3Aissue) in
 # which users reported it. If you do not know where to begin, check in this order:
 #
-# 1. **The data.** Show a pair and its label maps. Most mistakes are visible.
-# 2. **The gradient.** A loss without a gradient cannot train any network.
-# 3. **One pair.** Every correct setup can fit a single pair.
+# 1. **The data.** Show a pair and its label maps, because most mistakes in the data are visible.
+# 2. **The gradient.** Check that it is not zero, because no network can be trained without it.
+# 3. **One pair.** Train on a single pair, because every correct setup can fit one.
 
 # %% [markdown]
 # ## Set the parameters
@@ -75,13 +75,14 @@ for name, version in versions().items():
     print(f"{name:12} {version}")
 
 # %% [markdown]
-# **Cause.** The releases of voxelmorph after `0.2` are for PyTorch only. Version `0.2` does not
-# state that it needs neurite `0.2`, so pip installs a later one. In addition, neurite `0.2` calls
-# `inspect.getargspec`, which Python 3.11 removed, and both packages need Keras 2.
+# **Cause.** The releases of voxelmorph after `0.2` are for PyTorch only. Version `0.2` needs
+# neurite `0.2` but also accepts later releases, so pip installs a later one. In addition, neurite
+# `0.2` calls `inspect.getargspec`, which Python 3.11 removed, and both packages need Keras 2.
 #
 # **Remedy.** Install this book's `requirements.lock`. Import `tf` and `vxm` from `vxmlib.backend`
-# before any other import of TensorFlow. This module sets the variable `TF_USE_LEGACY_KERAS`, which
-# makes TensorFlow use Keras 2 and must be set before TensorFlow is imported.
+# before any other import of TensorFlow. This module restores `getargspec` during the import. It
+# also sets the environment variable `TF_USE_LEGACY_KERAS`, which makes TensorFlow use Keras 2 and
+# must be set before TensorFlow is imported.
 #
 # Threads [633](https://github.com/voxelmorph/voxelmorph/issues/633),
 # [635](https://github.com/voxelmorph/voxelmorph/issues/635),
@@ -91,8 +92,8 @@ for name, version in versions().items():
 # %% [markdown]
 # ### An official tutorial stops with an error
 #
-# The next cell makes two calls from tutorials. The first reads a NIfTI file, and the second creates
-# a loss.
+# The next cell makes two calls from official tutorials. The first reads a NIfTI file, and the
+# second creates a loss.
 
 # %%
 from vxmlib.sources import template
@@ -102,8 +103,8 @@ print(error_of(lambda: vxm.py.utils.load_volfile(path))[:70])
 print(error_of(lambda: vxm.losses.JacobianDeterminant()))
 
 # %% [markdown]
-# **Cause.** `load_volfile` calls `get_data` of nibabel, which nibabel has removed. A loss named
-# `JacobianDeterminant` does not exist in voxelmorph.
+# **Cause.** `load_volfile` calls `get_data`, which fails in current versions of nibabel. A loss
+# named `JacobianDeterminant` does not exist in voxelmorph.
 #
 # **Remedy.** Read scans with nibabel. Compute the determinant with
 # `vxm.py.utils.jacobian_determinant` ([Jacobian](05_jacobian.ipynb)). Start from
@@ -124,10 +125,10 @@ print(error_of(lambda: vxm.losses.JacobianDeterminant()))
 print(error_of(lambda: vxm.networks.VxmDense((100, 100)))[:78])
 
 # %% [markdown]
-# **Cause.** The U-Net halves the grid four times, so each size must be a multiple of 16.
+# **Cause.** The U-Net halves the grid four times, so each side must be a multiple of 16.
 #
-# **Remedy.** Crop or pad the images. Keep the offset, because the origin of the image must be
-# shifted by it in the affine matrix.
+# **Remedy.** Crop or pad the images, as the next cell does. Keep the offset that it prints, because
+# it shifts the origin in the affine matrix of the image.
 
 # %%
 import numpy as np
@@ -145,7 +146,7 @@ print(padded.shape, "offset", offset)
 # ### The loss is huge, or it does not change
 #
 # `checks.check_pair` checks whether the network can use a pair, and raises an error if it cannot.
-# The next cell calls it with a scan of large intensities and with one of tiny intensities.
+# The next cell calls it with a scan of large intensities, then with one of tiny intensities.
 
 # %%
 from vxmlib import checks
@@ -156,14 +157,14 @@ for wrong in (scan, 1e-4 * moving):
 
 # %% [markdown]
 # **Cause.** The network and the losses expect intensities from 0 to 1, with a background of 0. With
-# large values the NCC loss suffers from rounding errors. With tiny values it treats the image as
-# constant, so its gradient is zero.
+# large values, the NCC loss (local normalised cross-correlation) suffers from rounding errors. With
+# tiny values, it treats the image as constant, so its gradient is zero.
 #
-# **Remedy.** Normalise each scan.
+# **Remedy.** Normalise each scan, as the next cell does.
 
 # %%
 ready = preprocess.normalise(scan)
-print("from", ready.min(), "to", ready.max())
+print("intensities from", ready.min(), "to", ready.max())
 
 # %% [markdown]
 # Threads [28](https://github.com/voxelmorph/voxelmorph/issues/28),
@@ -173,8 +174,8 @@ print("from", ready.min(), "to", ready.max())
 # %% [markdown]
 # ### Registration is poor on my own scans
 #
-# Often the heads have a different orientation from those in training. To show the effect, we
-# register one pair as it is, and again after rotating the moving image by `22.5` degrees. The
+# Often the heads have a different orientation from those in training. To show the effect, the next
+# cells register one pair as it is, and again after rotating the moving image by `22.5` degrees. The
 # displacement is optimised directly for each pair, so no trained network is needed.
 
 # %%
@@ -205,8 +206,9 @@ print(f"upright: {aligned(moving):.2f}, tilted: {aligned(tilted):.2f}")
 # only the differences that remain after affine alignment, so it is not prepared for a rotation
 # either.
 #
-# **Remedy.** Align all scans affinely first, for example with `align.affine_to_template`, which
-# calls ANTs. Here the angle is known, so the next cell rotates the image back.
+# **Remedy.** Align all scans affinely first, for example with the function `affine_to_template`
+# of `vxmlib.sources.align`, which calls ANTs. Here the angle is known, so the next cell rotates the
+# image back.
 
 # %%
 upright = ndimage.rotate(tilted, -angle, reshape=False, order=1)
@@ -220,8 +222,8 @@ print(f"aligned first: {aligned(upright):.2f}")
 # %% [markdown]
 # ### I do not know what the generator must yield
 #
-# The next cell draws one batch of pairs of subjects, and one batch with an atlas as the fixed
-# image.
+# The next cell prints the shapes of two batches. The first has pairs of subjects, and the second
+# has an atlas (here one subject) as the fixed image.
 
 # %%
 from vxmlib import pairs
@@ -245,7 +247,7 @@ for atlas in (None, people.image(first)):
 #
 # ### The loss is NaN, negative or constant
 #
-# The next cell computes voxelmorph's NCC loss of one pair, as it is and with changed intensities.
+# The next cell computes voxelmorph's NCC loss for one pair, as it is and with changed intensities.
 
 # %%
 ncc = vxm.losses.NCC().loss
@@ -259,7 +261,7 @@ for name, (scale, shift) in changes.items():
 # between −1 and 0, so a negative value is normal and lower is better. The other three lines show
 # mistakes:
 #
-# - Tiny intensities look constant. The loss then has its best value, but no gradient.
+# - Tiny intensities count as constant. The loss then has its best value, but no gradient.
 # - With a large offset, rounding errors dominate, and the loss leaves its range.
 # - A NaN intensity makes the whole loss NaN.
 #
@@ -274,9 +276,8 @@ for name, (scale, shift) in changes.items():
 # %% [markdown]
 # ### The network learns nothing
 #
-# The loss stays flat from the first step. The next cells compute the gradient of the image loss
-# with respect to the displacement: for a usual pair, for tiny intensities, and for an image paired
-# with itself.
+# The loss stays flat from the first step. The next cell defines a function that computes the
+# gradient of the image loss with respect to the displacement, and returns its norm.
 
 
 # %%
@@ -289,7 +290,8 @@ def gradient(image, other):
 
 
 # %% [markdown]
-# The next cell prints the norms of the three gradients.
+# The next cell prints this norm for a usual pair, for tiny intensities, and for an image paired
+# with itself.
 
 # %%
 print(f"usual pair:       {gradient(moving, fixed):.2g}")
@@ -297,11 +299,12 @@ print(f"tiny intensities: {gradient(1e-4 * moving, 1e-4 * fixed):.2g}")
 print(f"same image twice: {gradient(fixed, fixed):.2g}")
 
 # %% [markdown]
-# **Cause.** A network cannot learn without a gradient. Usually the intensities have the wrong
-# scale, or the moving and the fixed image are the same.
+# **Cause.** A network cannot learn without a gradient. Usually it is zero because the intensities
+# have the wrong scale, or because the moving and the fixed image are the same.
 #
-# **Remedy.** Call `checks.check_pair` on a pair of a batch, because it refuses both cases. Then fit
-# one single pair ([Instance optimisation](13_instance.ipynb)).
+# **Remedy.** Take one pair from a batch, without its batch and channel axes, and call
+# `checks.check_pair` on it. This function refuses both cases. Then fit one single pair
+# ([Instance optimisation](13_instance.ipynb)).
 #
 # Threads [408](https://github.com/voxelmorph/voxelmorph/issues/408),
 # [200](https://github.com/voxelmorph/voxelmorph/issues/200).
@@ -309,13 +312,14 @@ print(f"same image twice: {gradient(fixed, fixed):.2g}")
 # %% [markdown]
 # ### The warped image is torn
 #
-# The next cell optimises one pair with two values of λ and counts the folded voxels.
+# An image looks torn where its displacement folds. The next cell optimises one pair with two values
+# of λ, the weight of the smoothness loss, and prints the share of the brain that folds.
 
 # %%
 for lam in (0.01, 1.0):
     field, _ = InstanceOptimiser(people.shape, lam=lam)(start, moving, fixed, steps=40)
     folded = metrics.folding(field, brain).percent_in_mask
-    print(f"λ = {lam:<4g}: folded, % of the brain: {folded:.2f}")
+    print(f"λ = {lam:<4g}: {folded:.2f} % of the brain is folded")
 
 # %% [markdown]
 # **Cause.** The value λ = 0.01 is meant for the MSE loss. The NCC loss changes much more during
@@ -332,8 +336,8 @@ for lam in (0.01, 1.0):
 # ### Memory runs out
 #
 # Training keeps the outputs of all layers in memory. A Keras model knows their sizes before
-# anything is allocated. The next cell adds them up for the standard `VxmDense` and for the strided
-# U-Net of the 2018 paper, with voxels of 1 mm and of 2 mm.
+# anything is allocated. The next cell adds up these sizes for the standard `VxmDense` and for the
+# strided U-Net of the 2018 paper, with voxels of 1 mm and of 2 mm.
 
 # %% tags=["remove-stderr"]
 from vxmlib import models
@@ -349,10 +353,10 @@ for shape in ((160, 192, 224), (80, 96, 112)):
 # %% [markdown]
 # **Cause.** The layers at full resolution need most of the memory, and the need grows with the
 # batch size. Gradients and losses need additional memory. Users report a total of about twice the
-# value above.
+# printed value.
 #
-# **Remedy.** Use a batch of one pair. Then use voxels of 2 mm, which need an eighth of the memory,
-# or the strided network. [Cost](cost.ipynb) has more numbers.
+# **Remedy.** Use a batch of one pair. If this is not enough, use voxels of 2 mm, which need an
+# eighth of the memory, or the strided network. [Cost](cost.ipynb) has more measurements.
 #
 # Threads [235](https://github.com/voxelmorph/voxelmorph/issues/235),
 # [282](https://github.com/voxelmorph/voxelmorph/issues/282).
@@ -366,7 +370,7 @@ for shape in ((160, 192, 224), (80, 96, 112)):
 print(error_of(lambda: tf.keras.utils.multi_gpu_model))
 
 # %% [markdown]
-# **Cause.** TensorFlow has replaced this function by distribution strategies.
+# **Cause.** TensorFlow has replaced this function with distribution strategies.
 #
 # **Remedy.** Build and compile the model in the scope of a `tf.distribute.MirroredStrategy`, and
 # call `fit()` as before. The batch must hold at least as many pairs as there are devices
@@ -392,9 +396,11 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 
 # %% [markdown]
 # **Cause.** The training loss does not show when the result for new subjects stops improving. An
-# epoch is only the interval between two checkpoints, because pairs are drawn at random.
+# epoch is only the interval between two checkpoints, not a pass over all pairs, because pairs are
+# drawn at random.
 #
-# **Remedy.** Count optimiser steps, and watch the Dice of some validation subjects.
+# **Remedy.** Count optimiser steps, and watch the Dice of some validation subjects. If it still
+# rises in the last quarter, train for more steps.
 # `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` stops the training
 # when Dice has not risen for five epochs. `training.RegistrationMonitor` provides `val_dice`. With
 # few subjects, use augmentation ([Ablations](ablations.ipynb)).
@@ -406,16 +412,16 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 # %% [markdown]
 # ### I think that I need a training loop of my own
 #
-# Almost nobody needs one. [Four situations](16_situations.ipynb) shows the few cases, and
-# [One step, three ways](15_steps.ipynb) shows what `fit()` already does.
+# Almost nobody needs one. [Four situations](16_situations.ipynb) shows the few cases in which it
+# helps, and [One step, three ways](15_steps.ipynb) shows what `fit()` already does.
 
 # %% [markdown]
 # ## Results
 #
 # ### The displacement has half the size of the image
 #
-# The next cell compares the second output of `predict()` with the result of `models.register`, for
-# a model that integrates a velocity.
+# The next cell compares the shape of the second output of `predict()` with that of the result of
+# `models.register`. The model integrates a velocity, which is the default of `VxmDense`.
 
 # %% tags=["remove-stderr"]
 model = models.build(people.shape, features="small", int_steps=7)
@@ -425,11 +431,11 @@ print("register:", models.register(model, moving, fixed).shape)
 
 # %% [markdown]
 # **Cause.** With integration, the second output is the *velocity* at half resolution. The
-# smoothness loss needs it, but it does not warp the image.
+# smoothness loss needs it, but the image is warped by the displacement that is its integral.
 #
-# **Remedy.** Use `model.register` of voxelmorph or `models.register`.
-# [Diffeomorphic registration](11_diffeomorphic.ipynb) shows the wrong results that the velocity
-# gives without an error.
+# **Remedy.** Use `model.register` of voxelmorph or `models.register` of this book.
+# [Diffeomorphic registration](11_diffeomorphic.ipynb) shows the wrong results that you get, without
+# an error, if you use the velocity as a displacement.
 #
 # Threads [71](https://github.com/voxelmorph/voxelmorph/issues/71),
 # [122](https://github.com/voxelmorph/voxelmorph/issues/122),
@@ -451,7 +457,7 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 # **Cause.** Linear interpolation between the background (0) and the labels 2 and 41 can yield any
 # number between them.
 #
-# **Remedy.** Use nearest-neighbour interpolation on the integers
+# **Remedy.** Use nearest-neighbour interpolation on the integers, as `warp.warp_labels` does
 # ([Dice](04_dice.ipynb#warp-a-label-map-with-nearest-neighbour-interpolation)).
 #
 # Threads [509](https://github.com/voxelmorph/voxelmorph/issues/509),
@@ -460,9 +466,9 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 # %% [markdown]
 # ### Two packages give different Dice
 #
-# The next cell computes the mean Dice of the same two maps with voxelmorph's function and with
-# ours. The first line uses the two labels, the second adds a label that neither map holds, and the
-# third adds the background.
+# The next cell computes the mean Dice of the same two maps with voxelmorph's function and with this
+# book's. The first line uses the two labels. The second adds a label that neither map holds, and
+# the third adds the background.
 
 # %%
 other = np.where(fixed > 0.5, 41, 2) * (fixed > 0)
@@ -473,8 +479,8 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
 
 # %% [markdown]
 # **Cause.** voxelmorph gives a Dice of 0 to a label that neither map holds, some other packages
-# give 1, and we leave it out. The background is large and overlaps in every pair, so it raises the
-# mean.
+# give 1, and this book leaves it out. The background is large and overlaps in every pair, so it
+# raises the mean.
 #
 # **Remedy.** Score the structures that both subjects have, without the background, and state the
 # rule ([Definitions](definitions.ipynb)).
@@ -484,22 +490,22 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
 # %% [markdown]
 # ### The Jacobian determinant looks wrong
 #
-# Test the function on a displacement whose determinant is known. This one doubles the first
-# coordinate of every point, so the determinant is 2. The next cell also makes three common
-# mistakes.
+# Test the function on a displacement whose determinant is known. The one in the next cell doubles
+# the first coordinate of every point, so the determinant is 2. The last three lines of the cell
+# each make a common mistake.
 
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
 determinant = vxm.py.utils.jacobian_determinant
-print("one displacement:   ", determinant(stretch)[8, 8])
+print("correct call:       ", determinant(stretch)[8, 8])
 print("every second vector:", determinant(stretch[::2, ::2])[4, 4])
 print("relative units:     ", determinant(stretch / 16)[8, 8])
 print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 
 # %% [markdown]
-# **Cause.** The function expects one displacement of shape `(*vol, nd)` without a batch axis, in
-# voxels of its own grid. Only the batch axis raises an error. A displacement that was subsampled,
-# or divided by the size of the image, gives a wrong number without an error.
+# **Cause.** The function expects one displacement without a batch axis, in voxels of its own grid.
+# The last axis holds its components. Only the batch axis raises an error. A displacement that was
+# subsampled, or divided by the size of the image, gives a wrong number without an error.
 #
 # **Remedy.** Pass the result of `register`, and count determinants of 0 or less inside the brain
 # ([Jacobian](05_jacobian.ipynb)).
@@ -511,7 +517,8 @@ print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 # %% [markdown]
 # ### Landmarks move the wrong way
 #
-# The next cell warps an image with a single bright pixel by a constant displacement of 3 voxels.
+# The next cell warps an image with a single bright pixel by a constant displacement of 3 voxels
+# along the first axis.
 
 # %%
 dot = np.zeros((32, 32), "float32")
@@ -523,14 +530,14 @@ print("warped image:", np.argwhere(warp.warp_image(dot, shift))[0])
 # %% [markdown]
 # **Cause.** The displacement belongs to the *fixed* grid. It says where to look in the moving
 # image: `warped(x) = moving(x + u(x))`. It therefore carries points of the fixed image to the
-# moving image, and the content moves in the opposite direction.
+# moving image, and the content of the moving image moves in the opposite direction.
 #
 # **Remedy.** Move points of the moving image with the inverse displacement, and check the error of
-# the inverse.
+# the inverse, as the next cell does.
 
 # %%
 inverse = warp.inverse(shift)
-print("point:", np.array([20, 16]) + inverse[20, 16])
+print("moved point:", np.array([20, 16]) + inverse[20, 16])
 print("error of the inverse:", np.abs(warp.inversion_error(shift, inverse)).max(), "voxels")
 
 # %% [markdown]
@@ -542,7 +549,7 @@ print("error of the inverse:", np.abs(warp.inversion_error(shift, inverse)).max(
 # %% [markdown]
 # ### Weights do not load
 #
-# The next cell saves a model and loads it in two ways.
+# The next cell saves a model and tries to load it in two ways.
 
 # %% tags=["remove-stderr"]
 from pathlib import Path
@@ -558,7 +565,7 @@ with TemporaryDirectory() as folder:
 # **Cause.** The file holds the weights and the arguments of the class `VxmDense`, which Keras does
 # not know.
 #
-# **Remedy.** Load with the class that wrote the file. Do not use the format `.keras`, although
+# **Remedy.** Load it with the class that wrote the file. Do not use the format `.keras`, although
 # Keras recommends it, because the file cannot be loaded ([the claims](claims.ipynb) try it). The
 # weights of the 2018 papers belong to another network, which [Run the authors'
 # weights](07_weights.ipynb) rebuilds.
@@ -579,30 +586,30 @@ with TemporaryDirectory() as folder:
 # | How do I use the warp in ITK, ANTs or Slicer? ([438](https://github.com/voxelmorph/voxelmorph/issues/438), [577](https://github.com/voxelmorph/voxelmorph/issues/577)) | `vxmlib.nifti.write_displacement` writes it in their convention. |
 # | How do I register T1 to T2? ([31](https://github.com/voxelmorph/voxelmorph/issues/31), [201](https://github.com/voxelmorph/voxelmorph/issues/201)) | Use `vxm.losses.MutualInformation`, because NCC expects similar contrast in both images. [Four situations](16_situations.ipynb) runs it. |
 # | How do I train with labels? ([169](https://github.com/voxelmorph/voxelmorph/issues/169), [459](https://github.com/voxelmorph/voxelmorph/issues/459)) | voxelmorph version 0.2 has `VxmDenseSemiSupervisedSeg`. |
-# | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | The scans were not aligned affinely. |
+# | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | Usually the scans were not aligned affinely. |
 # | What do KL and its λ mean? ([150](https://github.com/voxelmorph/voxelmorph/issues/150), [336](https://github.com/voxelmorph/voxelmorph/issues/336)) | `vxm.losses.KL` is the loss of the probabilistic model (`use_probs=True`): it keeps the predicted distribution of velocities close to a smooth prior. Its `prior_lambda` says how smooth the prior is. |
-# | Can I improve a single pair? ([546](https://github.com/voxelmorph/voxelmorph/issues/546)) | Yes, by [instance optimisation](13_instance.ipynb). |
-# | How do I draw the displacement? ([35](https://github.com/voxelmorph/voxelmorph/issues/35), [557](https://github.com/voxelmorph/voxelmorph/issues/557)) | As a warped grid or as a map of the determinant ([Jacobian](05_jacobian.ipynb)). |
-# | Is there a class for SynthMorph? ([431](https://github.com/voxelmorph/voxelmorph/issues/431), [288](https://github.com/voxelmorph/voxelmorph/issues/288)) | Not in version 0.2. Two `ne.models.labels_to_image` feed a `VxmDense`. |
+# | Can I improve the result for a single pair? ([546](https://github.com/voxelmorph/voxelmorph/issues/546)) | Yes, by [instance optimisation](13_instance.ipynb). |
+# | How do I draw the displacement? ([35](https://github.com/voxelmorph/voxelmorph/issues/35), [557](https://github.com/voxelmorph/voxelmorph/issues/557)) | Draw a warped grid or a map of the determinant ([Jacobian](05_jacobian.ipynb)). |
+# | Is there a class for SynthMorph? ([431](https://github.com/voxelmorph/voxelmorph/issues/431), [288](https://github.com/voxelmorph/voxelmorph/issues/288)) | Not in version 0.2. Two models from `ne.models.labels_to_image` can make the images for a `VxmDense`. |
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** A colleague's validation Dice is *lower* after training than before. Which entries
-# of this page would you check first?
+# **Exercise 1.** A colleague's validation Dice is *lower* after training than before. Which
+# mistakes would you look for first?
 #
 # <details><summary>Answer</summary>
 #
 # First check the direction of the displacement, because a displacement that is applied backwards
 # moves structures further apart. Then check whether the labels lie on the images, because an affine
-# alignment may have been applied to only one of them. Finally, check whether the same structures
+# alignment may have been applied to the images alone. Finally, check whether the same structures
 # are counted before and after. None of these mistakes raises an error.
 #
 # </details>
 #
 # ## Summary
 #
-# - Check the data first, then the gradient, then one pair, then the network.
+# - Check the data first, then the gradient, then one pair, and only then the network.
 # - A known displacement quickly reveals mistakes of direction, size and axis.
 # - Many mistakes raise no error, so test each part on a case with a known result.
 #
