@@ -110,7 +110,7 @@ def test_a_name_that_the_file_lacks_is_refused(plan):
         ("methods: {m: {basline: syn}}", r"methods\.m: found the key basline, expected only"),
         (
             "methods: {m: {baseline: sym}}",
-            r"m\.baseline: found 'sym', expected one of: syn, demons",
+            r"m\.baseline: found 'sym', expected one of: syn, greedy, demons",
         ),
         ("methods: {m: {training: b}}", r"methods\.m\.training: found 'b', expected one of: a"),
         (

@@ -133,7 +133,12 @@ def registration(plan: dict, name: str, people, results: Path):
     method = plans.method(plan, name)
     if "baseline" in method:
         options = {key: value for key, value in method.items() if key != "baseline"}
-        register = {"syn": baselines.syn_both, "demons": baselines.demons}[method["baseline"]]
+        registrations = {
+            "syn": baselines.syn_both,
+            "greedy": baselines.greedy,
+            "demons": baselines.demons,
+        }
+        register = registrations[method["baseline"]]
         ways = compare.both_at_once if method["baseline"] == "syn" else compare.one_way
         return ways(partial(register, affine=people.affine, **options))
     if not method:
