@@ -407,7 +407,7 @@ pooled = results.query("weights != 'identity'")["dice_sd_pooled"].mean()
 Markdown(f"""
 The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE. Both are
 larger than in the paper, but Dice before registration is lower here. The Dice of single structures
-and pairs varies much more than these gains do. Its [pooled SD](../book/glossary.md#pooled-sd) is
+and pairs varies much more than these gains do. Its pooled SD is
 {pooled:.2f} on this page and about as large in the paper.
 """)
 
