@@ -16,9 +16,9 @@
 # | | |
 # |---|---|
 # | **You will** | turn one scan file into the form that the network needs, and build training pairs |
-# | **You will learn** | what a NIfTI header says, why affine alignment comes first, and which form of training pairs `fit()` expects |
+# | **You will learn** | what a NIfTI header contains, why affine alignment comes first, and which form of training pairs `fit()` expects |
 # | **You need** | [VoxelMorph on one page](one_page.ipynb) |
-# | **In → out** | scans in their own space → images in [0, 1] on one grid, label maps, a split by subject, pairs |
+# | **In → out** | scans in their own space → images in [0, 1] on a common grid, label maps, a split by subject, training pairs |
 # | **Not here** | skull stripping (the scans are already skull-stripped) and bias-field correction |
 # | **Time** | 20 minutes |
 
@@ -44,7 +44,7 @@ settings = read_parameters(globals())
 # ## Read the header of one scan
 #
 # A new scan is in the coordinates of its scanner. The simulated subjects of the default cohort
-# `mni` already lie on the template's grid, so the helper `examples.scan` makes one of them look
+# `mni` are already on the template's grid, so the helper `examples.scan` makes one of them look
 # like a new scan. The helper rotates, scales and shifts the brain, reorders and flips the axes, and
 # stores 16-bit integers. The rotation, scale and shift (the *pose*) are known, so the alignment can
 # be checked below.
@@ -62,22 +62,23 @@ print("stored as  ", scan.get_data_dtype())
 print("axes run to", nib.aff2axcodes(scan.affine))
 
 # %% [markdown]
-# The last line of the output gives the direction in which each array axis runs, for example P for
-# posterior. The array alone does not show which side is left. The affine matrix in the header does,
-# because it maps voxel indices to positions in the scanner, in millimetres. In these coordinates,
-# *x* runs to the subject's Right, *y* to Anterior and *z* to Superior (RAS).
+# The last line of the output gives the direction in which each array axis runs; for example, P
+# means posterior. The array alone does not show which side is left. The affine matrix in the header
+# does, because it maps voxel indices to positions in the scanner, in millimetres. In these
+# coordinates, *x* increases towards the subject's Right, *y* towards Anterior and *z* towards
+# Superior (RAS).
 #
 # > **Warning: Never trust the order of the array axes**
 # >
 # > Two files of the same brain can store their axes in different orders and directions. If one
 # > subject is mirrored, training raises no error, but the left hippocampus of this subject is
-# > compared with the right hippocampus of the others.
+# > compared with the right hippocampus of other subjects.
 
 # %% [markdown]
 # ## Reorient the scan
 #
-# nibabel reorders and flips the axes so that they run to Right, Anterior and Superior. This step
-# interpolates no values.
+# nibabel reorders and flips the axes so that they run to Right, Anterior and Superior. No values
+# are interpolated in this step.
 
 # %%
 import numpy as np
@@ -87,10 +88,10 @@ image = np.asarray(canonical.dataobj, dtype="float32")
 print(nib.aff2axcodes(canonical.affine), image.shape)
 
 # %% [markdown]
-# A wrong orientation is easiest to see in a picture, so the figure shows the middle slice along the
-# second array axis, before and after reorientation.
+# A wrong orientation is easiest to see in a picture, so the figure shows the middle slice
+# along the second array axis, before and after reorientation.
 
-# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. As stored, the slice lies in another plane or is mirrored. After reorientation, it is a coronal slice with the top of the head up."}, "figure": {"caption": "The middle slice along the second array axis, as stored and after reorientation to RAS. The stored axes of the simulated scan run to Posterior, Left and Inferior, so the stored slice lies in a different plane from the reoriented slice. A real scan is often only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
+# %% mystnb={"image": {"alt": "Two grey-scale slices of the same scan. The stored slice is in a different plane or mirrored. The reoriented slice is coronal, with the top of the head up."}, "figure": {"caption": "The middle slice along the second array axis, as stored and after reorientation to RAS. The stored axes of the simulated scan run to Posterior, Left and Inferior, so the stored slice is in a different plane from the reoriented slice. Real scans are often only mirrored, which is harder to notice.", "name": "fig-data-orientation"}}
 from vxmlib.book import figures
 
 stored = np.asarray(scan.dataobj, dtype="float32")
@@ -101,15 +102,15 @@ figures.people(pictures, titles, columns=2, side=False);
 # %% [markdown]
 # ## Align the scan affinely
 #
-# VoxelMorph performs the *deformable* part of a registration. A classical tool first removes shift,
-# rotation, scale and shear. This affine alignment is needed for two reasons. First, the image loss
-# compares local windows, so it cannot guide the network to a brain that lies 3 cm away. Second, the
-# smoothness loss penalises every change of the displacement from voxel to voxel, so it penalises
-# even a plain rotation.
+# VoxelMorph performs the *deformable* part of a registration. A classical tool first corrects
+# differences in position, rotation, scale and shear. This affine alignment is needed for two
+# reasons. First, the image loss compares local windows, so it cannot guide the network if two
+# brains are 3 cm apart. Second, the smoothness loss penalises every change of the displacement from
+# voxel to voxel, so it penalises even a pure rotation.
 #
 # ANTs, a classical registration package, estimates the 12 parameters of the affine map. On this
-# page, ANTs compares the images on a coarse grid of 4 mm, which takes a few seconds. The matrices
-# of the book's real subjects were computed at 1 mm.
+# page, ANTs uses a coarse grid with voxels of 4 mm, which takes a few seconds. For the book's real
+# subjects, the matrices were computed at 1 mm.
 
 # %%
 from vxmlib.sources import align
@@ -119,9 +120,9 @@ print(np.array2string(matrix, precision=3, suppress_small=True))
 
 # %% [markdown]
 # The matrix maps each position in the template, in millimetres, to the corresponding position in
-# the scan. It is therefore a [pull](../book/glossary.md#pull), like every map in this book. The
-# table compares the scan with the template twice: first with only the centres of mass matched, and
-# then with the matrix applied.
+# the scan. The matrix is therefore a [pull](../book/glossary.md#pull), like every map in this book.
+# The table compares the scan with the template twice: first after matching only the centres of
+# mass, and then after applying the matrix.
 
 # %%
 import pandas as pd
@@ -138,24 +139,26 @@ sentence = "This scan is real, so its true matrix is unknown."
 if settings.cohort == "mni":
     error = align.displacement_between(matrix, examples.pose()).mean()
     sentence = (
-        "The computed matrix and the known pose map a brain voxel to positions "
+        "The computed matrix and the known pose map each brain voxel to two positions, which are "
         f"{error:.1f} mm apart on average."
     )
 Markdown(f"""
-{sentence} Two brain masks overlap well even when they are only centred, so the correlation of the
-intensities says more about the alignment than the overlap of the masks does.
+The brain masks overlap well even when the scan is only centred, so the correlation of the
+intensities is a better check of the alignment.
+
+{sentence}
 """)
 
 # %% [markdown]
-# The distance between these two positions cannot be zero for the simulated scan, because the
-# subject is also *deformed*, and a part of every deformation is affine.
+# For a simulated scan, the distance between the two positions cannot be zero. The subject is also
+# *deformed*, and a part of every deformation is affine.
 
 # %% [markdown]
 # ## Resample once
 #
-# Reorientation, alignment and the change of voxel size are all affine maps, so multiply their
-# matrices and interpolate *once*. Each further interpolation blurs the image. Use linear
-# interpolation for images and nearest-neighbour interpolation for label maps.
+# Reorientation, alignment and the change of voxel size are all affine maps, so their matrices can
+# be multiplied and the image interpolated only *once*. Each further interpolation would blur the
+# image. Use linear interpolation for images and nearest-neighbour interpolation for label maps.
 
 # %%
 from vxmlib.sources import template
@@ -168,17 +171,17 @@ print(resampled.shape, f"at {spacing} mm, intensities up to {resampled.max():.0f
 # ## Normalise the intensities
 #
 # The resampled image still has the intensities of the file, but the network and the losses expect
-# intensities from 0 to 1. Divide the image by a high percentile of the brain's intensities, and set
-# values above 1 to 1. The maximum is a poor divisor, because one bright vessel would then darken
-# the rest of the brain.
+# intensities in [0, 1]. Divide the image by a high percentile of the brain's intensities, and set
+# values above 1 to 1. Do not divide by the maximum, because a single bright vessel would then
+# darken the rest of the brain.
 
 # %%
 brain = resampled[resampled > 0]
 normalised = np.clip(resampled / np.percentile(brain, 99.5), 0, 1)
 
 # %% [markdown]
-# `preprocess.normalise` computes the same image, as the next cell confirms. The function also
-# refuses images that are empty or contain NaN.
+# `preprocess.normalise` returns the same image, as the next cell confirms. The function also raises
+# an error if an image is empty or contains NaN.
 
 # %%
 from vxmlib import preprocess
@@ -188,9 +191,9 @@ print(np.allclose(normalised, preprocess.normalise(resampled)))
 # %% [markdown]
 # ## Make the sides divisible by 16
 #
-# The network halves the grid four times, so every side has to be a multiple of 16. The common grid
-# of this book has such sides. An image on another grid can be cropped or padded around its centre.
-# The next cell makes an image with unsuitable sides and pads it.
+# The network halves the grid four times, so the number of voxels along each side has to be a
+# multiple of 16. The common grid of this book meets this condition. An image on any other grid can
+# be cropped or padded around its centre. The next cell pads an image with unsuitable sides.
 
 # %%
 odd = normalised[3:, 5:, 1:]
@@ -198,11 +201,11 @@ fitting, offset = preprocess.crop_or_pad(odd)
 print(odd.shape, "->", fitting.shape)
 
 # %% [markdown]
-# ## Refuse images that break the training
+# ## Reject images that would break the training
 #
-# The network would train on a constant image, or on intensities in the thousands, without an error.
-# Therefore `checks.check_image` checks every image of a cohort. To test this check, the next cell
-# makes four broken images.
+# Training on a constant image, or on intensities in the thousands, would raise no error. Therefore,
+# `checks.check_image` checks every image of a cohort. To test this function, the next cell makes
+# four unsuitable images.
 
 # %%
 from vxmlib import checks
@@ -215,7 +218,7 @@ broken = {
 }
 
 # %% [markdown]
-# The check refuses all four images. Each message says what is wrong and how to correct it.
+# The function rejects all four images. Each message states the problem and a remedy.
 
 # %%
 for name, array in broken.items():
@@ -227,11 +230,11 @@ for name, array in broken.items():
 # %% [markdown]
 # ## Load all subjects
 #
-# A cohort contains all subjects in the form described above. In 2D, each subject is one coronal
-# slice. `people.image(...)` and `people.labels(...)` return the image and label map of one subject.
-# `people.brain(...)` returns the brain mask, which is True where the image is above 0. The cohort
-# also contains the names of the structures and the split into training, validation and test
-# subjects.
+# A cohort contains all subjects in the form described above. In 2D, each subject is represented by
+# a coronal slice. `people.image(...)` and `people.labels(...)` return the image and label map of
+# one subject. `people.brain(...)` returns the brain mask, which is True where the image is above 0.
+# The cohort also contains the names of the structures and the split into training, validation and
+# test subjects.
 
 # %%
 people = runs.load_cohort(settings)
@@ -243,22 +246,22 @@ print(people.credit)
 # > **Tip: Your own scans**
 # >
 # > `cohort="own"` reads the folder `root`. Each scan is a skull-stripped file `NAME.nii.gz`, with a
-# > label map `NAME_seg.nii.gz` beside it. An optional file `labels.csv` with rows `number,name`
-# > gives the names of the structures. By default, loading this cohort only matches the centres of
-# > mass, so align the scans affinely first, or load them with
+# > label map `NAME_seg.nii.gz` in the same folder. An optional file `labels.csv` with rows
+# > `number,name` gives the names of the structures. By default, only the centres of mass are
+# > matched, so align the scans affinely beforehand, or load them with
 # > `cohorts.load("own", root=root, align="affine")`.
 #
-# Look at images from every data set that you train on. A mirrored subject, an empty slice or the
-# label map of another subject can be found by eye in a minute, but finding it by debugging may take
-# a week.
+# Look at images from every data set that you train on. A mirrored subject, an empty slice or a
+# label map of the wrong subject can be seen in a minute, but finding such a mistake by debugging
+# may take a week.
 
-# %% mystnb={"image": {"alt": "Coronal brain slices of ten subjects in two rows. The ventricles, cortex and outline of the brain differ in size and shape between subjects. Brightness and noise differ between scans."}, "figure": {"caption": "Ten of the training subjects.", "name": "fig-data-subjects"}}
+# %% mystnb={"image": {"alt": "Coronal brain slices of ten subjects in two rows. The ventricles, cortex and outline of the brain differ in size and shape between subjects. Brightness and noise differ between scans."}, "figure": {"caption": "Images of ten training subjects.", "name": "fig-data-subjects"}}
 ten = people.split["train"][:10]
 figures.people([people.image(k) for k in ten], list(ten));
 
 # %% [markdown]
-# Label maps have to follow the anatomy, so draw their outlines over the images before you measure
-# anything with them.
+# Label maps have to match the anatomy. To check this, draw their outlines over the images before
+# you measure anything with the label maps.
 
 # %% mystnb={"image": {"alt": "Three brain slices with thin coloured outlines of their labelled structures, which follow the visible borders of ventricles, deep nuclei and cortex."}, "figure": {"caption": "Three training subjects with the outlines of their label maps.", "name": "fig-data-labels"}}
 three = ten[:3]
@@ -278,17 +281,17 @@ for part, ids in people.split.items():
 
 # %% [markdown]
 # Network weights are learned from the training subjects, and the smoothness weight λ is chosen on
-# the validation subjects. The test subjects are used once, at the end. The real cohort `malf` has a
-# further part named `repeats`, which contains second scans of validation subjects and is never used
-# for training.
+# the validation subjects. The final results are measured once on the test subjects, after all
+# choices have been made. The real cohort `malf` has a further part named `repeats`. This part
+# contains second scans of validation subjects and is never used for training.
 
 # %% [markdown]
 # ## Measure the overlap before registration
 #
-# The overlap of the structures after affine alignment, measured by
-# [Dice](../book/glossary.md#dice), is the baseline that every registration has to exceed. This
-# baseline is the Dice of the [identity](../book/glossary.md#identity), the displacement that moves
-# nothing. The next cell computes this baseline for pairs of training subjects.
+# The baseline for every registration is the overlap of the structures after affine alignment,
+# measured by [Dice](../book/glossary.md#dice). This baseline is the Dice of the
+# [identity](../book/glossary.md#identity), the displacement that is zero everywhere. The next cell
+# computes the baseline for pairs of training subjects.
 
 # %%
 from vxmlib import cohorts, metrics
@@ -300,25 +303,25 @@ start = metrics.summary(overlap)
 # %% tags=["remove-input"]
 kind = "simulated" if people.simulated else "real"
 Markdown(f"""
-Before registration, the mean Dice of {len(some)} training pairs is {start["dice_mean"]:.2f}. It is
-averaged over {overlap["label"].nunique()} structures of {kind} subjects. For comparison, the
-journal paper reports 0.58 after affine alignment, for real brains in 3D and for other structures
+For the {kind} subjects, the mean Dice before registration is {start["dice_mean"]:.2f}, averaged
+over {len(some)} training pairs and {overlap["label"].nunique()} structures. The journal paper
+reports 0.58 after affine alignment, but for real brains in 3D and for other structures
 ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 """)
 
 # %% [markdown]
 # ## Make pairs with a generator
 #
-# The Keras method `fit()` takes elements of the form (inputs, targets):
+# The Keras method `fit()` expects elements of the form (inputs, targets):
 #
 # | Part | Content | Use |
 # |---|---|---|
-# | inputs | moving image, fixed image | seen by the network |
+# | inputs | moving image, fixed image | passed to the network |
 # | first target | fixed image | compared with the warped image |
-# | second target | zeros with the shape of the displacement | required by Keras, but never read by the loss |
+# | second target | zeros with the shape of the displacement | required by Keras, but ignored by the smoothness loss |
 #
-# A Python generator that draws pairs without end is sufficient. Each array has a batch axis in
-# front and a channel axis at the end.
+# A Python generator that yields pairs indefinitely is sufficient. Each array has a batch axis at
+# the front and a channel axis at the end.
 
 # %%
 zeros = np.zeros((1, *people.shape, people.ndim), "float32")
@@ -332,10 +335,10 @@ def draw_pairs():
         yield (moving, fixed), (fixed, zeros)
 
 # %% [markdown]
-# The next cell imports TensorFlow from `vxmlib.backend`, as the following pages do. This module
-# checks the package versions, selects Keras 2, and supplies a function that neurite calls and
-# Python 3.11 removed. A script without vxmlib, such as the [one-page script](one_page.ipynb),
-# starts with these lines instead:
+# This page and the following pages import TensorFlow from `vxmlib.backend`. This module checks the
+# package versions, selects Keras 2, and restores a function that neurite calls but Python 3.11
+# removed. A script without vxmlib, such as the [one-page script](one_page.ipynb), starts with these
+# lines instead:
 #
 # ```python
 # # TensorFlow 2.21 with tf-keras, voxelmorph 0.2, neurite 0.2
@@ -349,9 +352,9 @@ def draw_pairs():
 # import voxelmorph as vxm
 # ```
 #
-# TensorFlow cannot know the shapes before the first pair arrives, so the argument
-# `output_signature` states them. Write the signature with tuples, because `from_generator` refuses
-# lists.
+# TensorFlow cannot know the shapes before the first pair arrives, so the next cell states them in
+# the argument `output_signature`. Write the signature with tuples, because `from_generator` does
+# not accept lists.
 
 # %%
 from vxmlib.backend import tf
@@ -362,7 +365,7 @@ signature = (image_spec, image_spec), (image_spec, field_spec)
 plain = tf.data.Dataset.from_generator(draw_pairs, output_signature=signature)
 
 # %% [markdown]
-# The next cell draws one element and prints the shapes of its arrays.
+# The next cell prints the shapes of the arrays in one element.
 
 # %%
 inputs, targets = next(iter(plain))
@@ -370,12 +373,12 @@ print("inputs: ", *(tuple(array.shape) for array in inputs))
 print("targets:", *(tuple(array.shape) for array in targets))
 
 # %% [markdown]
-# > **Warning: A bare generator has no shapes**
+# > **Warning: A bare generator does not state the shapes**
 # >
 # > If `fit()` gets a generator without a signature, training works with `int_steps=0`. With
 # > `int_steps` above 0 (integration), training fails inside voxelmorph's layers, which need the
-# > size of the grid. voxelmorph's generators, such as `vxm.generators.scan_to_scan`, are bare
-# > generators.
+# > size of the grid. voxelmorph's own generators, such as `vxm.generators.scan_to_scan`, have no
+# > signature.
 #
 # %% tags=["remove-input"]
 n = len(people.split["train"])
@@ -387,18 +390,18 @@ is a different task from registering B to A.
 # %% [markdown]
 # > **Note: Epochs and steps**
 # >
-# > Pairs are drawn with replacement, so an epoch does not contain each pair exactly once. An epoch
-# > is only the interval between two lines of the log. The number of *steps* says how long a network
-# > was trained.
+# > Pairs are drawn with replacement, so an epoch does not contain each pair exactly once. It is
+# > only the interval between two lines of the log. Therefore, state the length of training in
+# > *steps*.
 
 # %% [markdown]
-# ## Use pairs that can be resumed
+# ## Use a data set that can be resumed
 #
-# `pairs.pair_dataset` returns the same kind of data set and adds three properties. First, it checks
-# every image before the first batch. Second, it states the shapes itself. Third, it computes the
-# pair of step *k* from the seed and *k* alone, so a resumed run continues with the same pairs as an
-# uninterrupted run. The next cell checks that the elements of `data` and `plain` have the same
-# form.
+# `pairs.pair_dataset` returns a data set of the same form, with three further properties. First,
+# every image is checked before the first batch. Second, the shapes are stated. Third, the
+# pair of step *k* depends only on the seed and *k*, so a resumed run continues with the same pairs
+# as an uninterrupted run. The next cell checks that the elements of the new data set and of `plain`
+# have the same form.
 
 # %%
 from vxmlib import pairs
@@ -408,8 +411,8 @@ data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
 print(data.element_spec == plain.element_spec)
 
 # %% [markdown]
-# The next cell tests the third property on the moving images of two pairs. Steps are counted from
-# 0, so a data set that starts at step 5 has to begin with the sixth pair of `data`.
+# The next cell tests the third property by comparing the moving images of two pairs. Steps are
+# counted from 0, so a data set that starts at step 5 has to begin with the sixth pair of `data`.
 
 # %%
 later = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed, start_step=5)
@@ -430,7 +433,7 @@ print(f"by percentile {np.median(normalised[inside]):.2f}")
 
 # %% [markdown]
 # **Exercise 2.** Shift a label map by half a voxel with linear interpolation, and round the result.
-# How many labels does the result contain that are absent from the original map?
+# How many labels in the rounded map are absent from the original map?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from scipy import ndimage
@@ -450,10 +453,10 @@ print(len(everyone) == len(set(everyone)))
 # ## Summary
 #
 # - Read the header of each scan, reorient the scan, and look at the result.
-# - Affine alignment comes before VoxelMorph and is a part of the reproduction.
+# - Align all scans affinely before VoxelMorph. A reproduction has to include this step.
 # - Interpolate only once. Use nearest-neighbour interpolation for label maps.
-# - Intensities are in [0, 1], the sides of the grid are divisible by 16, and each image is checked.
-# - The data are split by subject.
-# - Pairs have the form (inputs, targets), and their shapes are known in advance.
+# - Scale intensities to [0, 1], make the sides of the grid divisible by 16, and check each image.
+# - Split the data by subject.
+# - Supply pairs in the form (inputs, targets), and state their shapes in advance.
 #
-# **Read on:** In [Build VxmDense](02_model.ipynb), you build the network that takes these pairs.
+# **Read on:** In [Build VxmDense](02_model.ipynb), you build the network that is trained on these pairs.

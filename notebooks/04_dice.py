@@ -18,15 +18,15 @@
 # | **You will** | register test pairs, warp their labels, and measure the overlap of each structure |
 # | **You will learn** | how to warp labels correctly, how to state which Dice you computed, and how to report its spread |
 # | **You need** | the model of [Compile and fit](03_fit.ipynb), which this page trains first if it is missing |
-# | **In → out** | a trained model and test subjects → a table of Dice by pair and structure |
-# | **Not here** | whether the displacement is plausible, which is the subject of [the next lesson](05_jacobian.ipynb) |
+# | **In → out** | a trained model and test subjects → a table of Dice for each pair and structure |
+# | **Not here** | whether the displacement is plausible ([the next lesson](05_jacobian.ipynb)) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters describe the training run whose model is evaluated. The second cell loads this
-# model, or trains it if it is missing. The cell then prints the image loss, λ and the number of
+# The parameters describe the training run whose model is evaluated. The second cell below loads
+# this model, or trains it if it is missing, and then prints the image loss, λ and the number of
 # training steps.
 
 # %% tags=["parameters"]
@@ -50,9 +50,11 @@ print(f"{run.title}: {run.history['step'].iloc[-1]} training steps")
 # %% [markdown]
 # ## List the test pairs
 #
-# λ and the number of steps were chosen without the test subjects. Nothing is tuned after this
-# point, so the Dice values below are a fair estimate for new subjects. The profile limits the
-# number of pairs, so the next cell may select only some of the possible pairs, at random.
+# λ and the number of steps were chosen without the test subjects, and nothing is tuned afterwards.
+# The Dice values below are therefore a fair estimate for new subjects.
+#
+# The profile limits the number of pairs. If more are possible, the next cell selects pairs at
+# random.
 
 # %%
 from vxmlib import cohorts
@@ -65,8 +67,8 @@ print(f"{len(pairs)} of the {possible} ordered pairs of {len(test)} subjects")
 # %% [markdown]
 # ## Warp a label map with nearest-neighbour interpolation
 #
-# The network never sees a label. To evaluate it, warp the moving subject's label map with the
-# predicted displacement and compare the result with the fixed subject's label map. In the next
+# The network never sees labels. To evaluate the network, warp the moving subject's label map with
+# the predicted displacement and compare the result with the fixed subject's label map. In the next
 # cell, the network predicts the displacement of one pair.
 
 # %%
@@ -77,11 +79,13 @@ moving, fixed = people.image(first), people.image(second)
 displacement = models.register(run.model, moving, fixed)
 
 # %% [markdown]
-# voxelmorph's `SpatialTransformer` layer applies the displacement to a label map. Its two inputs
-# need a batch axis and a channel axis. With `interp_method="nearest"`, every voxel receives a label
-# of the original map. The next cell also warps the map with linear interpolation, to show why this
-# is a mistake. The layer cannot interpolate integers linearly, so the cell converts the labels to
-# float32, which is exact for integers up to `2**24`. `np.rint` rounds the results to whole numbers.
+# voxelmorph's `SpatialTransformer` layer applies the displacement to a label map. Both inputs need
+# a batch axis and a channel axis. With `interp_method="nearest"`, every voxel receives a label of
+# the original map. The next cell also warps the map with linear interpolation, to show that this
+# method is wrong for labels.
+#
+# The layer cannot interpolate integers linearly, so the cell converts the labels to float32, which
+# is exact for integers up to `2**24`. After warping, `np.rint` rounds the values to whole numbers.
 
 # %%
 import numpy as np
@@ -95,8 +99,8 @@ linear = vxm.layers.SpatialTransformer(interp_method="linear")(batch)
 nearest, linear = (np.rint(x[0, ..., 0]).astype(int) for x in (nearest, linear))
 
 # %% [markdown]
-# Label numbers are names, so the average of two label numbers has no meaning. The next cell counts
-# the invented labels, which do not occur in the original map.
+# Label numbers are only names, so the average of two label numbers has no meaning. The next cell
+# counts the invented labels, which do not occur in the original map.
 
 # %%
 invented = np.setdiff1d(linear, moving_labels)
@@ -108,15 +112,14 @@ from IPython.display import Markdown
 
 mixed = 100 * (linear != nearest).mean()
 Markdown(f"""
-At {mixed:.1f} % of the voxels, linear interpolation gives a different label from nearest-neighbour
-interpolation. The two can differ only at borders, because a weighted mean of equal labels is that
-label. No error was raised, which makes this mistake hard to notice.
+At {mixed:.1f} % of the voxels, linear and nearest-neighbour interpolation give different labels.
+The labels can differ only at borders, because a weighted mean of equal labels is that label. No
+error is raised, so this mistake is hard to notice.
 """)
 
 # %% [markdown]
-# `warp.warp_labels` gives the same result as the layer with `nearest`, as the next cell checks. It
-# works on a plain integer array without TensorFlow, and it refuses label maps that are not
-# integers.
+# `warp.warp_labels` works on a plain integer array without TensorFlow, and refuses label maps that
+# are not integers. The next cell checks that the result equals that of the layer with `nearest`.
 
 # %%
 from vxmlib import warp
@@ -128,13 +131,13 @@ print(f"{100 * same.mean():.2f} % of the voxels are equal")
 # > **Tip: One-hot maps or integers?**
 # >
 # > Some recipes convert labels to one-hot maps before warping, with one map for each structure.
-# > With nearest-neighbour interpolation, the result is the same as with integers, but it needs many
-# > times the memory. Other recipes warp one-hot maps *linearly* and give each voxel the label with
-# > the largest value. Linear warping makes borders smoother, and Dice is often slightly higher.
-# > Either method is legitimate if the report names it. This book warps integers with
-# > nearest-neighbour interpolation.
+# > With nearest-neighbour interpolation, the result is the same as with integers, but the maps need
+# > many times the memory. Other recipes warp one-hot maps *linearly* and give each voxel the label
+# > whose map has the largest value. Borders are then smoother, and Dice is often slightly higher
+# > than with integers. Each method is legitimate if the report names it. This book warps integers
+# > with nearest-neighbour interpolation.
 #
-# The figure below compares the outlines of some deep structures.
+# The figure below shows outlines of some deep structures before and after registration.
 
 # %% mystnb={"image": {"alt": "Three copies of the fixed subject's brain slice with coloured outlines: the fixed subject's own structures; the moving subject's structures before registration, which miss the anatomy; and the same structures after registration, which follow it."}, "figure": {"caption": "Outlines of some structures on the fixed image. Left: structures of the fixed subject. Middle and right: structures of the moving subject, before and after registration.", "name": "fig-dice-outlines"}}
 from vxmlib.book import figures
@@ -148,13 +151,13 @@ figures.labels_on_image(fixed, maps, titles, shown);
 # %% [markdown]
 # ## Compute Dice in five lines
 #
-# For one structure with the voxels $A$ and $B$ in two label maps, the Dice overlap is twice the
-# common volume divided by the sum of the two volumes:
+# Let $A$ and $B$ be the sets of voxels of one structure in two label maps. The Dice overlap is
+# twice the common volume divided by the sum of the two volumes:
 #
 # $$\mathrm{Dice}(A, B) = \frac{2\,|A \cap B|}{|A| + |B|}$$
 #
 # Dice is 1 for identical sets and 0 for sets without a common voxel. The next cell computes Dice
-# for each structure that both subjects have, and prints the mean.
+# for each structure that both subjects have, and prints their mean.
 
 # %%
 def dice(a, b, label):
@@ -167,7 +170,7 @@ plain = {k: dice(nearest, fixed_labels, k) for k in present}
 print(f"mean over {len(plain)} structures: {np.mean(list(plain.values())):.4f}")
 
 # %% [markdown]
-# The formula is simple, but the mean also depends on the choices in this table.
+# The formula is simple, but the mean Dice also depends on the choices in this table.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
@@ -178,10 +181,12 @@ print(f"mean over {len(plain)} structures: {np.mean(list(plain.values())):.4f}")
 # | spread | standard deviation (SD) over pairs, and SD over pairs and structures | often a "±" without an explanation |
 #
 # The function `metrics.dice` computes the formula for all structures in one pass and checks that
-# both maps have the same grid. Its argument `absent` is the rule for a structure that is absent
-# from both maps. A structure in only one of the maps scores 0 under every rule, but the cell above
-# and `evaluate_pairs` below leave out a structure that only one subject has. The next cell checks
-# that both functions give the same values for this pair, and prints four of them.
+# both maps have the same grid. Its argument `absent` sets the rule for a structure that is absent
+# from both maps. A structure in only one of the maps has a Dice of 0 under every rule, but our
+# means leave out a structure that only one subject has.
+#
+# The next cell checks that `dice` and `metrics.dice` give the same values for this pair, and prints
+# four of them.
 
 # %%
 from vxmlib import metrics
@@ -195,8 +200,8 @@ for label in list(scores)[:4]:
 # ## Score the identity first, then the network
 #
 # A Dice value is hard to interpret without the value before registration. The next cell therefore
-# measures the identity and the network on the same pairs. `evaluate_pairs` returns one row for each
-# pair and structure.
+# measures the Dice of the identity and of the network on the same pairs. `evaluate_pairs` returns
+# one row for each pair and structure.
 
 # %%
 before = metrics.evaluate_pairs(people, pairs, "identity")
@@ -204,7 +209,7 @@ after = metrics.evaluate_pairs(people, pairs, run.register)
 after[["moving", "fixed", "structure", "dice"]].head(3)
 
 # %% [markdown]
-# `metrics.summary` averages the Dice in such a table over structures and then over pairs.
+# `metrics.summary` averages Dice over the structures of each pair and then over pairs.
 
 # %%
 import pandas as pd
@@ -226,12 +231,14 @@ The network (λ = {settings.lam:g}) raises the mean Dice from {old["dice_mean"]:
 # %% tags=["remove-input"]
 Markdown(f"""
 The two standard deviations answer different questions. The SD over *pairs* is
-{new["dice_sd_pairs"]:.3f} and shows how much the mean Dice differs between pairs. The SD of all
-single values, over pairs and *structures*, is {new["dice_sd_pooled"]:.3f}. The second SD also
-includes the differences between structures, because small and thin structures overlap less than
-large, round ones. The "±" in the tables of the journal paper is an SD of the second kind
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Do not compare it with an SD
-over pairs, because your method would then seem to vary much less than the paper's.
+{new["dice_sd_pairs"]:.3f} and shows how much the mean Dice differs between pairs. The SD over pairs
+and *structures* is computed from all single values and is {new["dice_sd_pooled"]:.3f}. This SD also
+includes the large differences between structures: small and thin structures overlap less than
+large, round ones.
+
+The "±" in the tables of the journal paper is an SD over pairs and structures ([Balakrishnan et al.
+2019](https://doi.org/10.1109/TMI.2019.2897538)). Do not compare it with your SD over pairs, because
+your method would then seem to vary much less than the paper's.
 """)
 
 # %% [markdown]
@@ -239,8 +246,8 @@ over pairs, because your method would then seem to vary much less than the paper
 #
 # A Dice of 1 is often out of reach, even for a perfect registration. For simulated subjects, the
 # Dice of a perfect registration can be measured, because the true displacement of every pair is
-# known. The next cell measures this Dice with the same function and prints the three structures
-# with the lowest values.
+# known. The next cell measures this Dice with `evaluate_pairs` and prints the three structures with
+# the lowest Dice.
 
 # %%
 ceiling = None
@@ -258,14 +265,15 @@ if people.simulated:
 limit = "The subjects of this build are real, so their true displacement is unknown."
 if ceiling:
     share = 100 * (new["dice_mean"] - old["dice_mean"]) / (ceiling - old["dice_mean"])
-    limit = f"The network achieves {share:.0f} % of the gain in Dice of the true displacement."
+    limit = f"The network reaches {share:.0f} % of the gain in Dice of the true displacement."
 Markdown(f"""
 Even the true displacement does not reach a Dice of 1. Both label maps were sampled at the nearest
-voxel, so a border can be wrong by up to half a voxel, and thin structures consist mostly of border.
+voxel, so a border can be wrong by up to half a voxel. This affects thin structures most, because
+they consist mostly of border.
 
-{limit} Compare a Dice with this practical limit before you attribute the difference from 1 to the
-method. The limit is not strict, because a displacement that only aligns labels can reach a higher
-Dice.
+{limit} Before you attribute a Dice below 1 to the method, compare it with the Dice of the true
+displacement, if known. This practical limit is not strict, because a displacement that only aligns
+labels can reach a higher Dice.
 """)
 
 # %% tags=["remove-cell"]
@@ -288,22 +296,22 @@ recording.write_record(
 )
 
 # %% [markdown]
-# Real subjects have such a limit, too, but it is unknown. The limit exists because one subject can
-# have a sulcus that another lacks, and because two raters do not draw the same border.
+# Real subjects have a practical limit, too, because one subject can have a sulcus that another
+# lacks, and because two raters do not draw the same border. The value of this limit is unknown.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# A mean hides which structures gain and which lose, so the figure shows the Dice of every
+# A mean hides in which structures Dice rises or falls, so the figure shows the Dice of every
 # structure.
 
 # %% mystnb={"image": {"alt": "Horizontal box plots of Dice for each brain structure, hatched grey boxes for the identity and blue boxes for VoxelMorph. The blue box lies to the right of the grey box for most structures."}, "figure": {"caption": "Dice of each structure over the test pairs, for the identity and for VoxelMorph. Each box spans the middle half of the values, and the line in the box is the median.", "name": "fig-dice-boxes"}}
 figures.boxes_by_structure(before, after);
 
 # %% [markdown]
-# The table lists the structures with the three largest and the three smallest gains in Dice.
-# Compare each gain with the Dice of the identity, because a structure that overlaps well before
-# registration can gain less than others.
+# The table lists the three largest and the three smallest gains in Dice. Compare each gain with the
+# Dice of the identity, because a structure that overlaps well before registration can gain less
+# than others.
 
 # %%
 by_structure = [t.groupby("structure")["dice"].mean() for t in (before, after)]
@@ -316,13 +324,14 @@ pd.DataFrame({"identity": by_structure[0], "gain": gain}).loc[ends].round(3)
 #
 # The figure compares the mean Dice of each pair before and after registration.
 
-# %% mystnb={"image": {"alt": "Scatter plot of mean Dice after registration against mean Dice before, one point for each pair, with a dashed diagonal. The points lie above the diagonal."}, "figure": {"caption": "Mean Dice of each test pair before and after registration. A point above the diagonal is a pair whose Dice rose.", "name": "fig-dice-pairs"}}
+# %% mystnb={"image": {"alt": "Scatter plot of mean Dice after registration against mean Dice before, one point for each pair, with a dashed diagonal. The points lie above the diagonal."}, "figure": {"caption": "Mean Dice of each test pair before and after registration. A point above the diagonal is a pair whose Dice increased.", "name": "fig-dice-pairs"}}
 figures.dice_by_pair(before, after);
 
 # %% tags=["remove-input"]
+rose = "all" if (gains > 0).all() else f"{(gains > 0).sum()} of"
 Markdown(f"""
-Dice rose for {(gains > 0).sum()} of {len(gains)} pairs. The pairs share subjects, so they are not
-independent, and a t-test over pairs would overstate the certainty. A valid test resamples
+Dice rose for {rose} {len(gains)} pairs. However, a t-test over these pairs would overstate the
+certainty, because pairs that share a subject are not independent. A valid test resamples
 *subjects*, as in [Choose λ](06_choose.ipynb).
 """)
 
@@ -330,14 +339,14 @@ independent, and a t-test over pairs would overstate the certainty. A valid test
 # > **Warning: What Dice cannot show**
 # >
 # > A displacement can fold the image and still align the labels, so a high overlap alone can
-# > mislead ([Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944)). The
-# > [next lesson](05_jacobian.ipynb) examines the displacement itself.
+# > mislead ([Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944)). The displacement itself is
+# > examined in the [next lesson](05_jacobian.ipynb).
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Add a label that is absent from both maps, and compute the mean Dice under each of
-# the rules "skip", "zero" and "one".
+# **Exercise 1.** Add a label that is absent from both maps to the list of structures, and compute
+# the mean Dice under each of the rules "skip", "zero" and "one".
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for rule in ("skip", "zero", "one"):
@@ -345,8 +354,8 @@ for rule in ("skip", "zero", "one"):
     print(f"{rule:5} {np.mean(list(values.values())):.3f}")
 
 # %% [markdown]
-# **Exercise 2.** Is VoxelMorph symmetric? Compare the Dice of a pair with that of the same two
-# subjects in the other direction.
+# **Exercise 2.** Is VoxelMorph symmetric? Register one pair in both directions and compare the two
+# Dice values.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 both_ways = metrics.evaluate_pairs(people, [(first, second), (second, first)], run.register)
@@ -355,8 +364,8 @@ both_ways.groupby(["moving", "fixed"])["dice"].mean().round(3)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not exactly. The two directions are two different registrations, and the network need not reach
-# the same Dice in both directions.
+# Not exactly. The network registers the two directions separately, so it need not reach the same
+# Dice in both.
 #
 # </details>
 #
@@ -375,9 +384,9 @@ print(people.structures[smallest], sizes[smallest], "voxels, Dice", round(scores
 #   labels.
 # - Report the Dice of the identity on the same pairs first.
 # - State the structures, the rule for absent structures, and what the SD is taken over.
-# - A perfect registration does not reach a Dice of 1, so measure the Dice of the true displacement
-#   where it is known.
-# - Show the Dice of structures and pairs, not only the mean.
+# - Even a perfect registration may not reach a Dice of 1, so measure the Dice of the true
+#   displacement if it is known.
+# - Show the Dice of each structure and each pair, not only the mean.
 #
 # **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows how a high overlap
 # can mislead.

@@ -15,17 +15,17 @@
 #
 # | | |
 # |---|---|
-# | **You will** | compute the Jacobian determinant of predicted displacements, see which folds it misses, and map the folds |
+# | **You will** | compute the Jacobian determinant of predicted displacements, find folds that central differences miss, and map the folds |
 # | **You will learn** | what the determinant means, how to count folds so that studies can be compared, and how λ affects the displacement |
 # | **You need** | [Dice](04_dice.ipynb) |
-# | **In → out** | a trained model → folding by two definitions, maps of the determinant, and deformed grids |
+# | **In → out** | a trained model → folding by two criteria, maps of the determinant, and deformed grids |
 # | **Not here** | [diffeomorphic models](11_diffeomorphic.ipynb), which integrate a velocity to avoid folds |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters select the training run whose displacements this page examines.
+# The parameters select the trained network whose displacements this page examines.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -53,7 +53,7 @@ print(f"{run.title}: {len(pairs)} test pairs")
 # The displacement $u$ sends each point $x$ of the fixed grid to $\varphi(x) = x + u(x)$ in the
 # moving image. The Jacobian matrix $J = I + \nabla u$ describes what happens to a tiny cube around
 # $x$. The [determinant](../book/glossary.md#jacobian-determinant) of $J$ is the factor by which the
-# volume of the cube changes (the area in 2D).
+# volume of the cube changes (in 2D, the area of a square).
 #
 # | det J | Meaning |
 # |---|---|
@@ -62,15 +62,15 @@ print(f"{run.title}: {len(pairs)} test pairs")
 # | between 0 and 1 | the cube covers a smaller part, so moving tissue grows |
 # | 0 or below | the cube is flattened or turned inside out: the displacement **folds** |
 #
-# A small positive determinant is not a fold. $\det J = 0.2$ is a strong change of volume, but a
-# possible one, whereas tissue cannot have a volume of 0 or below.
+# A small positive determinant is not a fold. $\det J = 0.2$ means a strong but possible change,
+# whereas tissue cannot have a volume of 0 or below.
 
 # %% [markdown]
 # ## Compute it with `np.gradient`
 #
-# The next cell predicts the displacement of one test pair. `models.register` returns an array at
-# full resolution and in voxels, as the determinant requires. voxelmorph's own `network.register`
-# adds a batch axis, so take `[0]` of its output first.
+# The next cell predicts the displacement of one test pair. `models.register` returns it at full
+# resolution and in voxels, as the determinant requires. voxelmorph's own `network.register` adds a
+# batch axis, which `[0]` removes.
 
 # %%
 from vxmlib import models
@@ -81,7 +81,7 @@ print(displacement.shape)
 
 # %% [markdown]
 # NumPy's `gradient` approximates the derivative of each component of $u$ along each axis. Adding
-# the identity matrix gives the Jacobian matrix of $x + u(x)$ at every voxel.
+# the identity matrix to these derivatives gives the Jacobian matrix of $x + u(x)$ at every voxel.
 
 # %%
 import numpy as np
@@ -95,9 +95,9 @@ def plain_determinant(displacement):
     return np.linalg.det(jacobian)
 
 # %% [markdown]
-# voxelmorph provides the same function as `vxm.py.utils.jacobian_determinant`. This book uses
-# `metrics.jacobian_determinant`, which checks its input and needs less memory in 3D. All three
-# functions should agree up to rounding, and the next cell checks this.
+# voxelmorph provides this computation in `vxm.py.utils.jacobian_determinant`. This book uses
+# `metrics.jacobian_determinant`, which checks its input and needs less memory in 3D. The next cell
+# checks that all three functions agree up to rounding.
 
 # %%
 from vxmlib import metrics
@@ -111,7 +111,7 @@ for function in (vxm.py.utils.jacobian_determinant, metrics.jacobian_determinant
 # ## Test it on affine maps
 #
 # For an affine map $\varphi(x) = Ax$, $\det J = \det A$ at every point, so the exact determinant is
-# known. The next cell defines a grid and three matrices, which stretch, rotate and mirror the grid.
+# known. The next cell defines a grid and three matrices, which stretch, rotate or mirror it.
 
 # %%
 nd = people.ndim
@@ -121,7 +121,7 @@ turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
 stretch, mirror = np.diag([1.2, 0.9, 1.0][:nd]), np.diag([-1.0, 1.0, 1.0][:nd])
 
 # %% [markdown]
-# The next cell prints the smallest and the largest computed determinant of each map beside the
+# The next cell prints the smallest and the largest computed determinant of each map next to the
 # exact value.
 
 # %%
@@ -131,16 +131,17 @@ for name, matrix in {"stretch": stretch, "rotate": turn, "mirror": mirror}.items
     print(f"{name:8} {det.min():+.4f} to {det.max():+.4f}, exact {exact:+.4f}")
 
 # %% [markdown]
-# The function is exact for these maps, and the determinant is negative for the reflection, as it
-# should be. However, the derivatives of an affine map are the same everywhere. The test therefore
-# cannot show how the function behaves where the derivatives change from voxel to voxel.
+# The determinants are exact for these maps, and that of the reflection is negative, as expected.
+# However, the derivatives of an affine map are the same at every voxel. The test therefore cannot
+# show how the function behaves where the derivatives change from voxel to voxel.
 
 # %% [markdown]
 # ## Find what central differences miss
 #
 # `np.gradient` uses central differences: along each axis, it compares the two neighbours of a voxel
-# and ignores the voxel itself. The next cell exploits this: every voxel moves by `0.6` voxels along
-# the first axis, in directions that alternate like the colours of a checkerboard.
+# and ignores the voxel itself. The displacement in the next cell exploits this: every voxel moves
+# by `0.6` voxels along the first axis, in a direction that alternates like the colours of a
+# checkerboard.
 
 # %%
 signs = (-1.0) ** np.indices((12,) * nd).sum(axis=0)
@@ -148,9 +149,9 @@ checkerboard = np.zeros((*signs.shape, nd))
 checkerboard[..., 0] = 0.6 * signs
 
 # %% [markdown]
-# Two neighbours that move towards each other are first 1 voxel apart. Afterwards their signed
-# distance is $1 - 2 \cdot 0.6 = -0.2$, so their order is reversed. The grid lines in the figure
-# therefore cross.
+# Before the displacement, two neighbours that move towards each other are 1 voxel apart.
+# Afterwards, their signed distance is $1 - 2 \cdot 0.6 = -0.2$, so their order is reversed. The
+# grid lines in the figure therefore cross.
 
 # %% mystnb={"image": {"alt": "A small deformed grid in which neighbouring grid points are shifted alternately left and right, so that the vertical lines zigzag across each other."}, "figure": {"caption": "The checkerboard displacement applied to a grid. The zigzag lines cross, so the displacement folds everywhere.", "name": "fig-jacobian-checkerboard"}}
 from vxmlib.book import figures
@@ -158,10 +159,10 @@ from vxmlib.book import figures
 figures.deformed_grids([checkerboard], ["checkerboard"], every=1);
 
 # %% [markdown]
-# The central difference is zero at every inner voxel, because both neighbours move in the same way.
-# A one-sided difference, between a voxel and the next one, detects the fold. Here the determinant
-# is 1 plus the difference along the first axis, because only the first component of the
-# displacement is not zero. The mask `inside` excludes the border, where `np.gradient` itself uses
+# The central difference is zero at every inner voxel, because the two neighbours of a voxel move by
+# the same amount. A one-sided difference, between a voxel and the next one, detects the fold. Here,
+# the determinant is 1 plus the difference along the first axis, because only the first component of
+# the displacement is not zero. The mask `inside` excludes the border, where `np.gradient` uses
 # one-sided differences.
 
 # %%
@@ -172,43 +173,43 @@ print(f"det J by central differences   {central.min():+.1f} to {central.max():+.
 print(f"det J by one-sided differences {one_sided.min():+.1f} to {one_sided.max():+.1f}")
 
 # %% [markdown]
-# [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) give a criterion that does not miss
-# such folds. A voxel and its neighbours form triangles in 2D and tetrahedra in 3D. The voxel counts
-# as folded if the displacement flattens or inverts one of them. A displacement without folded
-# voxels is called *digitally diffeomorphic*.
+# [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) propose a criterion that does not
+# miss such folds. A voxel and its neighbours form triangles in 2D and tetrahedra in 3D. The voxel
+# counts as folded if the displacement flattens or inverts one of these shapes. A displacement
+# without folded voxels is called *digitally diffeomorphic*.
 #
-# In 2D, a triangle joins the voxel to its next or previous neighbour along each axis, which gives
-# four triangles. Each has a determinant of one-sided differences, which is twice the signed area of
-# the displaced triangle and must be positive. In 3D there are ten determinants: eight for
-# tetrahedra formed in the same way, and two for tetrahedra with diagonal neighbours.
+# In 2D, there are four triangles, which join the voxel to its next or previous neighbour along each
+# axis. For each, the determinant of the one-sided differences is twice the signed area after
+# displacement and must be positive. In 3D there are ten determinants: eight for tetrahedra formed
+# in the same way, and two for tetrahedra with diagonal neighbours.
 #
 # `metrics.digital_folding` counts the voxels where at least one of these determinants is 0 or
 # below. `metrics.folding` counts the voxels with $\det J \le 0$ by central differences. Both
-# functions return the count and the folded percentages of the grid and of a mask.
+# functions return the number of folded voxels and the folded percentages of the grid and of a mask.
 
 # %%
 for count in (metrics.folding, metrics.digital_folding):
     print(f"{count.__name__:16} {count(checkerboard, inside).percent_in_mask:5.1f} % of the inner voxels")
 
 # %% [markdown]
-# Only the digital count finds the folds of the checkerboard. In general, the determinant by central
-# differences is the mean of the one-sided determinants, so it is positive wherever they are all
-# positive. The digital count is therefore never smaller than the count by central differences. Most
-# published percentages use central differences. This book therefore uses central differences to
+# Only the digital count detects the folds of the checkerboard. In general, the determinant by
+# central differences is the mean of determinants by one-sided differences, so it is positive
+# wherever all of these are positive. The digital count is therefore never smaller than the count by
+# central differences. Most published percentages use central differences, so this book uses them to
 # compare methods, and adds the digital count on this page.
 
 # %% [markdown]
 # ## Count the folds of the test pairs
 #
-# `evaluate_pairs` measures Dice and, by central differences, folding.
+# `evaluate_pairs` measures Dice and folding, the latter by central differences.
 
 # %%
 table = metrics.evaluate_pairs(people, pairs, run.register)
 summary = metrics.summary(table)
 
 # %% [markdown]
-# This table does not include the digital count, so the next cell computes it in a second loop over
-# the pairs.
+# The table lacks the digital count, so the next cell computes this count in a second loop over the
+# pairs.
 
 # %%
 def digital_percent(run):
@@ -222,8 +223,9 @@ def digital_percent(run):
 digital = digital_percent(run)
 
 # %% [markdown]
-# A percentage of folded voxels depends on its denominator. As an example, the next cell takes the
-# pair with the largest folded percentage of the brain and counts its folds by both criteria.
+# A percentage of folded voxels can refer to the grid or to the brain. To compare both percentages,
+# the next cell selects the pair with the largest folded percentage of the brain and counts its
+# folds by both criteria.
 
 # %%
 import pandas as pd
@@ -235,7 +237,8 @@ displacement = models.register(run.model, moving, fixed)
 rows = [count(displacement, brain) for count in (metrics.folding, metrics.digital_folding)]
 
 # %% [markdown]
-# The table gives the number of folded voxels in the whole grid, and two percentages.
+# The table gives the number of folded voxels and the folded percentages of the grid and of the
+# brain.
 
 # %%
 columns = ["voxels", "% of the grid", "% of the brain"]
@@ -245,14 +248,14 @@ pd.DataFrame(rows, index=["det J ≤ 0", "digital"]).set_axis(columns, axis=1).r
 from IPython.display import Markdown
 
 Markdown(f"""
-The brain covers {100 * brain.mean():.0f} % of this grid. Folds in the background count in the first
-two columns only. More background around the brain would lower the percentage of the grid. The
-journal paper divides by the number of brain voxels ([Balakrishnan et al.
-2019](https://doi.org/10.1109/TMI.2019.2897538)), and so does this book.
+The brain covers {100 * brain.mean():.0f} % of this grid. Folds in the background are counted only
+in the first two columns. More background around the brain would lower only the percentage of the
+grid. The journal paper divides by the number of brain voxels ([Balakrishnan et al.
+2019](https://doi.org/10.1109/TMI.2019.2897538)), and this book does the same.
 """)
 
 # %% [markdown]
-# This pair is the worst case. The mean over all test pairs describes the network better.
+# This pair is the worst case, so the means over all test pairs describe the network better.
 
 # %% tags=["remove-input"]
 without = (table.groupby(["moving", "fixed"])["folds"].first() == 0).sum()
@@ -266,16 +269,16 @@ of the grid has det J ≤ 0.
 # %% tags=["remove-input"]
 Markdown(f"""
 The standard deviation (SD) of log det J in the brain measures how unevenly a displacement changes
-volume. Averaged over the test pairs, this SD is {summary["sd_log_jacobian"]:.3f}. It can
-distinguish models even if none of them folds. Folded voxels, for which the logarithm is not
-defined, are excluded and reported separately.
+volume. Averaged over the test pairs, this SD is {summary["sd_log_jacobian"]:.3f}. The SD can
+distinguish models even if none of them produces folds. Folded voxels, for which the logarithm is
+not defined, are excluded and reported separately.
 """)
 
 # %% [markdown]
 # ## Map the determinant
 #
-# For comparison, the next cell trains a second network with λ = 0.01, so smoothness has a much
-# smaller weight, and registers the same pair. Other settings stay the same.
+# The next cell trains a second network with λ = 0.01, which gives smoothness a much smaller weight,
+# and registers the same pair. Other settings stay the same.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -284,8 +287,8 @@ loose_run = runs.run(replace(settings, lam=0.01))
 loose = models.register(loose_run.model, moving, fixed)
 
 # %% [markdown]
-# The maps show log det J, because the logarithm makes halving and doubling equally far from 0.
-# Folded voxels have no logarithm, so they have a separate colour.
+# The maps show log det J, because halving and doubling are then equally far from 0. The logarithm
+# is not defined for folded voxels, so these have a separate colour.
 
 # %% mystnb={"image": {"alt": "Two brain-shaped maps of the log Jacobian determinant, orange where moving tissue shrinks and purple where it grows. The left map, at the lesson's λ, varies smoothly and has few magenta voxels; the right map, at the small λ, changes over short distances and has more magenta voxels."}, "figure": {"caption": "log det J in the brain for the same pair and two values of λ. Folded voxels (det J ≤ 0) are magenta.", "name": "fig-jacobian-maps"}}
 fields = [displacement, loose]
@@ -297,11 +300,11 @@ figures.determinant_maps(determinants, [brain, brain], titles);
 # The histogram shows det J of the same two displacements, without the logarithm, so folded voxels
 # appear to the left of 0.
 
-# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for two values of λ. The line for the small λ is far broader than the other line and has a longer tail to the left of zero, in the part marked as folded."}, "figure": {"caption": "Jacobian determinants in the brain for the same pair. The vertical axis is logarithmic, so that rare values are visible. The first and the last bin include all values beyond them.", "name": "fig-jacobian-histogram"}}
+# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for two values of λ. The line for the small λ is far broader than the other line and has a longer tail to the left of zero, in the part marked as folded."}, "figure": {"caption": "Jacobian determinants in the brain for the same pair. The vertical axis is logarithmic, so that rare values are visible. The first and the last bin include all values beyond the plotted range.", "name": "fig-jacobian-histogram"}}
 figures.determinant_histogram(determinants, [brain, brain], titles);
 
 # %% [markdown]
-# Deformed grids show the difference between the displacements without any derivative.
+# Deformed grids compare the two displacements without derivatives.
 
 # %% mystnb={"image": {"alt": "Two deformed grids of the same pair. At the lesson's λ most lines bend smoothly; at the small λ the lines are jagged and cross each other in many places."}, "figure": {"caption": "Deformed grids of the same pair for two values of λ. Crossing lines are folds.", "name": "fig-jacobian-grids"}}
 figures.deformed_grids(fields, titles, every=4);
@@ -318,7 +321,7 @@ loose_summary = metrics.summary(loose_table)
 loose_digital = digital_percent(loose_run)
 
 # %% [markdown]
-# Both folding columns of the table are percentages of the brain.
+# The columns "det J ≤ 0" and "digital" give percentages of the brain.
 
 # %%
 columns = {
@@ -343,8 +346,8 @@ show the folding, so overlap and displacement should always be judged together.
 """)
 
 # %% [markdown]
-# Each λ was trained only once, so a small difference in Dice can be due to chance. [Choose
-# λ](06_choose.ipynb) repeats the comparison with several seeds.
+# Each λ was trained only once, so a small difference in Dice can be due to chance. The lesson
+# [Choose λ](06_choose.ipynb) repeats the comparison with several seeds.
 
 # %% tags=["remove-cell"]
 from vxmlib.experiments import recording
@@ -376,9 +379,9 @@ plt.close(front)  # the front page shows it
 # %% [markdown]
 # ## Check with the inverse
 #
-# A displacement without folds can be inverted, which allows a check without derivatives. The next
-# cell inverts both displacements of the maps numerically, moves each point by the inverse and back,
-# and measures how far the point ends from its original position.
+# A displacement without folds can be inverted, so inversion tests for folds without derivatives.
+# The next cell inverts the two displacements numerically, moves each point by the inverse and then
+# by the displacement, and measures how far it ends from its original position.
 
 # %%
 from vxmlib import warp
@@ -390,8 +393,8 @@ for title, field in zip(titles, fields, strict=True):
 # %% [markdown]
 # `warp.inverse` finds the inverse by a fixed-point iteration, which repeats one update until the
 # result hardly changes. The iteration can also fail where the displacement changes steeply without
-# folding. This check is therefore stricter than the determinant, and its percentages can be larger
-# than the percentages of folded voxels.
+# folding. This check is therefore stricter than the determinant and can report larger percentages
+# than those of folded voxels.
 
 # %% [markdown]
 # ## Exercises
@@ -413,15 +416,14 @@ for factor in (1, 2):
 #
 # </details>
 #
-# **Exercise 2.** Do the folds at λ = 0.01 lie inside or outside the brain?
+# **Exercise 2.** For this pair, are the folds at λ = 0.01 inside or outside the brain?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 folded = determinants[1] <= 0
 print(f"{folded.sum()} folded voxels, {(folded & brain).sum()} of them in the brain")
 
 # %% [markdown]
-# **Exercise 3.** In what percentage of the brain does the volume fall below half or rise above
-# double its original value?
+# **Exercise 3.** In what percentage of the brain is det J below one half or above two?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for title, det in zip(titles, determinants, strict=True):
@@ -429,8 +431,8 @@ for title, det in zip(titles, determinants, strict=True):
     print(f"{title:9} {100 * strong.mean():.1f} % of the brain")
 
 # %% [markdown]
-# **Exercise 4.** The height of the checkerboard is the number of voxels by which each voxel moves.
-# At which of the heights `0.4`, `0.5` and `0.6` does the displacement fold?
+# **Exercise 4.** The height of the checkerboard is the distance, in voxels, by which each voxel
+# moves. At which of the heights `0.4`, `0.5` and `0.6` does the displacement fold?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for height in (0.4, 0.5, 0.6):
@@ -440,8 +442,8 @@ for height in (0.4, 0.5, 0.6):
 # %% [markdown]
 # ## Summary
 #
-# - The determinant is the local factor of volume change. Only values of 0 or below are folds.
-# - A test on affine maps is necessary, but it cannot show the blind spot of central differences.
+# - The determinant is the local factor of volume change. Only values of 0 or below mean folds.
+# - A test on affine maps is necessary but cannot reveal which folds central differences miss.
 # - State how folds were counted (central differences or digital) and what the count is divided by.
 # - Compute the determinant from the full-resolution displacement in voxels.
 # - Judge overlap and displacement together.

@@ -16,18 +16,18 @@
 # | | |
 # |---|---|
 # | **You will** | choose λ from a grid of runs by a rule stated beforehand, and report the result on test subjects |
-# | **You will learn** | how to decide whether two values of λ differ in Dice, how λ, the loss and integration change the result, and when a comparison is undecided |
+# | **You will learn** | how to decide whether two values of λ give different Dice, how λ, the loss and integration affect the results, and when a comparison is undecided |
 # | **You need** | [Weigh smoothness with λ](06_lambda.ipynb) |
-# | **In → out** | one record per run → curves, a chosen λ, differences with intervals |
-# | **Not here** | training, because the grid of runs took hours; this page reads the records |
+# | **In → out** | one record per run → curves, a chosen λ for each model, differences in Dice with intervals |
+# | **Not here** | training the grid, which took hours; this page reads the stored records |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The complete grid is read from stored records. A few of its runs are trained again in each build;
-# the parameters below apply to these runs. The last section before the exercises compares the new
-# runs with the records.
+# The complete grid is read from stored records. A few runs are trained again in each build; the
+# parameters below apply to these runs. The last section before the exercises compares the new runs
+# with the records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -48,12 +48,12 @@ settings = read_parameters(globals())
 #
 # 1. For each λ, compute the mean Dice over seeds and pairs of validation subjects. The *gap* of a λ
 #    is the highest mean Dice of any λ minus the mean Dice of this λ, on the same pairs.
-# 2. Accept every λ whose gap is at most one standard error of the gap, and choose the largest
-#    accepted λ. If Dice cannot distinguish two λ, we thus prefer the smoother displacement.
-# 3. Report the chosen λ once, on the test subjects.
+# 2. Accept every λ whose gap is at most its standard error, and choose the largest accepted λ. If
+#    Dice cannot distinguish two values of λ, we thus prefer the smoother displacement.
+# 3. Report the results at the chosen λ once, on the test subjects.
 #
 # The standard error shows how much the gap would vary with other subjects. We estimate it by a
-# *jackknife*. Suppose that a λ has a gap of `0.003`:
+# *jackknife*, shown here for a λ with a gap of `0.003`:
 #
 # 1. Leave out each of the five validation subjects in turn, with all its pairs, and compute the gap
 #    again.
@@ -62,7 +62,7 @@ settings = read_parameters(globals())
 # 3. The gap is smaller than its standard error, so we accept this λ.
 #
 # We do not use the standard error of Dice itself, because some subjects are hard to register at
-# every λ. Such differences between subjects cancel only in the gap.
+# every λ. Such differences increase the standard error of Dice but cancel in the gap.
 #
 # We choose a separate λ for each image loss, with and without integration. A comparison of two
 # losses at the same λ would mainly show which loss this λ suits better.
@@ -80,10 +80,10 @@ settings = read_parameters(globals())
 # ## Read the records
 #
 # The repository contains one JSON record per run, for simulated subjects (`mni`) and real subjects
-# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm, with 40
-# simulated or 15 real training subjects. Both cohorts have five validation subjects and ten test
-# subjects. The grid has six values of λ for MSE and seven for NCC, each with three seeds. The next
-# cell reads the records and counts the runs of each model.
+# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm. There were
+# 40 simulated or 15 real training subjects. Both cohorts have five validation subjects and ten test
+# subjects. The grid has six values of λ for MSE and seven for NCC, and three seeds for each λ. The
+# next cell reads the records and counts the runs of each model.
 
 # %%
 import pandas as pd
@@ -102,9 +102,9 @@ from IPython.display import Markdown
 from vxmlib.sources import malf, template
 
 Markdown(f"""
-The grid has {len(all_runs)} runs, of which {all_runs["diverged"].sum()} diverged. The median
-training time of a run was {all_runs["seconds"].median():.0f} s on a CPU. Your time may differ,
-because it depends on the processor and the load.
+The grid has {len(all_runs)} runs, of which {all_runs["diverged"].sum() or "none"} diverged. The
+median training time of a run was {all_runs["seconds"].median():.0f} s on a CPU. Times depend on the
+processor and its load.
 
 *Simulated subjects:* {template.CREDIT}
 
@@ -114,8 +114,8 @@ because it depends on the processor and the load.
 # %% [markdown]
 # ## Look at the curves
 #
-# `sweep.curve` averages a measure over the seeds of each λ. The next cell applies it to Dice and to
-# folding on the validation pairs.
+# `sweep.curve` averages a measure over the seeds of each λ. The next cell applies this function to
+# Dice and to folding on the validation pairs.
 
 # %%
 from vxmlib.book import figures
@@ -124,8 +124,8 @@ dice = sweep.curve(all_runs, "dice_mean")
 folding = sweep.curve(all_runs, "folding_percent_brain")
 
 # %% [markdown]
-# The function `curves_of` draws the curves of one cohort. For the cohort in the parameters, it adds
-# the runs that were trained again for this build.
+# The function `curves_of` draws the curves of one cohort. For the cohort in the parameters, it also
+# marks the runs that were trained again for this build.
 
 # %%
 live = runs.grid_folder("book", settings)
@@ -141,23 +141,23 @@ def curves_of(name):
 
 # %% [markdown]
 # The first figure shows the curves of the real subjects. Dice is close to its maximum over a range
-# of λ, whereas folding falls steeply as λ grows.
+# of λ, whereas folding without integration falls steeply as λ grows.
 
 # %% mystnb={"image": {"alt": "Four panels show Dice (top) and folding (bottom) of real subjects against lambda, for NCC (left) and MSE (right). Dice has a broad maximum. Folding without integration falls steeply as lambda grows. With integration, folding stays near zero at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of real subjects. Markers are means over three seeds, and bars extend from the lowest to the highest value over the seeds. The vertical axis of folding is logarithmic, except near 0, where it is linear.", "name": "fig-choose-real"}}
 curves_of("malf");
 
 # %% [markdown]
-# On simulated subjects, folding is much lower than on real subjects, and Dice varies slightly less
-# with λ. Crosses mark the runs that were trained again for this build.
+# On simulated subjects, folding is much lower and Dice varies slightly less with λ than on real
+# subjects. Crosses mark the runs that were trained again for this build.
 
-# %% mystnb={"image": {"alt": "The same four panels for simulated subjects. Dice varies slightly less with lambda than for real subjects. Folding is far lower, and reaches zero at the larger lambdas. For integrated models, folding is zero at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of simulated subjects.", "name": "fig-choose-simulated"}}
+# %% mystnb={"image": {"alt": "The same four panels for simulated subjects. Dice varies slightly less with lambda and folding is far lower than for real subjects. Folding reaches zero at the larger lambdas. For integrated models, folding is zero at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of simulated subjects.", "name": "fig-choose-simulated"}}
 curves_of("mni");
 
 # %% [markdown]
 # ## Choose
 #
-# `sweep.gaps` computes the gap of every λ and the standard error of this gap. The table applies the
-# rule to NCC without integration on the real subjects.
+# `sweep.gaps` computes the gap of every λ and the standard error of this gap. The next cell applies
+# the rule to NCC without integration on the real subjects.
 
 # %%
 pairs = pd.concat([sweep.by_pair(folder / name) for name in grids])
@@ -172,14 +172,14 @@ one[["accepted", "gap", "standard error", "dice"]].rename(columns={"dice": "Dice
 accepted = one.index[one["accepted"] == "yes"]
 folds = sweep.select(folding, **group).set_index("lam")["mean"]
 Markdown(f"""
-The smallest accepted λ is {accepted.min():g}. The largest is {accepted.max():g}, which the rule
-chooses. Dice cannot distinguish these two λ, but folding is lower at the larger one: it falls from
-{folds[accepted.min()]:.2f} % to {folds[accepted.max()]:.2f} % of the brain.
+The smallest accepted λ is {accepted.min():g}. The rule chooses the largest, {accepted.max():g}.
+Dice cannot distinguish these two values, but folding falls from {folds[accepted.min()]:.2f} % of
+the brain at the smallest to {folds[accepted.max()]:.2f} % at the largest.
 """)
 
 # %% [markdown]
 # `sweep.choose` applies the same rule to both cohorts and both losses, with and without
-# integration.
+# integration. The "best λ" is the one with the highest mean Dice.
 
 # %%
 chosen = sweep.choose(all_runs, pairs)
@@ -192,24 +192,25 @@ at_edge = chosen["lam"].to_numpy() == largest.loc[chosen.set_index(sweep.GROUP).
 mse_lams = sweep.select(gaps, image_loss="mse", accepted="yes").groupby(sweep.GROUP)["lam"]
 wide = mse_lams.max() / mse_lams.min()
 Markdown(f"""
-In {at_edge.sum()} of {len(chosen)} rows, all of them with MSE, the chosen λ is the largest λ of the
-grid. The rule might accept an even larger λ, so the grid ends too early there. With MSE, the
-largest accepted λ is {wide.min():.0f} to {wide.max():.0f} times the smallest accepted one, so the
-choice of λ is uncertain.
+In {at_edge.sum()} of {len(chosen)} rows, all with MSE, the chosen λ is the largest λ of the grid.
+The rule might accept an even larger λ, so the grid ends too early for these models.
+
+With MSE, the largest accepted λ is {wide.min():.0f} to {wide.max():.0f} times the smallest accepted
+one, so the choice of λ is uncertain.
 """)
 
 # %% [markdown]
 # > **Tip: Extend a grid that ends too early**
 # >
-# > Add larger values of λ to `config/lambda.yaml` and run `make lambda` again, which trains only
-# > the new runs. We did not extend our grid, because it was fixed before the runs.
+# > Add larger values of λ to `config/lambda.yaml` and run `make lambda` again. Only the new runs
+# > are trained. We did not extend our grid, because it was fixed before the first run.
 
 # %% [markdown]
 # ## Report on the test subjects
 #
-# The runs at the chosen λ were measured on all ordered pairs of the test subjects. NCC at λ = 0.01
-# was measured as well, because much public code uses this λ. We also measured every λ that the
-# first version of the rule chose. The next cell reads all these results. No λ is chosen from them.
+# Networks trained with the chosen λ were evaluated on all ordered pairs of the test subjects. We
+# also evaluated NCC at λ = 0.01, because much public code uses this λ, and every λ that the first
+# version of the rule chose. The next cell reads these results, but no λ is chosen from them.
 
 # %%
 tests = pd.concat([sweep.runs(folder / name / "test") for name in grids])
@@ -242,19 +243,22 @@ changed = (report["why"] == "first rule").sum()
 spread = report.loc[report["why"] == "chosen", "dice_sd_seeds"].max()
 Markdown(f"""
 Before registration, the mean Dice is {before["malf"]:.3f} for the real and {before["mni"]:.3f} for
-the simulated subjects. The correction of the rule changed the chosen λ in {changed} of
-{len(chosen)} cases, all of them with MSE. At the chosen λ, the SD of Dice over the three seeds is
-at most {spread:.3f}, which is small compared with the gain over the Dice before registration.
+the simulated subjects. At the chosen λ, the gain over these values is large compared with the SD of
+Dice over the three seeds, which is at most {spread:.3f}.
+
+Correcting the rule changed the chosen λ in {changed} of {len(chosen)} cases, all with MSE.
 """)
 
 # %% [markdown]
 # ## Compare with intervals
 #
 # We call two models different only if the confidence interval of their difference in Dice excludes
-# zero. `sweep.differences` averages this difference over pairs. A bootstrap that draws subjects
-# with replacement gives the interval (`confidence=0.95`). The bootstrap draws subjects and not
-# pairs, because the same subject occurs in many pairs. Every model, integrated or not ("plain"), is
-# compared at the λ that was chosen for it. The only exception is NCC at λ = 0.01.
+# zero. `sweep.differences` averages this difference over pairs and computes its interval by a
+# bootstrap (`confidence=0.95`). The bootstrap draws subjects, not pairs, because pairs that share a
+# subject are not independent.
+#
+# Every model is compared at the λ that was chosen for it; the only exception is NCC at λ = 0.01.
+# "Plain" means without integration.
 
 # %%
 from vxmlib.experiments import statistics
@@ -278,9 +282,10 @@ mse_real = sweep.select(test_pairs, **earlier[[*sweep.GROUP, "lam"]])
 under_first = statistics.paired_difference(ncc_real, mse_real)
 Markdown(f"""
 The verdict on "NCC minus MSE" is **{words["simulated"]}** on simulated and **{words["real"]}** on
-real subjects. We therefore cannot say that one loss is better in general. With the λ of the first
-rule for MSE (λ = {earlier["lam"]:g}), the difference on real subjects is
-{statistics.interval_text(under_first)}. The verdict would then be
+real subjects. We therefore cannot say that one loss is better in general.
+
+With the λ that the first rule chose for MSE (λ = {earlier["lam"]:g}), the difference on real
+subjects would be {statistics.interval_text(under_first)} and the verdict
 "{statistics.verdict(under_first)}". The verdict on real subjects thus depends on the version of the
 rule, so we do not rely on it.
 """)
@@ -289,15 +294,16 @@ rule, so we do not rely on it.
 rows = report.set_index(["cohort", "why", "image_loss", "int_steps"])["folding_percent_brain"]
 loose, usual = rows["malf", "common", "ncc", 0], rows["malf", "chosen", "ncc", 0]
 Markdown(f"""
-Dice alone understates the effect of λ. On real subjects, NCC at λ = 0.01 folds {loose:.1f} % of the
-brain, which is {loose / usual:.0f} times as much as at the chosen λ.
+Dice alone understates the effect of λ, because it does not show folding. On real subjects, the
+displacements of NCC at λ = 0.01 fold {loose:.1f} % of the brain, which is {loose / usual:.0f} times
+as much as at the chosen λ.
 """)
 
 # %% [markdown]
-# > **Important: Folding cannot choose λ for an integrated model**
+# > **Important: Do not choose λ by folding for an integrated model**
 # >
 # > Integration keeps folding near 0 at every λ, so folding cannot reveal that λ is too small. Dice
-# > and the [SD of log det J](../book/glossary.md#sd-of-log-det-j) can reveal it ([Integrate a
+# > and the [SD of log det J](../book/glossary.md#sd-of-log-det-j) can reveal such a λ ([Integrate a
 # > velocity](11_diffeomorphic.ipynb)).
 
 # %% [markdown]
@@ -307,10 +313,10 @@ brain, which is {loose / usual:.0f} times as much as at the chosen λ.
 # against λ on the paper's own validation subjects. We use the values that
 # [Ho](https://github.com/HoChengYun/TRY_voxelmorph) digitised from this figure. Our Dice cannot be
 # compared with these values, because the paper used other subjects, other structures and 3D images.
-# The shapes of the curves can be compared, so the next cell subtracts from each curve its highest
-# Dice.
+# However, the shapes of the curves can be compared, so the next cell subtracts from each curve its
+# highest Dice.
 
-# %% mystnb={"image": {"alt": "Two panels, for NCC and MSE, show Dice relative to each curve's best value against lambda, for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda. Towards lambda 0, the paper's curves fall more than ours."}, "figure": {"caption": "Dice minus the highest Dice of each curve against λ, for our runs without integration and for Figure 7 of the paper.", "name": "fig-choose-paper"}}
+# %% mystnb={"image": {"alt": "Two panels, for NCC and MSE, show Dice relative to each curve's best value against lambda, for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda. Towards lambda 0, the paper's curves fall more than ours."}, "figure": {"caption": "Difference between Dice and the highest Dice of the same curve, plotted against λ, for our runs without integration and Figure 7 of the paper.", "name": "fig-choose-paper"}}
 from importlib import resources
 
 paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_lambda.csv")
@@ -325,11 +331,14 @@ paper_best = tops.agg(lambda lams: " and ".join(f"{lam:g}" for lam in lams))
 our_best = chosen[chosen["int_steps"] == 0].set_index(["image_loss", "cohort"])["best"]
 ncc, mse = our_best["ncc"], our_best["mse"]
 Markdown(f"""
-With NCC, the paper's Dice is highest at λ = {paper_best["ncc"]}. Ours is highest at
-λ = {ncc["malf"]:g} on real and λ = {ncc["mni"]:g} on simulated subjects. With MSE, the paper's Dice
-is highest at λ = {paper_best["mse"]}. Ours is highest at λ = {mse["malf"]:g} on real and
-λ = {mse["mni"]:g} on simulated subjects. Each curve is flat near its maximum, so its best λ is
-uncertain.
+The table gives the λ with the highest Dice of each curve.
+
+| Loss | Paper | Ours, real | Ours, simulated |
+|---|---|---|---|
+| NCC | {paper_best["ncc"]} | {ncc["malf"]:g} | {ncc["mni"]:g} |
+| MSE | {paper_best["mse"]} | {mse["malf"]:g} | {mse["mni"]:g} |
+
+The curves are flat near their maxima, so these values of λ are uncertain.
 
 Towards λ = 0, the paper's Dice falls more than ours. A possible reason is our short training,
 because the displacements of a network become rough only gradually during training.
@@ -339,9 +348,9 @@ because the displacements of a network become rough only gradually during traini
 # ## Check the runs of this build
 #
 # A few runs of the grid were trained again for this build of the book, with seed 0. The table
-# compares their Dice on the validation pairs with the range of the three recorded seeds. Values
-# slightly outside this range are expected, because three seeds do not cover all random variation
-# and processors round differently.
+# compares the Dice of these runs on the validation pairs with the range over the three recorded
+# seeds. Values slightly outside this range are expected, because three seeds do not cover all
+# random variation and different processors round differently.
 
 # %%
 point = [*sweep.GROUP, "lam"]
@@ -353,8 +362,8 @@ sweep.readable(both)[list(columns)].rename(columns=columns).round(3).droplevel("
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Choose λ by the lowest folding instead of the highest Dice. Which λ is chosen, and
-# why is this not a useful rule?
+# **Exercise 1.** Choose λ by the lowest folding instead of the highest Dice. Which λ does this rule
+# choose for each model, and why is the rule not useful?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 smoothest = folding.loc[folding.groupby(sweep.GROUP)["mean"].idxmin()]
@@ -370,8 +379,8 @@ sweep.readable(smoothest)[["λ", "mean"]].rename(columns=columns).round(4)
 #
 # </details>
 #
-# **Exercise 2.** Replace the standard error of the gap by the standard error of Dice at the best λ.
-# Which λ would the rule then choose for NCC without integration on real subjects?
+# **Exercise 2.** Replace the standard error of the gap with the standard error of Dice at the best
+# λ. Which λ would the rule then choose for NCC without integration on real subjects?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 of_group = sweep.select(pairs, **group)
@@ -382,14 +391,14 @@ print(f"standard error of Dice {error:.4f}, chosen λ = {one.index[one['gap'] <=
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The standard error of Dice is several times as large, because it includes the differences between
-# subjects. The rule would therefore accept a λ whose Dice is clearly below the best on the same
-# pairs.
+# The standard error of Dice is several times as large as that of the gap, because it includes the
+# differences between subjects. The rule would therefore accept a λ whose Dice is clearly below the
+# highest Dice.
 #
 # </details>
 #
-# **Exercise 3.** For the same runs, how large is the standard error over the three seeds at the
-# best λ, compared with the standard error of the gaps over subjects?
+# **Exercise 3.** For the same model, which is smaller: the standard error of Dice over the three
+# seeds at the best λ, or the standard error of the gaps over subjects?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 at_best = sweep.select(dice, **group, lam=one["gap"].idxmin())
@@ -400,8 +409,8 @@ print(f"standard error over subjects {over_subjects:.4f} (median over λ)")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The standard error over seeds is much smaller. A rule based on it would treat many differences as
-# certain, although they may vanish with other subjects.
+# The standard error over seeds is much smaller. A rule based on seeds alone would treat many
+# differences as certain, although they may vanish with other subjects.
 #
 # </details>
 
@@ -411,10 +420,11 @@ print(f"standard error over subjects {over_subjects:.4f} (median over λ)")
 # - State the rule first, choose λ on validation subjects, and report on test subjects.
 # - Take the standard error of the difference over subjects, because seeds do not show how
 #   much subjects differ.
-# - Choose a separate λ for each loss and for integrated models, and compare each model at its own
-#   λ.
-# - Give an interval for every difference, and call the comparison undecided if it contains 0.
+# - Choose a separate λ for each loss, with and without integration, and compare each model at its
+#   own λ.
+# - Give an interval for every difference, and call the comparison undecided if the interval
+#   contains 0.
 # - If a rule has to be corrected later, say so beside the results.
 #
-# **Read on:** [Train one network for every λ](14_hypermorph.ipynb) shows how to obtain the whole
-# curve from one training run.
+# **Read on:** The lesson [Train one network for every λ](14_hypermorph.ipynb) shows how to obtain
+# the whole curve from one training run.

@@ -15,7 +15,7 @@
 #
 # | | |
 # |---|---|
-# | **You will** | train a model with one λ, compare it with models of other settings, and run such experiments from the shell |
+# | **You will** | train a model with one λ, compare it with models trained with other settings, and run such experiments from the shell |
 # | **You will learn** | what the smoothness weight λ changes, why each image loss needs its own λ, and how to run one or a hundred experiments |
 # | **You need** | [Compile and fit](03_fit.ipynb), [Dice](04_dice.ipynb) and [Jacobian](05_jacobian.ipynb) |
 # | **In → out** | λ, an image loss and a seed → one trained model and one record |
@@ -26,10 +26,11 @@
 # ## Set the parameters
 #
 # The parameters up to `schedule` describe one experiment on simulated subjects (`mni`). `evaluate`
-# is the part of the split whose pairs are measured. `beside` lists other runs for comparison, and
-# each entry changes only the parameters that it contains. A model with `int_steps = 7` is called
-# *integrated*, because it integrates a velocity. The integration prevents almost all folds
-# ([Integrate a velocity](11_diffeomorphic.ipynb)).
+# selects the part of the data split whose pairs are registered and measured. `beside` lists other
+# runs for comparison. Each entry contains only the parameters that differ from the first run.
+#
+# A model with `int_steps = 7` is called *integrated*, because it integrates a velocity. The
+# integration prevents almost all folds ([Integrate a velocity](11_diffeomorphic.ipynb)).
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -61,11 +62,13 @@ pairs = runs.pairs_of(people, evaluate)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
 # %% [markdown]
-# `spacing`, `learning_rate` and `schedule` differ from the earlier lessons, because this experiment
-# will be repeated many times. A slice at 2 mm has a quarter of the voxels of a slice at 1 mm, so a
-# run is shorter. The cosine schedule lowers the learning rate almost to zero by the last epoch, so
-# that runs differ less by chance. The mean rate is about half of the initial rate, so the initial
-# rate is larger than in [Compile and fit](03_fit.ipynb).
+# This experiment will be repeated many times, so three parameters differ from the earlier lessons:
+#
+# - `spacing`: a slice at 2 mm has a quarter of the voxels of a slice at 1 mm, so a run is shorter.
+# - `schedule`: the cosine schedule lowers the learning rate almost to zero by the last epoch, so
+#   that runs differ less by chance.
+# - `learning_rate`: the mean rate of this schedule is about half of its initial rate, so the
+#   initial rate is larger than in [Compile and fit](03_fit.ipynb).
 
 # %% [markdown]
 # ## Train one run
@@ -78,7 +81,7 @@ print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 #
 # Here `ncc` and `grad` are the losses of [Build VxmDense](02_model.ipynb). `runs.run` builds this
 # model, a `VxmDense`, and trains it with `fit()` as in [Compile and fit](03_fit.ipynb). If a run
-# with the same parameters was trained before, `runs.run` loads that run instead.
+# with the same parameters already exists, `runs.run` loads that run instead.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
@@ -95,8 +98,8 @@ trained = [run, *(runs.run(other, people) for other in others)]
 # %% [markdown]
 # ## See what λ changes
 #
-# The next cell measures every run on the same pairs. A smaller λ permits rougher displacements than
-# a larger λ, so read Dice together with folding and with the SD of log det J.
+# The next cell evaluates every run on the same pairs. A smaller λ permits rougher displacements
+# than a larger λ, so read Dice together with folding and with the SD of log det J.
 
 # %%
 import pandas as pd
@@ -114,17 +117,18 @@ from IPython.display import Markdown
 scores, folds = table["dice_mean"], table["folding_percent_brain"]
 best, worst = scores.idxmax(), folds.idxmax()
 Markdown(f"""
-Before registration the mean Dice is {identity["dice_mean"]:.3f}. The run with the highest Dice is
-"{best}" ({scores[best]:.3f}). The run with the most folding is "{worst}". This run folds
-{folds[worst]:.2f} % of the brain on average and reaches a Dice of {scores[worst]:.3f}.
+Before registration, the mean Dice is {identity["dice_mean"]:.3f}. After registration, the run
+"{best}" has the highest mean Dice ({scores[best]:.3f}). The run "{worst}" has the most folding: it
+folds {folds[worst]:.2f} % of the brain on average and reaches a mean Dice of {scores[worst]:.3f}.
 """)
 
 # %% [markdown]
-# Each row shows one training run with one seed. The table therefore shows the direction of the
-# effect of λ, but it cannot rank two values of λ with similar Dice. Simulated subjects are smooth
-# deformations of one template, so little of the brain folds. In [Choose λ](06_choose.ipynb), each
-# run is repeated with several seeds and on real subjects, where far more of the brain folds at a
-# small λ.
+# Each row shows one training run with one seed. The table therefore shows whether Dice and folding
+# rise or fall with λ, but it cannot rank two values of λ with similar Dice.
+#
+# Little of the brain folds here, because simulated subjects are smooth deformations of one
+# template. In [Choose λ](06_choose.ipynb), the runs are repeated with several seeds and on real
+# subjects, where far more of the brain folds at a small λ.
 
 # %% tags=["remove-cell"]
 about = {"diverged": False, "split": evaluate, "identity_dice": identity["dice_mean"]}
@@ -133,8 +137,8 @@ recording.write_record("06_lambda", run, people, file=settings.name, **about, **
 # %% [markdown]
 # ## Look at one pair
 #
-# A deformed grid shows where a displacement stretches, squeezes or folds the tissue. A single
-# number cannot show these places. The next cell registers one pair with the model of each run.
+# A deformed grid shows where a displacement stretches, compresses or folds the tissue, which a
+# single number cannot show. The next cell registers one pair with the model of each run.
 
 # %%
 from vxmlib import warp
@@ -145,10 +149,10 @@ displacements = [one.register(moving, fixed) for one in trained]
 warped = [warp.warp_image(moving, displacement) for displacement in displacements]
 
 # %% [markdown]
-# Step through the runs in the next figure, and compare the deformed grid at the smallest λ with
-# that at the largest λ.
+# Step through the runs in the next figure, and compare the deformed grid of NCC at the smallest λ
+# with that at the largest λ.
 
-# %% mystnb={"figure": {"caption": "One pair, registered by the model of each run: the warped image with the edge of the fixed brain, the remaining difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
+# %% mystnb={"figure": {"caption": "One pair, registered by the model of each run: the warped image with the edge of the fixed brain, the remaining intensity difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
 from vxmlib.book import steppable
 
 brain = people.brain(fixed_id)
@@ -165,7 +169,7 @@ steppable.steps(steps, name="choices", label="run", start=run.title)
 # ## Understand λ as an exchange rate
 #
 # The loss is the similarity term plus λ times the smoothness term. The training history contains
-# both terms without their weights. With NCC, the similarity term is minus the NCC, so a lower value
+# both terms before weighting. With NCC, the similarity term is the negative NCC, so a lower value
 # means a better match. The next cell prints both terms in the first and the last epoch.
 
 # %%
@@ -179,20 +183,19 @@ print(f"λ · smoothness in the last epoch {weighted:.5f}")
 gained = first["image_loss"] - last["image_loss"]
 Markdown(f"""
 From the first epoch to the last, the similarity term fell by {gained:.4f}. In the last epoch, the
-smoothness term, multiplied by λ = {settings.lam:g}, adds {weighted:.4f} to the loss.
+smoothness term, multiplied by λ = {settings.lam:g}, contributes {weighted:.4f} to the loss.
 """)
 
 # %% [markdown]
-# A change of the displacement lowers the loss only if it lowers the similarity term by more than λ
-# times the increase of the smoothness term. λ is therefore an exchange rate between the two terms,
-# and a suitable λ depends on the scales of both terms.
+# A change in the displacement lowers the loss only if the decrease in the similarity term is larger
+# than λ times the increase in the smoothness term. λ is therefore an exchange rate between the two
+# terms, and a suitable λ depends on the scales of both terms.
 
 # %% [markdown]
 # ## Compare the scales of NCC and MSE
 #
-# The next cell compares the scales of the two image losses. It takes the displacement that the
-# first run predicts for the pair above, and computes by how much this displacement improves NCC and
-# MSE.
+# To compare the scales of the two image losses, the next cell takes the displacement that the first
+# run predicts for the pair above. It computes by how much this displacement improves NCC and MSE.
 
 # %%
 from vxmlib import metrics
@@ -203,31 +206,32 @@ print(f"NCC improves by {ncc_gain:.4f}, MSE improves by {mse_gain:.5f}")
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The same displacement improves NCC {ncc_gain / mse_gain:.0f} times as much as it improves MSE. A λ
-that suits MSE is therefore far too small for NCC.
+For the same displacement, the improvement in NCC is {ncc_gain / mse_gain:.0f} times the improvement
+in MSE. A λ that suits MSE is therefore far too small for NCC.
 """)
 
 # %% [markdown]
 # The [authors' README](https://github.com/voxelmorph/voxelmorph) and their training script
-# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. Figure 7 of [Balakrishnan et al.
-# 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice against λ, and [Ho digitised this
-# figure](https://github.com/HoChengYun/TRY_voxelmorph). With NCC, Dice is highest between λ = 1 and
-# λ = 1.5. With MSE, Dice is highest at λ = 0.02. Much public code combines NCC with λ = 0.01, which
-# is the value recommended for MSE.
+# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. However, much public code combines NCC
+# with λ = 0.01, the value recommended for MSE.
+#
+# Figure 7 of [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice
+# against λ, and [Ho digitised this figure](https://github.com/HoChengYun/TRY_voxelmorph). There,
+# Dice with NCC is highest between λ = 1 and λ = 1.5. Dice with MSE is highest at λ = 0.02.
 
 # %% [markdown]
 # ## Know the scale of the smoothness term
 #
-# voxelmorph's `Grad` is the *mean* of the squared differences between neighbouring voxels, taken
-# over voxels, components and axes:
+# voxelmorph's `Grad` is the *mean* of the squared differences in displacement between neighbouring
+# voxels, taken over voxels, components and axes:
 #
 # $$\text{Grad}(u) = \frac{1}{n_d^2}\;\frac{1}{|\Omega|}\sum_{x\in\Omega}\|\nabla u(x)\|^2$$
 #
-# Here $n_d$ is the number of axes and $\Omega$ is the set of voxels. The paper's formula has
-# $\|\nabla u\|^2$ at each voxel, which is the sum over components and axes and not the mean. At
-# each voxel, `Grad` is therefore a quarter of the paper's expression in 2D and a ninth in 3D. Check
-# this factor before you copy a λ from other code. The next cell tests the formula on a displacement
-# with a known gradient.
+# Here $n_d$ is the number of axes and $\Omega$ is the set of voxels. The paper's formula contains
+# $\|\nabla u\|^2$ at each voxel, which is the sum over components and axes, not the mean. The
+# contribution of each voxel to `Grad` is therefore a quarter of the paper's sum in 2D and a ninth
+# in 3D. Check this factor before you copy a λ from other code. The next cell tests the formula on a
+# displacement with a known gradient.
 
 # %%
 import numpy as np
@@ -245,8 +249,7 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # > With `int_steps = 7`, the smoothness term is computed on the
 # > [velocity](../book/glossary.md#velocity), whose grid has half as many voxels along each axis as
 # > the image. voxelmorph's training script multiplies `Grad` by 2 in this case, and this book does
-# > the same. The λ of an integrated model therefore cannot be compared with the λ of a model
-# > without integration.
+# > the same. Values of λ therefore cannot be compared between models with and without integration.
 
 # %% [markdown]
 # ## Run one experiment
@@ -260,8 +263,8 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # papermill notebooks/06_lambda.ipynb out.ipynb -p image_loss mse -p lam 0.02 -p cohort malf
 # ```
 #
-# Each experiment writes one JSON record. The record contains the results of every pair, the
-# parameters, the versions of the software and the commit of the code. The next cell prints the
+# Each experiment writes one JSON file, its record. The record contains the results of every pair,
+# the parameters, the software versions and the commit of the code. The next cell prints the
 # record's file name, which contains the main parameters.
 
 # %%
@@ -270,8 +273,9 @@ print(f"{settings.name}.json")
 # %% [markdown]
 # ## Run a hundred experiments
 #
-# The file `config/lambda.yaml` describes grids of experiments. The grid `wide` combines all values
-# that are listed in one line of `runs`, and it repeats each combination with three seeds:
+# The file `config/lambda.yaml` describes grids of experiments. The grid `wide` forms every
+# combination of the values listed in each line of `runs`, and repeats each combination with three
+# seeds:
 #
 # ```yaml
 # wide:
@@ -281,8 +285,8 @@ print(f"{settings.name}.json")
 #     - {image_loss: mse, lam: [0, 0.001, 0.01, 0.02, 0.05, 0.1], int_steps: [0, 7]}
 # ```
 #
-# The next command runs all combinations that have no record yet. `CORES` is the number of runs that
-# are executed at the same time:
+# The next command runs all combinations that have no record yet, and `CORES` sets how many of them
+# run at the same time:
 #
 # ```sh
 # make lambda GRID=wide COHORT=mni CORES=2
@@ -292,28 +296,28 @@ print(f"{settings.name}.json")
 each = run.history["seconds"].sum()
 Markdown(f"""
 This grid has 78 runs. The training of the first run of this page took {each:.0f} s, so the whole
-grid takes about {78 * each / 3600:.1f} h if the runs follow one another. This time depends strongly
-on the processor and its load.
+grid takes about {78 * each / 3600:.1f} h if the runs are executed one after another. This time
+depends strongly on the processor and its load.
 """)
 
 # %% [markdown]
-# The records are collected in `_build/lambda/wide-mni-quick/`. You can stop the command and start
-# it again, because finished runs are kept. If you add a λ to `config/lambda.yaml`, only the new
-# runs are trained. A run whose loss becomes NaN does not stop the other runs, and the record of
-# this run says that it diverged. The next command runs the same grid on a SLURM cluster, with one
-# job per run:
+# The records are collected in `_build/lambda/wide-mni-quick/`. Finished runs are kept, so you can
+# stop the command and start it again. If you add a λ to `config/lambda.yaml`, only the new runs are
+# trained. If the loss of a run becomes NaN, its record states this, and the other runs continue.
+#
+# The next command runs the same grid on a SLURM cluster, with one job per run:
 #
 # ```sh
 # snakemake --directory _build --profile config/slurm --config grid=wide cohort=mni -- lambda
 # ```
 #
-# The page [Run a λ grid on a cluster](../book/cluster.md) describes how to prepare the cluster.
+# To prepare the cluster, follow [Run a λ grid on a cluster](../book/cluster.md).
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** At λ = 0 only the network itself keeps the displacement smooth. Which term remains
-# in the loss, and does `fit()` still log the other term?
+# **Exercise 1.** At λ = 0, only the architecture of the network favours a smooth displacement.
+# Which term remains in the loss, and does `fit()` still log the other term?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from vxmlib import models
@@ -325,12 +329,12 @@ print(list(free.get_compile_config()["loss_weights"]), free.output_names)
 # <details><summary>Answer</summary>
 #
 # Only the similarity term remains in the loss. The model still has the output `smoothness`, so
-# `fit()` logs `smoothness_loss`. You can use a loss with weight 0 to monitor a quantity during
-# training.
+# `fit()` logs `smoothness_loss`. In the same way, a loss of weight 0 can monitor any quantity
+# during training.
 #
 # </details>
 #
-# **Exercise 2.** Suppose that your images have half the intensity range, from 0 to ½. For which
+# **Exercise 2.** Suppose that your images have intensities from 0 to ½ instead of 0 to 1. For which
 # image loss must λ change, and by what factor?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -342,18 +346,19 @@ print(f"MSE ratio {((dark - dark_fixed) ** 2).mean() / ((moving - fixed) ** 2).m
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# MSE falls to a quarter, so λ for MSE must fall to a quarter, too. NCC hardly changes, because its
-# formula divides by the local variances. It changes only in windows that are almost flat.
+# MSE falls to a quarter, so λ for MSE must fall to a quarter, too. λ for NCC need not change,
+# because the formula of NCC divides by the local variances. NCC changes only in windows that are
+# almost flat.
 #
 # </details>
 #
-# **Exercise 3.** Divide λ · smoothness in the last epoch by the decrease of the similarity term
+# **Exercise 3.** Divide λ · smoothness in the last epoch by the decrease in the similarity term
 # since the first epoch. How large is this ratio?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 gain = run.history["image_loss"].iloc[0] - run.history["image_loss"]
 cost = settings.lam * run.history["smoothness_loss"]
-print(f"{(cost / gain).iloc[-1]:.2f} of the decrease of the similarity term")
+print(f"{(cost / gain).iloc[-1]:.2f} of the decrease in the similarity term")
 
 # %% [markdown]
 # ## Summary
@@ -361,9 +366,9 @@ print(f"{(cost / gain).iloc[-1]:.2f} of the decrease of the similarity term")
 # - λ is the weight of the smoothness term. With a smaller λ, the displacement becomes rougher and
 #   may fold.
 # - A suitable λ depends on the scales of both terms, so each image loss needs its own λ.
-# - State how the smoothness term is normalised, because otherwise nobody can reuse your λ.
-# - Look at the deformed grid and the Jacobian for each λ, not only at Dice.
+# - State how the smoothness term is normalised, because otherwise your λ cannot be reused.
+# - For each λ, look at the deformed grid and the Jacobian determinant, not only at Dice.
 # - One `papermill` command runs one experiment, and `make lambda` runs a grid of experiments.
 #
-# **Read on:** [Choose λ](06_choose.ipynb) shows how to choose λ from the results of such a grid on
+# **Read on:** In [Choose λ](06_choose.ipynb), λ is chosen from the results of such a grid on
 # validation subjects.

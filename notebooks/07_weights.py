@@ -19,13 +19,14 @@
 # | **You will learn** | how to load old weights safely, how to prove that a displacement is read correctly, and which published numbers a result may be compared with |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
 # | **In → out** | two scans with voxels of 1 mm and four weight files → a table of Dice and folding |
-# | **Not here** | training, because the authors trained these networks |
+# | **Not here** | training, because the authors have already trained these networks |
 # | **Time** | 15 minutes |
 
 # %% [markdown]
-# A reproduction has two parts that can fail: the training and the evaluation. The authors' own
-# weights test the evaluation alone. If our evaluation finds no large gain in Dice with weights that
-# are known to work, then the evaluation is wrong, and further training cannot correct this error.
+# A reproduction has two parts that can fail: the training and the evaluation. With the authors' own
+# weights, we test the evaluation alone. If our evaluation finds no large gain in Dice with weights
+# that are known to work, then the evaluation is wrong, and further training cannot correct this
+# error.
 
 # %% [markdown]
 # ## Set the parameters
@@ -67,12 +68,12 @@ from IPython.display import Markdown
 
 again = "does not have the scans, so it skips the cells that need them."
 if live:
-    again = "also has the scans, so it repeats every registration and compares Dice with the record."
+    again = "has the scans, so it repeats every registration and compares Dice with the record."
 Markdown(f"""
 > **Note: Which numbers this page shows**
 >
-> Tables and figures show the repository's record of {record["created"][:10]}, which was computed on
-> a CPU ({record["device"].replace("CPU: ", "")}). This build {again}
+> Tables and figures show recorded results, computed on {record["created"][:10]} with a CPU
+> ({record["device"].replace("CPU: ", "")}). This build {again}
 """)
 
 # %% [markdown]
@@ -82,10 +83,10 @@ Markdown(f"""
 # network 1, and one more convolution. Each network was trained once with local normalised
 # cross-correlation (NCC) and once with the mean squared error (MSE), which gives four weight files.
 #
-# The two scans are called "test" and "subject 1", and each of them is registered to the other. Dice
-# is averaged over the 30 structures that the authors evaluated in their journal paper
-# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The next cell gives the
-# methods readable names and averages the recorded measures over both directions.
+# The two scans are called "test" and "subject 1", and each scan is registered to the other. Dice is
+# averaged over the 30 structures that the authors evaluated in their journal paper ([Balakrishnan
+# et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The next cell gives the methods readable
+# names and averages the recorded measures over both directions.
 
 # %%
 names = {"identity": "before registration"}
@@ -95,7 +96,7 @@ means = results.groupby("weights")[["dice_mean", "folding_percent_brain"]].mean(
 directions = results.pivot(index="weights", columns="moving", values="dice_mean")
 
 # %% [markdown]
-# The table shows the Dice averaged over both directions, the Dice of each direction, and the
+# The table shows the mean Dice over both directions, the Dice of each direction, and the mean
 # percentage of the brain that is folded.
 
 # %%
@@ -115,7 +116,7 @@ directions.
 # %% [markdown]
 # The cost of these gains is folding: a few percent of the brain voxels have a Jacobian determinant
 # of zero or less. The networks predict the displacement directly and do not integrate a
-# [velocity](../book/glossary.md#velocity), so only the smoothness loss works against folds.
+# [velocity](../book/glossary.md#velocity), so only the smoothness loss counteracts folds.
 
 # %% [markdown]
 # ## Rebuild the network
@@ -123,7 +124,7 @@ directions.
 # The authors trained these networks with their code of 2018. The last release of voxelmorph for
 # TensorFlow, version 0.2, contains newer code, whose class `VxmDense` builds a different network.
 # The next cell builds both networks on a small grid. The size of the grid does not matter for this
-# comparison, because a convolution has the same weights on every grid.
+# comparison, because a convolution has the same number of weights on every grid.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -133,8 +134,8 @@ stock = vxm.networks.VxmDense((32, 32, 32), int_steps=0)
 rebuilt = cvpr2018.build("vm2", (32, 32, 32))
 
 # %% [markdown]
-# The next table compares the numbers of convolutions, of layers that halve the size of the grid
-# (strided convolutions or max-pooling), and of weights.
+# For each network, the next table gives the number of convolutions, of layers that halve the size
+# of the grid (strided convolutions or max-pooling), and of weights.
 
 # %%
 def kinds(model):
@@ -144,17 +145,17 @@ def kinds(model):
     return [len(conv), strided, len(pool), model.count_params()]
 
 
-rows = ["convolutions", "of these strided", "max-pooling layers", "weights"]
+rows = ["convolutions", "strided convolutions", "max-pooling layers", "weights"]
 pd.DataFrame({"network of 2018": kinds(rebuilt), "VxmDense": kinds(stock)}, index=rows)
 
 # %% [markdown]
-# The network of 2018 halves the size of the grid by strided convolutions, whereas `VxmDense` uses
+# The network of 2018 halves the size of the grid with strided convolutions, whereas `VxmDense` uses
 # max-pooling. The numbers of filters differ as well, so the networks have different numbers of
 # weights. `VxmDense` therefore cannot load the released files.
 #
-# The module `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of Fig.
-# 3 of [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell lists the
-# layers that have weights, with the size of the grid and the number of filters of each output.
+# The module `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order given
+# in Fig. 3 of [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell
+# lists the layers that have weights, with the grid size and the number of channels of each output.
 
 # %%
 for layer in rebuilt.layers:
@@ -162,21 +163,21 @@ for layer in rebuilt.layers:
         print(f"{layer.name:11} {layer.output_shape[1:]}")
 
 # %% [markdown]
-# The network reduces each side of the grid to a sixteenth and then restores its full length, so
-# every side length must be divisible by 16. The last layer, `flow`, gives the displacement in
+# The network reduces each side length of the grid to a sixteenth and then restores the full length,
+# so every side length must be divisible by 16. The last layer, `flow`, gives the displacement in
 # voxels.
 
 # %% [markdown]
 # ## Load the weights in the order of the layers
 #
-# Keras numbers layers in the order in which a session creates them, so a name such as `conv3d_245`
-# does not say where the layer belongs in the network. Our function `cvpr2018.load` therefore
-# ignores the names. It reads the weight arrays in the order of the file and compares the shape of
-# each array with the rebuilt network.
+# Keras numbers layers in the order of their creation, so a name such as `conv3d_245` does not say
+# where the layer belongs in the network. Our function `cvpr2018.load` therefore ignores the names.
+# It reads the weight arrays in the order of the file and checks that the shape of each array fits
+# the rebuilt network.
 #
-# The function must reject the weights of another network, because a network with only some of its
+# The function must reject the weights of another network, because a network with only some correct
 # weights would run without an error but register badly. To test this, the next cell saves the
-# weights of network 1 as a wrong file.
+# weights of network 1, which network 2 must reject.
 
 # %%
 import tempfile
@@ -188,7 +189,7 @@ file = Path(tempfile.mkdtemp()) / "network1.h5"
 cvpr2018.build("vm1", (32, 32, 32)).save_weights(file)
 
 # %% [markdown]
-# The next cell tries to load this file as network 2 and prints the reason why it is rejected.
+# The next cell tries to load this file as network 2 and prints the reason for the rejection.
 
 # %%
 try:
@@ -199,8 +200,8 @@ except ModelFileError as error:
 # %% [markdown]
 # ## Register both ways
 #
-# The next two cells run only where the scans and the weight files are available. The first cell
-# evaluates both directions without any displacement (the identity).
+# The next two cells run only if the scans and the weight files are available. The first cell
+# measures Dice in both directions before registration (the identity).
 
 # %%
 from functools import partial
@@ -252,7 +253,7 @@ seen = "This build did not run these cells, because it does not have the scans."
 if live:
     apart = max(abs(pd.DataFrame(fresh)["dice_mean"] - results["dice_mean"]))
     seen = f"""This build ran these cells. They give {len(fresh)} mean Dice values, one for each
-method and direction. The largest difference of these values from the record is {apart:.4f}."""
+method and direction. The largest difference between these values and the record is {apart:.4f}."""
 Markdown(seen)
 
 # %% [markdown]
@@ -261,7 +262,7 @@ Markdown(seen)
 # A displacement has three components, but the weight file does not state which component belongs to
 # which axis. The code of 2018 had an option named "xy". In other software, such as
 # `numpy.meshgrid`, this name means that the first two axes are exchanged. Only a test can show
-# which order is used here, so the next cell reads one predicted displacement in several ways.
+# which order is used here, so the next cell reads one predicted displacement in three ways.
 
 # %%
 if live:
@@ -284,7 +285,7 @@ recording.keep_record("07_weights", record)
 # recorded Dice of each reading.
 
 # %%
-labels = {"identity": "no displacement", "ij": "as it is"}
+labels = {"identity": "no displacement", "ij": "unchanged"}
 labels |= {"swapped": "first two axes exchanged", "negated": "sign reversed"}
 readings = pd.Series(recorded["readings"]).loc[list(labels)]
 readings.rename(labels).to_frame("Dice").round(3)
@@ -293,15 +294,15 @@ readings.rename(labels).to_frame("Dice").round(3)
 gain = readings["ij"] - readings["identity"]
 lost = 100 * (readings["ij"] - readings["swapped"]) / gain
 Markdown(f"""
-Read as it is, the displacement gives the highest Dice, so this reading is correct. With the sign
-reversed, Dice falls below the value before registration. With two axes exchanged, {lost:.0f} % of
-the gain in Dice is lost.
+The unchanged displacement gives the highest Dice, so this reading is correct. With the sign
+reversed, Dice falls below the value before registration. With the first two axes exchanged,
+{lost:.0f} % of the gain in Dice is lost.
 """)
 
 # %% [markdown]
-# Neither mistake raises an error message. Exchanging the axes is more dangerous than reversing the
-# sign, because Dice is still higher than before registration. The result therefore looks like that
-# of a poor network.
+# Neither mistake produces an error message. Exchanging the axes is more dangerous than reversing
+# the sign: Dice is still higher than before registration, so the result looks like that of a poor
+# network.
 
 # %% [markdown]
 # ## Look at each structure
@@ -319,18 +320,19 @@ figures.dots_by_structure(old, new, names=("before registration", names["vm2_cc"
 
 # %% tags=["remove-input"]
 gains = new.set_index("structure")["dice"] - old.set_index("structure")["dice"]
+rises = "all" if (gains > 0).all() else f"{(gains > 0).sum()} of"
 Markdown(f"""
-Dice rises in {(gains > 0).sum()} of {len(gains)} structures. The gain is largest for the
-{gains.idxmax()} ({gains.max():+.2f}) and smallest for the {gains.idxmin()} ({gains.min():+.2f}).
+Dice rises in {rises} {len(gains)} structures. The gain is largest for the {gains.idxmax()}
+({gains.max():+.2f}) and smallest for the {gains.idxmin()} ({gains.min():+.2f}).
 """)
 
 # %% [markdown]
 # ## Name the denominator of a folding percentage
 #
-# The same number of folded voxels gives different percentages, because authors divide it by
+# The same number of folded voxels can give different percentages, because authors divide it by
 # different numbers of voxels. The next cell reads the results of the journal paper from a file of
-# the package. It then collects the number of folded voxels of network 2 trained with NCC, averaged
-# over both directions, and three possible denominators.
+# the package. The cell then collects the number of folded voxels of network 2 trained with NCC,
+# averaged over both directions, and three possible denominators.
 
 # %%
 from importlib import resources
@@ -353,21 +355,21 @@ shares.round(2)
 # %% [markdown]
 # The journal paper counts folds in non-background voxels and divides by 5.2 million "brain voxels"
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The brain of a released
-# scan has less than half as many voxels as that. None of the three percentages is wrong, but
-# percentages can be compared only if their denominators are stated.
+# scan has less than half that number of voxels. None of the three percentages is wrong, but
+# percentages can be compared only if their denominators agree.
 #
-# The percentage of the brain differs a little from that in the first table of this page. The first
-# table counts only the folds inside each fixed brain, whereas this table divides all folds by the
-# brain voxels of one scan.
+# The percentage of the brain differs slightly from that in the first table of this page, because
+# that table counts only the folds inside each fixed brain. This table instead divides all folds by
+# the brain voxels of one scan.
 
 # %% tags=["remove-input"]
 ours = shares.loc["the number in the paper", "folded, %"]
 theirs = paper.query("table == 'I' and method == 'VoxelMorph (CC)'")["folding_percent"].item()
 Markdown(f"""
-With the paper's denominator, network 2 trained with NCC folds {ours:.2f} %. Table I of
-[Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) gives {theirs:.3f} %. Two
-differences may explain why our value is larger: the weights are not the same, and two scans differ
-more from each other than a scan differs from an atlas.
+With the paper's denominator, the folded percentage of network 2 trained with NCC is {ours:.2f} %.
+Table I of [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) gives {theirs:.3f} %
+for the same loss. Two differences may explain why our value is larger: the weights are not the
+same, and two scans differ more from each other than a scan differs from an atlas.
 """)
 
 # %% [markdown]
@@ -387,8 +389,8 @@ more from each other than a scan differs from an atlas.
 # Both evaluations start from an affine alignment, but the two alignments are not equally good. The
 # gain over the affine alignment is therefore a better quantity to compare than Dice itself. The
 # next cell takes Dice from two tables of the paper ([Balakrishnan et al.
-# 2019](https://doi.org/10.1109/TMI.2019.2897538)) and from this page. In Table I scans are
-# registered to an atlas, and in Table III to other scans.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538)) and from this page. In Table I, scans are
+# registered to an atlas; in Table III, to other scans.
 
 # %%
 methods = ["affine", "VoxelMorph (CC)", "VoxelMorph (MSE)"]
@@ -410,15 +412,18 @@ dice.round(3)
 pooled = results.query("weights != 'identity'")["dice_sd_pooled"].mean()
 Markdown(f"""
 The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE. Both gains are
-larger than those of the paper, but the Dice before registration is lower here. The gains differ
-from the paper's by less than the pooled SD of Dice over structures and pairs, which is {pooled:.2f}
-here and about as large in the paper.
+larger than in the paper, but registration also starts from a lower Dice here, which leaves more
+room for a gain.
+
+The differences between our gains and the paper's are smaller than the pooled SD of Dice over
+structures and pairs. This SD is {pooled:.2f} here and similar in the paper.
 """)
 
 # %% [markdown]
 # The comparison supports one conclusion. With weights that are known to work, our evaluation finds
-# a gain at least as large as the authors report. The comparison does not reproduce the values of
-# the authors' tables, because two scans cannot represent 250 and because the weights differ.
+# a gain at least as large as the reported one. The comparison does not reproduce the values of the
+# authors' tables, because two scans cannot represent the paper's 250 test scans and because the
+# weights differ.
 
 # %% [markdown]
 # ## Exercises
@@ -433,7 +438,7 @@ print(flow.count_params(), "of", rebuilt.count_params(), "weights")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With weights of zero in the last layer, the network predicts no displacement, which is the
+# With these weights at zero, the network predicts a displacement of zero everywhere, which is the
 # identity. Training in voxelmorph begins close to the identity, because the initial weights of this
 # layer are drawn with a very small SD.
 #
@@ -450,9 +455,9 @@ print(trained.rename(index=names, columns=columns).round(3).to_string())
 # %% [markdown]
 # ## Summary
 #
-# - Test the evaluation with weights that are known to work, before you train.
-# - Weights belong to one architecture, so load them in order and compare every shape.
-# - Exchange the axes of a displacement and reverse its sign to test that it is read correctly.
+# - Before you train, test the evaluation with weights that are known to work.
+# - Weights belong to one architecture, so load them in layer order and compare every shape.
+# - To test that a displacement is read correctly, exchange its axes and reverse its sign.
 # - State the denominator of every folding percentage.
 # - Compare Dice directly with a published value only if scans, direction and structures agree.
 # - Otherwise compare the gains over affine alignment, and state what differs.

@@ -18,17 +18,17 @@
 # | **You will** | compare VoxelMorph's networks with SyN and demons on the same pairs of real subjects |
 # | **You will learn** | which measures a fair comparison needs, and how to interpret a difference with its confidence interval |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
-# | **In → out** | committed records and weights of long training runs → tables and figures, and some registrations repeated |
+# | **In → out** | committed records and weights of long training runs → tables, figures and some repeated registrations |
 # | **Not here** | the training runs themselves, which take about an hour or more each (`make full` repeats them) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters select the data of the small example on this page. They do not change the tables,
-# which always show results for the real subjects of the data set `malf`, described below. With
-# `download = True`, the page also downloads the scans of `malf` and repeats some registrations.
-# The second cell checks the parameters and opens the committed records.
+# The parameters select the data of the augmentation example on this page. They do not change the
+# tables, which always show results for the real subjects of the data set `malf`, described below.
+# With `download = True`, the page also downloads the scans of `malf` and repeats some
+# registrations. The second cell checks the parameters and opens the committed records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -51,8 +51,8 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # Every method registered all ordered pairs of ten test subjects at 2 mm. All networks are versions
 # of the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), trained for
 # 3000 steps on fifteen other subjects of `malf`. The training loss uses no labels. The "base
-# network" has the smaller of the two sizes in the paper. The "wide network" has twice as many
-# filters as the base network in most layers.
+# network" is the smaller network of the paper. The "wide network" has twice as many filters as the
+# base network in most layers.
 #
 # Classical SyN was run with two similarity measures, local correlation and mutual information. A
 # network with "two passes" registers the pair, and then registers the warped image to the fixed
@@ -72,11 +72,10 @@ shown.round({"Dice": 3, "folded, %": 2, "surface, mm": 2, "seconds": 2})
 # *Dice* is averaged over 23 structures and then over pairs. *Folded* is the percentage of brain
 # voxels whose Jacobian determinant is 0 or less. *Surface* is the 95th percentile of the [distance
 # between the surfaces](../book/glossary.md#surface-distance) of a structure, averaged like Dice. A
-# lower surface distance is better. The column of *seconds* gives the median time of one
-# registration, measured while all methods took turns on two processor cores. The figure plots Dice
-# against this time.
+# lower surface distance is better. The column *seconds* gives the median time of one registration,
+# measured while all methods took turns on two CPU cores. The figure plots Dice against this time.
 
-# %% mystnb={"image": {"alt": "Dice against the seconds for one pair on a logarithmic axis, with one marker for each method. The networks alone are on the left, below one second. Instance optimisation and demons are in the middle, and SyN is on the right. Instance optimisation has the highest Dice."}, "figure": {"caption": "Mean Dice of the test pairs against the time for one registration. The dashed line marks the Dice after affine alignment alone.", "name": "fig-real-seconds"}}
+# %% mystnb={"image": {"alt": "Dice against the time for one pair, on a logarithmic time axis, with one marker for each method. The networks alone are on the left, below one second. Instance optimisation and demons are in the middle, and SyN is on the right. Instance optimisation has the highest Dice."}, "figure": {"caption": "Mean Dice of the test pairs against the time for one registration. The dashed line marks the Dice after affine alignment alone.", "name": "fig-real-seconds"}}
 from vxmlib.book import figures
 
 figures.dice_by_seconds(table.rename(index=results.titles), before=results.title("identity"));
@@ -99,27 +98,30 @@ wide network with two passes raises it by {gain["wide-twice"]:.3f}. {syn} raises
 # %% tags=["remove-input"]
 Markdown(f"""
 For one registration, {syn} takes {times[better]:.0f} times as long as the base network, and demons
-take {times["demons"]:.0f} times as long.
+take {times["demons"]:.0f} times as long as this network.
 """)
 
 # %% [markdown]
-# One run of SyN registers a pair in both directions, but one run of a network only in one. If both
-# directions are needed, the factor for SyN is therefore half as large.
+# One run of SyN registers a pair in both directions, but one run of a network in only one
+# direction. If both directions are needed, the ratio for SyN is therefore half as large.
 
 # %% tags=["remove-input"]
 Markdown(f"""
 **With instance optimisation, the networks have a higher Dice than SyN, but they leave folds.** The
 wide network followed by a few steps of [instance optimisation](13_instance.ipynb) reaches a Dice
-of {best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves
+of {best["dice"]:.3f} and takes {best["seconds"]:.1f} seconds per pair. This combination leaves
 {best["folding_percent_brain"]:.2f} % of the brain folded, whereas {syn} leaves
 {reference["folding_percent_brain"]:.2f} %.
 """)
 
 # %% [markdown]
-# **The comparison has limits.** The times do not include training, which took about an hour or
-# more for each network. Fifteen training subjects are few. Each network was trained once, so the
-# table shows no spread over seeds. For SyN, the text reports the setting that is better on these
-# test pairs, which favours SyN. Other classical tools, such as NiftyReg and greedy, were not run.
+# **The comparison has limits:**
+#
+# - The times do not include training, which took about an hour or more for each network.
+# - The networks were trained on only fifteen subjects.
+# - Each network was trained once, so the table shows no spread over seeds.
+# - The better SyN setting was chosen on these test pairs, which favours SyN.
+# - Other classical tools, such as NiftyReg and greedy, were not run.
 
 # %% [markdown]
 # ## Know the subjects and the grid
@@ -130,9 +132,9 @@ of {best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves
 # data](01_data.ipynb)), so the row "affine alignment only" shows the measures before deformable
 # registration.
 #
-# The labels were drawn by hand. The 23 structures do not include cerebral white matter or the
-# cortex. The labels also divide the cortex into small regions, called parcels, whose Dice is
-# reported separately. The next cell prints the source of the data and the terms of use.
+# The labels were drawn by hand. Dice is averaged over 23 structures, which do not include cerebral
+# white matter or the cortex. The labels divide the cortex into small regions, called parcels,
+# whose Dice is reported separately. The next cell prints the source and the terms of use.
 
 # %%
 from vxmlib.sources import malf
@@ -143,11 +145,11 @@ print("Terms:", malf.LICENCE)
 # %% [markdown]
 # ## See how the networks were trained
 #
-# The strided U-Net of the 2018 paper is implemented in `vxmlib.networks.strided`. It halves the
-# resolution in its first convolution, so a training step on a processor takes less time than with
-# voxelmorph's own `VxmDense`. The training runs used `compile()` and `fit()` as in [Compile and
-# fit](03_fit.ipynb). The next table lists the weight λ of the smoothness loss, the training time
-# in hours and the number of network weights.
+# The strided U-Net of the 2018 paper is implemented in `vxmlib.networks.strided`. This network
+# halves the resolution in its first convolution, so a training step on a CPU takes less time than
+# with voxelmorph's own `VxmDense`. The training runs used `compile()` and `fit()` as in [Compile
+# and fit](03_fit.ipynb). The next table lists the weight λ of the smoothness loss, the training
+# time in hours and the number of network weights.
 
 # %%
 trainings = results.trainings().rename(index=results.titles, columns={"lam": "λ"})
@@ -163,22 +165,23 @@ random from the fifteen training subjects. The optimiser Adam starts with a lear
 """)
 
 # %% [markdown]
-# The image loss is NCC in windows of nine voxels per side, except in the run with MSE. The
-# training times were measured on two processor cores that also ran other programs.
+# The image loss is NCC in windows of nine voxels per side, except in the run with MSE.
+#
+# The training times are only approximate, because the two CPU cores also ran other programs.
 
 # %% [markdown]
 # We did not search for the best λ in 3D. The base network (λ = 1) and the network with an
 # integrated velocity (λ = 0.1) use values that were chosen on slices of the validation subjects
-# ([Choose λ](06_choose.ipynb)). The MSE run uses the papers' λ = 0.01, although a larger value was
-# better on the slices. The wide network's λ = 2 was chosen by [training runs on
+# ([Choose λ](06_choose.ipynb)). The MSE run uses the papers' λ = 0.01, although a larger value
+# gave a higher Dice on the slices. The wide network's λ = 2 was chosen by [training runs on
 # slices](ablations.ipynb#cross-size-and-smoothness).
 #
 # ### Augment fifteen subjects
 #
 # A network may memorise a training set of fifteen subjects. To reduce this risk, augmentation
-# changes every training image at random. It exchanges left and right in half of the draws, tilts
-# and shifts the image, and bends it slightly by a smooth diffeomorphism. Augmentation needs no
-# labels. The next cell draws three augmented versions of one image.
+# changes every training image at random and needs no labels. It exchanges left and right in half
+# of the images, tilts and shifts each image, and deforms it slightly by a smooth diffeomorphism.
+# The next cell draws three augmented versions of one image.
 
 # %%
 import numpy as np
@@ -194,7 +197,7 @@ drawn = [augment(image, generator, people.affine) for _ in range(3)]
 # %% [markdown]
 # The figure shows the original image and the three augmented versions.
 
-# %% mystnb={"image": {"alt": "One brain slice four times: the original and three augmented versions, which are slightly tilted, shifted, bent or mirrored. All four look like brains."}, "figure": {"caption": "The augmentation of the training runs on slices, which mirrors the head: one subject and three random draws.", "name": "fig-real-augment"}}
+# %% mystnb={"image": {"alt": "One brain slice four times: the original and three augmented versions, which are slightly tilted, shifted, bent or mirrored. All four look like brains."}, "figure": {"caption": "One subject and three random draws of the augmentation that mirrors the head, used for training on slices.", "name": "fig-real-augment"}}
 figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], columns=4);
 
 # %% [markdown]
@@ -203,15 +206,15 @@ figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], colu
 # > The figure shows the augmentation that mirrors the head about its midplane. The training runs
 # > in 3D instead exchanged left and right by reversing the array, which also shifts the head
 # > sideways. On slices, reversing gives a lower Dice than mirroring
-# > ([Ablations](ablations.ipynb#mirror-the-head-instead-of-reversing-the-array)). The effect in 3D
-# > has not been measured yet.
+# > ([Ablations](ablations.ipynb#mirror-the-head-instead-of-reversing-the-array)). The effect on
+# > Dice in 3D has not been measured yet.
 
 # %% [markdown]
 # ## Watch the validation subjects during training
 #
-# The training loss does not show which network is better, because augmentation makes the training
-# images harder to register. The figure therefore shows Dice and folding of the validation
-# subjects.
+# The training loss does not show whether augmentation improves a network, because augmentation
+# makes the training images harder to register. The figure therefore shows Dice and folding of the
+# validation subjects.
 
 # %% mystnb={"image": {"alt": "Two panels show Dice and folding of the validation subjects against the training step for three networks. Dice rises steeply and then flattens. Folding levels off below one percent. The wide network begins with the lowest Dice, but ends with the highest Dice and the least folding."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed per network. The wide network was trained with augmentation and with λ = 2.", "name": "fig-real-training"}}
 names = {"ncc": "augmented", "ncc-none": "not augmented", "ncc-wide": "wide"}
@@ -223,18 +226,19 @@ figures.steps_of(lines, measures, ["Dice", "folding, % of brain"]);
 # %% tags=["remove-input"]
 end = {word: course.iloc[-1] for word, course in courses.items()}
 Markdown(f"""
-After the last step, the training loss is {end["not augmented"]["loss"]:.3f} without augmentation
-and {end["augmented"]["loss"]:.3f} with augmentation. The lower loss does not mean a higher Dice:
-the validation subjects have a Dice of {end["augmented"]["val_dice"]:.3f} with augmentation and
-{end["not augmented"]["val_dice"]:.3f} without.
+The final training loss is {end["not augmented"]["loss"]:.3f} without augmentation and
+{end["augmented"]["loss"]:.3f} with augmentation. The lower loss does not mean a higher Dice: the
+validation Dice is {end["not augmented"]["val_dice"]:.3f} without augmentation and
+{end["augmented"]["val_dice"]:.3f} with augmentation.
 """)
 
 # %% [markdown]
-# This difference in Dice is small, and each network was trained once. The training runs on slices
-# have several seeds and show a larger gain from augmentation
-# ([Ablations](ablations.ipynb#compare-the-parts-of-the-augmentation)). The values of Dice in the
-# figure are means over 27 structures, which include white matter and cortex. They therefore differ
-# from those in tables with 23 structures.
+# This difference in Dice is small, and each network was trained once, so the difference may be due
+# to the seed. The training runs on slices have several seeds and show a larger gain from
+# augmentation ([Ablations](ablations.ipynb#compare-the-parts-of-the-augmentation)).
+#
+# The Dice values in the figure are means over 27 structures, which include white matter and
+# cortex. They therefore differ from those in tables with 23 structures.
 #
 # The validation subjects were also used to choose the number of passes. In a [second
 # pass](13_instance.ipynb), the same network registers the warped image to the fixed image, and the
@@ -244,8 +248,8 @@ the validation subjects have a Dice of {end["augmented"]["val_dice"]:.3f} with a
 passes = results.passes()
 second = {name: by_pass["dice"].diff()[2] for name, by_pass in passes.items()}
 Markdown(f"""
-A second pass changes the validation Dice of the wide network by {second["ncc-wide"]:+.3f} and that
-of the base network by {second["ncc"]:+.3f}. The gain is larger for the wide network, so only this
+A second pass raises the validation Dice of the wide network by {second["ncc-wide"]:.3f} and that
+of the base network by {second["ncc"]:.3f}. The gain is larger for the wide network, so only this
 network was run with two passes on the test subjects. All passes are listed in
 [Ablations](ablations.ipynb#repeat-the-passes).
 """)
@@ -254,9 +258,9 @@ network was run with two passes on the test subjects. All passes are listed in
 # ## Compare methods pair by pair
 #
 # Dice varies widely between pairs, but all methods registered the same pairs, so the *differences*
-# between methods usually vary less. Pairs that share a subject are not independent. The confidence
-# intervals are therefore computed by a bootstrap over subjects, as in [Choose λ](06_choose.ipynb).
-# The next cell computes them.
+# between methods usually vary less. Pairs that share a subject are not independent, so the
+# confidence intervals are computed by a bootstrap over subjects, as in [Choose
+# λ](06_choose.ipynb). The next cell computes differences and intervals.
 
 # %%
 better = table.loc[["syn-cc", "syn-mattes"], "dice"].idxmax()
@@ -268,7 +272,7 @@ compared = results.differences({pair: pair for pair in asked})
 
 # %% [markdown]
 # The next table gives each difference with its interval. A difference is called "undecided" if its
-# interval contains 0, because its sign might be the opposite for other subjects.
+# interval contains 0, because its sign might be different for other subjects.
 
 # %%
 import pandas as pd
@@ -285,17 +289,19 @@ shown.rename(index=results.titles).rename_axis(["method", "compared with"])
 integrated, wide = compared.loc[("ncc-integrated", "ncc")], compared.loc[("wide-instance", better)]
 Markdown(f"""
 The intervals reflect the choice of test subjects, not the choice of seed. The Dice of the wide
-network with instance optimisation differs from that of SyN only a little, by
-{statistics.interval_text(wide)}. The Dice of the network with an integrated velocity differs from
-that of the base network by {integrated["difference"]:+.3f}. These two networks have different λ,
-so the difference may not be due to the integration alone.
+network with instance optimisation differs from that of SyN by only
+{statistics.interval_text(wide)}.
+
+The network with an integrated velocity has a lower Dice than the base network, by
+{-integrated["difference"]:.3f}. These two networks also have different λ, so the difference may
+not be due to the integration alone.
 """)
 
 # %% [markdown]
 # Dice of the 23 structures is only one measure. The next cell therefore also compares the networks
-# with SyN by the Dice of the cortical parcels and by the surface distance. The parcels are harder
-# to align than the 23 structures, because they are thin and differ between subjects. Their borders
-# depend on a labelling convention as much as on the image.
+# with SyN by the Dice of the cortical parcels and by the surface distance. The parcels are thin
+# and differ between subjects, so they are harder to align than the 23 structures. The borders of
+# the parcels depend on a labelling convention as much as on the image.
 
 # %%
 words = {"dice": "Dice", "dice_cortex": "Dice, cortex", "surface_mm": "surface distance"}
@@ -313,17 +319,17 @@ pd.DataFrame(verdicts).rename(index=results.titles)
 # %% tags=["remove-input"]
 cortex, back = table["dice_cortex"], table["inverse_consistency_mm"]
 Markdown(f"""
-The networks with instance optimisation have no higher Dice than SyN on the cortical parcels. The
+On the cortical parcels, the networks with instance optimisation have no higher Dice than SyN. The
 Dice of the parcels is {cortex[better]:.3f} with SyN and {cortex["wide-instance"]:.3f} with the
 wide network and instance optimisation.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-A network registers each direction separately, so the two displacements need not be inverse to each
-other. A point that the wide network with two passes maps forward and back ends
+A network registers each direction separately, so the two displacements need not be inverses of
+each other. If the wide network with two passes maps a point forward and back, the point ends
 {back["wide-twice"]:.1f} mm from its original position, on average over the brain. With SyN, this
-distance is {back[better]:.2f} mm, because its two displacement fields are inverse by construction.
+mean distance is {back[better]:.2f} mm, because its two displacements are inverses by construction.
 """)
 
 # %% tags=["remove-cell"]
@@ -369,10 +375,11 @@ recording.keep_record("08_real", record)
 # %% [markdown]
 # ## Give SyN a longer search
 #
-# If the search of a reference method stops too early, a method compared with it looks better than
-# it is. In the first table, SyN with correlation makes no iterations at 2 mm, because these
-# iterations are slow and 90 pairs would take too long. A longer search was therefore run for only
-# a few pairs. The next cell lists the iterations of each search at voxels of 8, 4 and 2 mm.
+# If a reference method stops its search too early, other methods look too good in comparison. In
+# the first table, SyN with correlation makes no iterations at 2 mm, because these iterations are
+# slow and registering 90 pairs would take too long. A longer search was therefore run for only a
+# few pairs. The next cell lists the number of iterations of each search at voxels of 8, 4 and 2
+# mm.
 
 # %%
 searches = results.plan["methods"] | results.plan["few"]
@@ -380,8 +387,8 @@ for name in ("syn-cc", "syn-cc-fine", "syn-mattes"):
     print(f"{results.title(name):32}", searches[name]["iterations"])
 
 # %% [markdown]
-# The next table compares the longer search with other methods on these few pairs, on which the
-# times in the first table were also measured.
+# The next table compares the longer search with other methods on these few pairs. The times in the
+# first table were measured on the same pairs.
 
 # %%
 fine = results.pairs("syn-cc-fine", "few")
@@ -395,21 +402,21 @@ pd.DataFrame(few).T.rename(index=results.titles, columns=columns).round(3)
 longer = few["syn-cc-fine"]["dice"]
 Markdown(f"""
 On average over these {len(fine)} ordered pairs, the longer search raises the Dice of SyN with
-correlation by {longer - few["syn-cc"]["dice"]:.3f}. It takes {fine["seconds"].mean() / 60:.1f}
-minutes per pair on a machine that also ran other programs. It reaches a Dice of {longer:.3f}, and
-SyN with mutual information reaches {few["syn-mattes"]["dice"]:.3f}.
+correlation by {longer - few["syn-cc"]["dice"]:.3f} to {longer:.3f}. The Dice of SyN with mutual
+information is {few["syn-mattes"]["dice"]:.3f}. The longer search takes
+{fine["seconds"].mean() / 60:.1f} minutes per pair on a machine that also ran other programs.
 """)
 
 # %% [markdown]
 # These pairs come from too few subjects for an interval, so the table cannot rank methods with
-# similar values.
+# similar Dice.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# A mean over structures does not show which structures gain and which lose. The figure therefore
-# shows the Dice of each structure with SyN and with the wide network followed by instance
-# optimisation.
+# A mean over structures does not show which method aligns a given structure better. The figure
+# therefore shows the Dice of each structure with SyN and with the wide network followed by
+# instance optimisation.
 
 # %% mystnb={"image": {"alt": "For each of 23 structures, an open dot for the Dice of SyN and a filled dot for that of the wide network with instance optimisation, joined by a line."}, "figure": {"caption": "Dice of each structure, averaged over the test pairs, for SyN with the better of its two settings and for the wide network followed by instance optimisation.", "name": "fig-real-structures"}}
 figures.dots_by_structure(
@@ -434,9 +441,9 @@ SyN has a higher mean Dice than the wide network with instance optimisation in {
 # ## Compare a scan with its rescan
 #
 # The five validation subjects were scanned twice. The anatomy is the same in both scans of a
-# subject, so registration should change almost nothing. A method that still predicts a large
-# displacement shows differences that do not exist. The next table compares the displacement
-# between two scans of one subject with that between different subjects.
+# subject, so registration should change almost nothing. A large displacement would indicate
+# anatomical differences that do not exist. The next table compares the displacement between two
+# scans of one subject with that between scans of different subjects.
 
 # %%
 retest = results.retest().astype(float).rename(index=results.titles)
@@ -465,9 +472,9 @@ by {moved["wide-instance"]:.2f} mm.
 # %% tags=["remove-input"]
 agree = results.retest()["Dice, same person"]
 Markdown(f"""
-The labels of both scans were drawn by hand, and their Dice is {agree["identity"]:.3f} before
-deformable registration. No method raised this Dice noticeably, and the two networks without
-instance optimisation lowered it most.
+The labels of both scans were drawn by hand. The Dice between the two label maps is
+{agree["identity"]:.3f} before deformable registration. No method raised this Dice noticeably, and
+the two networks without instance optimisation lowered it most.
 """)
 
 # %% [markdown]
@@ -507,8 +514,8 @@ repeated.round(4) if live else "not run: the scans are not on this machine"
 #
 # Table III of the journal paper also reports results for pairs of scans ([Balakrishnan et al.
 # 2019](https://doi.org/10.1109/TMI.2019.2897538)). The Dice in that table is a mean over 30
-# structures, labelled by FreeSurfer. The next cell shows this Dice and the gain over affine
-# alignment.
+# structures, labelled by FreeSurfer. The next cell shows this Dice for each method and its gain
+# over affine alignment.
 
 # %%
 from importlib import resources
@@ -520,21 +527,24 @@ pd.DataFrame({"Dice": paper, "gain": paper - paper["affine"]})
 # %% [markdown]
 # The Dice values in the paper cannot be compared with those on this page, because the paper uses
 # other subjects and structures, automatic labels, voxels of 1 mm and thousands of training scans.
-# Only the gains over affine alignment can be compared roughly.
+# Only the gains over affine alignment can be compared, and only roughly.
 
 # %% tags=["remove-input"]
 theirs = paper - paper["affine"]
+doubled = theirs["VoxelMorph (CC), doubled filters"]
 Markdown(f"""
-VoxelMorph with NCC gains {theirs["VoxelMorph (CC)"]:.3f} in the paper, whereas our base network
-gains {gain["ncc"]:.3f}. In the paper, VoxelMorph with doubled filters gains
-{theirs["VoxelMorph (CC), doubled filters"]:.3f}, and SyN gains {theirs["ANTs SyN (CC)"]:.3f}. On
-this page, the wide network gains {gain["ncc-wide"]:.3f} with one pass, and {syn} gains
-{gain[better]:.3f}.
+The next table compares these gains in Dice for similar methods.
+
+| In the paper | Gain | On this page | Gain |
+|---|---|---|---|
+| VoxelMorph with NCC | {theirs["VoxelMorph (CC)"]:.3f} | base network | {gain["ncc"]:.3f} |
+| VoxelMorph with NCC, doubled filters | {doubled:.3f} | wide network, one pass | {gain["ncc-wide"]:.3f} |
+| SyN, correlation | {theirs["ANTs SyN (CC)"]:.3f} | {syn} | {gain[better]:.3f} |
 """)
 
 # %% [markdown]
-# The ranking of methods depends on the data. In a comparison of fourteen classical tools, the
-# ranking changed with the labels and the measure ([Klein et al.
+# The ranking of methods depends on the data and the measure. In a comparison of fourteen classical
+# tools, the ranking changed with the labels and the measure ([Klein et al.
 # 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037)). In the LUMIR challenge, which has
 # thousands of training scans, VoxelMorph has a higher Dice than SyN, but also more folds ([results
 # of LUMIR](https://github.com/JHU-MedImage-Reg/LUMIR_L2R)). The Learn2Reg challenge ranks methods

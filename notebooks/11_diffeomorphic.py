@@ -15,7 +15,7 @@
 #
 # | | |
 # |---|---|
-# | **You will** | build a model that predicts a velocity, integrate the velocity yourself, and find the displacement in the model |
+# | **You will** | build a model that predicts a velocity, integrate this velocity yourself, and read the displacement from the model |
 # | **You will learn** | which tensor is the displacement, what integration gains and costs, and why λ must be chosen separately |
 # | **You need** | [the Jacobian](05_jacobian.ipynb) and [Weigh smoothness with λ](06_lambda.ipynb) |
 # | **In → out** | a model with integration and one without → Dice and folding of both models, and inverse displacements |
@@ -23,11 +23,12 @@
 # | **Time** | 20 minutes |
 
 # %% [markdown]
-# So far, the network predicted the displacement itself. A diffeomorphic model predicts a
+# So far, the network predicted the displacement directly. A diffeomorphic model predicts a
 # [velocity](../book/glossary.md#velocity) $v$ instead, and every point flows along $v$ for one unit
-# of time. The displacement of a point is the vector from its first to its last position, and
-# computing this vector is called *integration*. The paths of a smooth flow do not cross, so in
-# theory nothing folds ([Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006)).
+# of time. The displacement of a point is the vector from its initial to its final position.
+# Computing this vector from $v$ is called *integration*. The paths of a smooth flow do not cross,
+# so in theory the displacement does not fold ([Dalca et al.
+# 2019](https://doi.org/10.1016/j.media.2019.07.006)).
 
 # %% [markdown]
 # ## Set the parameters
@@ -60,9 +61,10 @@ people = runs.load_cohort(settings)
 # ## Look at the result first
 #
 # The stored comparison of methods [in 3D](08_real.ipynb) includes a network without integration
-# ("plain") and an integrated one. Both use the U-Net with strided convolutions from the 2018 paper.
-# Each network was trained for 3000 steps with NCC, on 15 real subjects at 2 mm, with the λ that was
-# chosen for it on slices. The table shows means over the 90 ordered pairs of the ten test subjects.
+# ("plain") and an integrated one. Both networks use the U-Net with strided convolutions from the
+# 2018 paper. Each network was trained with NCC for 3000 steps on 15 real subjects. The voxels
+# measure 2 mm, and each λ was chosen on slices. The table shows means over the 90 ordered pairs of
+# the ten test subjects.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
@@ -82,22 +84,21 @@ from vxmlib.experiments.statistics import interval_text
 gap = real.differences({"gap": ("ncc-integrated", "ncc")}).loc["gap"]
 folds = real.summary()["folding_percent_brain"]
 Markdown(f"""
-The Dice of the integrated network minus that of the plain one is {interval_text(gap)}. The range in
-brackets is the 95 percent interval over subjects. The plain network folds {folds["ncc"]:.2f} % of
-the brain, and the integrated one folds {folds["ncc-integrated"]:.4f} %.
+The mean Dice of the integrated network minus that of the plain one is {interval_text(gap)}. The
+range in brackets is the 95 percent interval over subjects. On average, the plain network folds
+{folds["ncc"]:.2f} % of the brain, and the integrated one folds {folds["ncc-integrated"]:.4f} %.
 """)
 
 # %% [markdown]
-# If you need invertible maps, this small decrease in Dice may be acceptable. In addition, both
-# networks register a pair in about the same time. The rest of the page shows, on slices, how an
-# integrated model works.
+# If you need invertible maps, this small decrease in Dice may be acceptable. Integration hardly
+# changes the time per pair. The rest of the page uses slices to show how an integrated model works.
 
 # %% [markdown]
 # ## Build a model that integrates
 #
-# In voxelmorph, a single argument, `int_steps`, turns integration on. The default value in
-# `VxmDense` is 7, so a model with the default arguments integrates a velocity. The next cell lists
-# the last layers of such a model.
+# In voxelmorph, any `int_steps` above 0 turns integration on. The default in `VxmDense` is 7, so a
+# model with the default arguments integrates a velocity. The next cell lists the last layers of
+# such a model.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -107,12 +108,12 @@ for layer in model.layers[-5:]:
     print(f"{type(layer).__name__:18} {layer.output_shape[1:]}")
 
 # %% [markdown]
-# The U-Net predicts the velocity at full size. The first `RescaleTransform` reduces the velocity to
-# half the size, at which `VecInt` integrates it. The second `RescaleTransform` enlarges the result,
-# the displacement, to the size of the image. The `SpatialTransformer` then warps the moving image.
+# The U-Net predicts the velocity at the size of the image. The first `RescaleTransform` resamples
+# the velocity to half this size, and `VecInt` integrates it. The second `RescaleTransform` enlarges
+# the result, the displacement, to the size of the image. The `SpatialTransformer` then warps the
+# moving image.
 #
-# The next cell trains a `VxmDense` with the parameters above, or loads it if this build has already
-# trained it.
+# The next cell trains a `VxmDense` with the parameters above, or loads it if already trained.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
@@ -133,8 +134,8 @@ warped, velocity = run.model.predict(batch, verbose=0)
 # ## Integrate by scaling and squaring
 #
 # *Scaling and squaring* ([Arsigny et al. 2006](https://doi.org/10.1007/11866565_113)) first divides
-# the velocity by $2^7$. The quotient is approximately the displacement after $1/2^7$ of the unit of
-# time. Each *squaring* composes the current displacement with itself, which doubles the time
+# the velocity by $2^7$. The result is approximately the displacement after $1/2^7$ of the unit of
+# time. Each *squaring* then composes the current displacement with itself, which doubles the time
 # covered. Seven squarings therefore cover the whole unit of time. The next cell implements this
 # method.
 
@@ -148,9 +149,9 @@ for _ in range(7):
     flow = warp.compose(flow, flow)
 
 # %% [markdown]
-# voxelmorph's layer `VecInt` does the same. In the model, `RescaleTransform` then enlarges the
-# field to the size of the image and doubles its values. We put both layers into a function, because
-# later sections integrate other velocities.
+# voxelmorph's layer `VecInt` implements the same method. In the model, `RescaleTransform` then
+# enlarges the displacement to the size of the image and doubles its values. The next cell combines
+# the two layers in a function, because later sections integrate other velocities.
 
 # %%
 def integrate(velocity, steps=7):
@@ -159,7 +160,7 @@ def integrate(velocity, steps=7):
 
 
 # %% [markdown]
-# The next cell compares our result with that of the layer `VecInt`.
+# The next cell compares our result with that of `VecInt` alone.
 
 # %%
 by_layer = vxm.layers.VecInt(method="ss", int_steps=7)(velocity)[0]
@@ -168,9 +169,10 @@ print(f"largest difference: {abs(flow - by_layer.numpy()).max():.0e} voxels")
 # %% [markdown]
 # ## Take the displacement, not the second output
 #
-# The second output of `predict` is the velocity at half the size, because the smoothness loss is
-# computed from this velocity. The displacement is a tensor inside the model, `references.pos_flow`.
-# The next cell computes this tensor and compares it with the result of our function `integrate`.
+# The second output of `predict` is the velocity at half the size of the image, because the
+# smoothness loss is computed from this velocity. The displacement is a tensor inside the model,
+# `references.pos_flow`. The next cell computes this tensor and compares it with the result of our
+# function `integrate`.
 
 # %%
 to_displacement = tf.keras.Model(run.model.inputs, run.model.references.pos_flow)
@@ -180,9 +182,9 @@ difference = abs(integrate(velocity[0]) - displacement).max()
 print(f"largest difference from integrate: {difference:.0e} voxels")
 
 # %% [markdown]
-# voxelmorph's `model.register` also returns this displacement, but it builds a new Keras model in
-# each call. Our function `models.register` builds the Keras model only once, checks the images, and
-# returns an array without a batch axis. Its result should equal the displacement above.
+# voxelmorph's `model.register` also returns this displacement, but builds a new Keras model in each
+# call. Our function `models.register` builds the Keras model only once, checks the images, and
+# returns an array without a batch axis. This array should equal the displacement above.
 
 # %%
 from vxmlib import models
@@ -193,9 +195,9 @@ print(f"largest difference: {abs(same - displacement).max():.0e} voxels")
 # %% [markdown]
 # ### Measure the mistake
 #
-# This section measures what happens if the second output is mistaken for the displacement. The
-# mistake matters most where deformations are large. The next cell therefore bends the moving image
-# and label map of every test pair at random.
+# This section measures how Dice and folding change if the second output is mistaken for the
+# displacement. The effect is largest where deformations are large. The next cell therefore bends
+# (smoothly deforms) the moving image and label map of every test pair at random.
 
 # %%
 from vxmlib.augment import Augmentation, upsample
@@ -209,10 +211,10 @@ for first, second in pairs:
     bent.append((image, warp.warp_labels(people.labels(first), change), second))
 
 # %% [markdown]
-# The velocity can be mistaken for the displacement in three ways. It can be used unchanged, or
-# enlarged to the size of the image. The enlarged velocity can also be doubled, because one voxel of
-# the small grid is as wide as two voxels of the image. The next function returns these three fields
-# and the displacement.
+# The velocity can be mistaken for the displacement in three ways: unchanged; enlarged to the size
+# of the image; or enlarged with its values doubled. Doubling seems correct because one voxel of the
+# small grid is as wide as two voxels of the image. The next function returns these three fields and
+# the displacement.
 
 # %%
 def readings(image, second):
@@ -227,9 +229,9 @@ def readings(image, second):
 
 
 # %% [markdown]
-# The next function measures one field. Folding is given in percent of the voxels of the field. Dice
-# requires a field of the size of the label maps, so it cannot be computed for the unchanged
-# velocity.
+# The next function measures Dice, folding (in percent of all voxels) and the SD of log det J of one
+# field. Dice requires a field of the size of the label maps, so it cannot be computed for the
+# unchanged velocity.
 
 # %%
 import pandas as pd
@@ -256,7 +258,7 @@ rows = [
 ]
 
 # %% [markdown]
-# The table shows means over the bent pairs.
+# The table shows means over all bent pairs.
 
 # %%
 read = pd.DataFrame(rows).groupby("reading", sort=False).mean()
@@ -268,26 +270,26 @@ raw, small, straight = (read.loc[name] for name in names_read)
 right = read.loc["displacement"]
 unmoved = np.mean([measured(0 * same, x, s)["Dice"] for _, x, s in bent])
 Markdown(f"""
-Before registration, the mean Dice of the bent pairs is {unmoved:.3f}, and the displacement gives
-{right["Dice"]:.3f}. The enlarged velocity gives {small["Dice"]:.3f}, which could pass for the
+The mean Dice of the bent pairs is {unmoved:.3f} before registration and {right["Dice"]:.3f} with
+the displacement. The enlarged velocity gives {small["Dice"]:.3f}, which could be mistaken for the
 result of a weak model. The enlarged and doubled velocity gives {straight["Dice"]:.3f}, so Dice does
 not reveal this form of the mistake.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Folding can mislead, too. If the unchanged velocity is read as a displacement,
-{raw["folded, %"]:.2f} % of its voxels seem to be folded, whereas {right["folded, %"]:.3f} % are
-folded in the displacement. The first number suggests that integration does not work. None of these
-computations raised an error or a warning.
+Folding can be misleading, too. If the unchanged velocity is read as a displacement,
+{raw["folded, %"]:.2f} % of its voxels seem to be folded, compared with {right["folded, %"]:.3f} %
+for the displacement. The first percentage would suggest that integration does not work. None of
+these mistakes raised an error or a warning.
 """)
 
 # %% [markdown]
 # ## Compute the inverse
 #
-# A flow is inverted by reversing it, that is, by integrating $-v$. The negative *displacement* is
-# not the inverse. The next cell computes both of these fields, and an inverse by fixed-point
-# iteration.
+# A flow is inverted by integrating $-v$. The negative *displacement*, in contrast, is not the
+# inverse. The next cell computes the integral of $-v$, the negative displacement, and an inverse by
+# fixed-point iteration.
 
 # %%
 brain = people.brain(pairs[0][1])
@@ -298,8 +300,8 @@ ways = {
 }
 
 # %% [markdown]
-# The next cell maps each point of the brain forwards and then back by each of these fields. It
-# measures the mean distance from the starting point.
+# The next cell maps each point of the brain by the displacement and by one of these fields, in both
+# orders. The table shows the mean distance from the starting point.
 
 # %%
 missed = {
@@ -308,25 +310,26 @@ missed = {
 pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 
 # %% [markdown]
-# The integral of $-v$ needs no iteration. It is not the exact inverse, because the displacement and
-# its inverse are integrated on a grid of half the size and then interpolated. The displacement of a
-# plain model can also be inverted by iteration, but only where it does not fold.
+# The integral of $-v$ needs no iteration, but it is not the exact inverse, because the displacement
+# and this integral are computed on a grid of half the size and then interpolated. Fixed-point
+# iteration can also invert the displacement of a plain model, but only where this displacement does
+# not fold.
 #
-# Because the inverse is cheap, `VxmDense(..., bidir=True)` also warps the fixed image to the moving
-# one. The image loss can then be computed in both directions.
+# Integrating $-v$ is cheap, so `VxmDense(..., bidir=True)` uses the inverse to warp the fixed image
+# to the moving one as well. The image loss can then be computed in both directions.
 
 # %% [markdown]
 # ## Choose λ anew
 #
-# λ does not have the same meaning in the two models. It weights the smoothness of the velocity in
-# the integrated model, but that of the displacement in the plain one. In addition, voxelmorph's
-# training script multiplies the loss `Grad` by `int_resolution`, and our `models.build` does so for
+# λ weights a different quantity in each model: the smoothness of the velocity in the integrated
+# model, but that of the displacement in the plain one. voxelmorph's training script also multiplies
+# the loss `Grad` by `int_resolution`. Our function `models.build` does the same, but only for
 # integrated models.
 #
 # For these reasons, λ was chosen separately for each model, as described in [Choose
-# λ](06_choose.ipynb). The table shows Dice and folding of the stored runs on validation subjects.
-# Each run trained a `VxmDense` with NCC for 1000 steps on slices of 15 real subjects. Each value is
-# a mean over three seeds.
+# λ](06_choose.ipynb). The table shows the Dice and folding of the stored runs on validation
+# subjects. Each run trained a `VxmDense` with NCC for 1000 steps on slices of 15 real subjects.
+# Each value is a mean over three seeds.
 
 # %%
 def grid(kind):
@@ -344,17 +347,17 @@ by_lam.rename(columns=models_of).rename_axis("λ").rename_axis(columns=[None, "m
 chosen = grid("chosen").set_index("int_steps")["lam"]
 overlap, folded = by_lam["Dice"][7], by_lam["folded, %"][7]
 Markdown(f"""
-The rule selects the largest λ whose Dice is at most one standard error below the best. It gives λ =
-{chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
+Our rule selects the largest λ whose Dice is at most one standard error below the best Dice. It
+gives λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
 
 At λ = 0.01, the integrated model folds only {folded[0.01]:.3f} % of the brain, so folding does not
-show that this λ is too small. Dice does show it, because Dice is {overlap[0.01]:.3f} at λ = 0.01
-and {overlap[chosen[7]]:.3f} at the chosen λ.
+show that this λ is too small. Only Dice shows this: it is {overlap[0.01]:.3f} at λ = 0.01, compared
+with {overlap[chosen[7]]:.3f} at the chosen λ.
 """)
 
 # %% [markdown]
-# We therefore compare the two models at different λ, each chosen by Dice. The next cell trains the
-# plain model with λ = 1, or loads it.
+# We therefore compare the two models, each at its own λ, which was chosen by Dice. The next cell
+# trains the plain model with λ = 1, or loads it if already trained.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -378,19 +381,19 @@ table.rename(columns=keys).round(3)
 change = table.loc[run.title, "dice_mean"] - table.loc[plain.title, "dice_mean"]
 Markdown(f"""
 On these slices, the Dice of the integrated model minus that of the plain one is {change:+.4f}. This
-is the mean over {len(pairs)} pairs of {len(people.split["test"])} test subjects. Each model was
-trained once, with {len(people.split["train"])} training subjects and {settings.steps} steps. A
-single run of each model cannot show whether such a small difference comes from integration or from
-chance.
+difference is a mean over {len(pairs)} pairs of {len(people.split["test"])} test subjects. Each
+model was trained once, with {len(people.split["train"])} training subjects and {settings.steps}
+steps. A single run of each model cannot show whether such a small difference comes from integration
+or chance.
 """)
 
 # %% [markdown]
 # ## Make it fold
 #
-# In theory, a smooth flow never folds. On a grid, however, it can fold if the velocity changes
-# faster than the grid can represent. The next cell multiplies the velocity by a factor and
-# integrates it with two, seven and ten squarings. The table shows the folded part of the brain in
-# percent.
+# In theory, a smooth flow never folds. On a grid, however, a flow can fold if the velocity varies
+# too much between neighbouring voxels. The next cell multiplies the velocity by a factor and
+# integrates the product with two, seven and ten squarings. The table shows the percentage of the
+# brain that is folded.
 
 # %%
 def folded_share(scale, steps):
@@ -423,17 +426,17 @@ recording.write_record(
 # %% tags=["remove-input"]
 most = scaled[8]
 Markdown(f"""
-At eight times the velocity, {most["7 squarings"]:.2f} % of the brain is folded with seven squarings
-and {most["2 squarings"]:.2f} % with two. Ten squarings do not solve the problem
-({most["10 squarings"]:.2f} %), because they divide the time more finely but use the same grid.
+With eight times the velocity, {most["7 squarings"]:.2f} % of the brain is folded after seven
+squarings and {most["2 squarings"]:.2f} % after two. Ten squarings leave
+{most["10 squarings"]:.2f} % folded, because they divide the time more finely but use the same grid.
 """)
 
 # %% [markdown]
 # ## Know the cost
 #
-# The cost depends on the grid, because each squaring interpolates the field once at every voxel.
-# The next cell times the integration alone for a 3D image of 80 × 96 × 80 voxels. The grid has the
-# size of the image, half of it (the default) or a quarter.
+# The running time depends on the grid, because each squaring interpolates the field once at every
+# voxel. The next cell times the integration alone for a 3D image of 80 × 96 × 80 voxels. The
+# velocity's grid has the size of the image, half of it (the default) or a quarter.
 
 # %%
 import timeit
@@ -451,9 +454,10 @@ pd.DataFrame(cost).T.rename(index=sizes).round(3)
 # %% tags=["remove-input"]
 both = real.trainings()["seconds"][["ncc", "ncc-integrated"]] / 3600
 Markdown(f"""
-Integration at half the size is several times faster than at full size. The 3D training runs took
-{both.iloc[1]:.2f} hours with integration at half the size and {both.iloc[0]:.2f} hours without it.
-These two times are only rough estimates, because the two cores of the machine also ran other jobs.
+Integration at half the size is several times faster than at full size. In 3D, training took
+{both.iloc[1]:.2f} hours with integration at half the size and {both.iloc[0]:.2f} hours without
+integration. These two times are only rough estimates, because the machine's two cores also ran
+other jobs.
 """)
 
 # %% [markdown]
@@ -497,12 +501,12 @@ print(f"largest difference from our warp: {abs(ours - warped[0, ..., 0]).max():.
 # ## Summary
 #
 # - If `int_steps` is above 0, the second output of the model is a velocity, by default at half the
-#   size. The displacement is `references.pos_flow`, which `register` returns.
+#   image size. The displacement is `references.pos_flow`, which `register` returns.
 # - The inverse is the integral of the negative velocity, not the negative displacement.
-# - An integrated model hardly folds at any λ, so folding cannot show whether λ is suitable. Choose
-#   its λ separately, by Dice.
-# - An integrated model can still fold where the velocity changes faster than its grid can
-#   represent.
+# - An integrated model hardly folded at any tested λ, so folding cannot show whether λ is suitable.
+#   Choose its λ separately, by Dice.
+# - An integrated model can still fold where the velocity varies too much between neighbouring
+#   voxels.
 #
 # **Read on:** [Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006) describe the model,
 # and [Arsigny et al. 2006](https://doi.org/10.1007/11866565_113) describe the integration.

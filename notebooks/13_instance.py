@@ -19,19 +19,19 @@
 # | **You will learn** | by how much each method raises Dice, what it costs in time and folding, and when to stop |
 # | **You need** | [Dice](04_dice.ipynb), [the Jacobian](05_jacobian.ipynb) and the model of [Compile and fit](03_fit.ipynb), which this page trains if it is missing |
 # | **In → out** | one pair and its displacement → a better displacement for this pair |
-# | **Not here** | training: the weights of the network stay as they are |
+# | **Not here** | training: the weights of the network do not change |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
-# A network predicts a displacement in one [pass](../book/glossary.md#pass), from what it has
-# learned on other subjects. A classical method such as SyN ([Avants et al.
+# A network predicts a displacement in one [pass](../book/glossary.md#pass), using what it has
+# learned from other subjects. A classical method such as SyN ([Avants et al.
 # 2008](https://doi.org/10.1016/j.media.2007.06.004)) instead optimises the displacement of each
-# pair, which takes longer. Two methods lie between these extremes:
+# pair, which takes longer. Two methods lie between one pass and full optimisation:
 #
 # - *Instance optimisation* starts from the network's displacement and minimises the training loss
 #   for this pair alone ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 # - *Repeated passes* apply the same network again, to correct what remains misaligned after the
-#   first displacement ([Zhao et al. 2019](https://arxiv.org/abs/1907.12353)).
+#   first pass ([Zhao et al. 2019](https://arxiv.org/abs/1907.12353)).
 
 # %% [markdown]
 # ## Set the parameters
@@ -58,11 +58,11 @@ print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 # %% [markdown]
 # ## Look at the result first
 #
-# The repository contains the results of a [comparison in 3D](08_real.ipynb), with instance
+# The repository contains the results of a [comparison in 3D](08_real.ipynb). It includes instance
 # optimisation of two networks and a second pass of one of them. The base network is the U-Net with
 # strided convolutions of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), trained with
-# λ = 1. The wide network has more filters and was trained with λ = 2. Both were trained with NCC
-# for 3000 steps, on 15 real subjects with voxels of 2 mm.
+# λ = 1. The wide network has more filters and was trained with λ = 2. Both networks were trained
+# with NCC for 3000 steps on 15 real subjects. The voxels measure 2 mm.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
@@ -71,7 +71,7 @@ folder = results_folder()
 real = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 
 # %% [markdown]
-# The next cell lists the seven methods of the table.
+# The next cell lists the seven methods of the table below.
 
 # %%
 names = {"identity": "affine alignment only", "ncc": "base network"}
@@ -97,32 +97,33 @@ asked = {"base": ("ncc-instance", "ncc"), "wide": ("wide-instance", "ncc-wide")}
 asked |= {"passes": ("wide-twice", "ncc-wide"), "syn": ("wide-instance", "syn-mattes")}
 gap = {name: interval_text(row) for name, row in real.differences(asked).iterrows()}
 Markdown(f"""
-For the base network, the gain in Dice from instance optimisation is {gap["base"]}. The range in
-brackets is the 95 percent interval over subjects. For the wide network, the gain is {gap["wide"]}
-from instance optimisation and {gap["passes"]} from a second pass.
+For the base network, the mean gain in Dice from instance optimisation is {gap["base"]}. The range
+in brackets is the 95 percent interval over subjects. For the wide network, the gain is
+{gap["wide"]} from instance optimisation and {gap["passes"]} from a second pass.
 """)
 
 # %% tags=["remove-input"]
 times = table["seconds"]["syn-mattes"] / table["seconds"]["wide-instance"]
 folds = table["folding_percent_brain"][["ncc-wide", "wide-instance", "wide-twice"]]
 Markdown(f"""
-The Dice of the optimised wide network minus that of SyN is {gap["syn"]}. SyN takes {times:.0f}
-times as long as this network, but in this time it registers the pair in both directions. SyN's
-displacements do not fold. The wide network folds {folds.iloc[0]:.2f} % of the brain before the
-optimisation and {folds.iloc[1]:.2f} % after it. After two passes, {folds.iloc[2]:.2f} % is folded.
-The optimisation thus raises Dice more than a second pass, but it also causes more folding.
+The mean Dice of the optimised wide network minus that of SyN is {gap["syn"]}. SyN takes {times:.0f}
+times as long as this network, but in this time it registers the pair in both directions.
+
+SyN's displacements do not fold. The wide network folds {folds.iloc[0]:.2f} % of the brain before
+the optimisation and {folds.iloc[1]:.2f} % after it. After two passes, {folds.iloc[2]:.2f} % is
+folded. The optimisation thus raises Dice more than a second pass, but also causes more folding.
 """)
 
 # %% [markdown]
-# The settings of both methods were chosen on validation subjects, and the results were measured
-# once on the test subjects. The rest of the page shows how the methods work, mostly on slices. The
-# results on slices are computed again in each build of the book.
+# The settings of instance optimisation and the number of passes were chosen on validation subjects.
+# Afterwards, the results were measured once on the test subjects. The rest of the page shows how
+# the methods work, mostly on slices. The results on slices are computed again in each build.
 
 # %% [markdown]
 # ## Optimise one pair with voxelmorph
 #
-# We use three validation pairs to choose the number of steps. The next cell registers the first
-# pair with the network.
+# We later choose the number of steps on three validation pairs. The next cell registers the first
+# of these pairs with the network.
 
 # %%
 from vxmlib import cohorts
@@ -132,11 +133,11 @@ moving, fixed = (people.image(subject) for subject in pairs[0])
 start = run.register(moving, fixed)
 
 # %% [markdown]
-# voxelmorph's model for instance optimisation is `InstanceDense`. It has no U-Net. Its only weights
-# are the field itself, so `fit()` changes the field of one pair. With `int_steps=0` the field is
-# the displacement, and it must have the size of the image. This requires `int_resolution=1`,
-# because the default creates a field of half the size. If the sizes differ, voxelmorph only prints
-# a warning.
+# voxelmorph's model for instance optimisation is `InstanceDense`, which has no U-Net. Its only
+# weights are the values of one field, so `fit()` optimises the field of one pair. With
+# `int_steps=0`, the field is the displacement, which must have the size of the image. This requires
+# `int_resolution=1`, because the default creates a field of half the size. If the sizes differ,
+# voxelmorph only prints a warning.
 
 # %% tags=["remove-stderr", "hide-output"]
 from vxmlib.backend import tf, vxm
@@ -152,8 +153,8 @@ layer, mult = instance.references.flow_layer, instance.references.mult
 print(f"random start: up to {mult * abs(layer.get_weights()[0]).max():.0f} voxels")
 
 # %% [markdown]
-# You therefore have to set the starting field. The method `set_flow` is meant for this, but it
-# fails, because it passes an array where Keras expects a list.
+# You therefore have to set the starting field. The method `set_flow` is meant for this purpose, but
+# it fails because it passes an array where Keras expects a list.
 
 # %%
 import textwrap
@@ -171,8 +172,8 @@ layer.set_weights([start / mult])
 
 # %% [markdown]
 # The model is compiled and fitted as in a training run, but the data set contains only one pair. In
-# each step, Adam changes a weight by about the learning rate. A learning rate of 1e-4, multiplied
-# by `mult`, thus changes the displacement by about a tenth of a voxel.
+# each step, Adam changes each weight by about the learning rate. A learning rate of 1e-4,
+# multiplied by `mult`, thus changes the displacement by about a tenth of a voxel.
 
 # %% tags=["hide-output"]
 ncc, smooth = vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss
@@ -180,7 +181,7 @@ adam = tf.keras.optimizers.Adam(1e-4)
 instance.compile(adam, loss=[ncc, smooth], loss_weights=[1, settings.lam])
 
 # %% [markdown]
-# The pair is the only batch, so each of the 40 epochs is one step.
+# The pair is the only batch, so each of the 40 epochs has one step.
 
 # %% tags=["hide-output"]
 batch = [image[None, ..., None] for image in (moving, fixed)]
@@ -188,7 +189,8 @@ zeros = start[None] * 0
 fitted = instance.fit(batch[0], [batch[1], zeros], epochs=40, verbose=0)
 
 # %% [markdown]
-# The function `score` warps the labels and returns the mean Dice and the folded part of the brain.
+# The function `score` warps the labels and returns the mean Dice and the percentage of the brain
+# that is folded.
 
 # %% tags=["remove-stderr"]
 import pandas as pd
@@ -203,8 +205,8 @@ def score(displacement, pair):
 
 
 # %% [markdown]
-# `get_registration_model` returns a model whose output is the displacement. The table compares Dice
-# and folding before and after the 40 steps.
+# The method `get_registration_model` returns a model that outputs the displacement. The table
+# compares Dice and folding before and after the 40 steps.
 
 # %%
 by_voxelmorph = instance.get_registration_model()(batch[0])[0].numpy()
@@ -212,11 +214,11 @@ rows = {"network": score(start, pairs[0]), "after 40 steps": score(by_voxelmorph
 pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 
 # %% [markdown]
-# With voxelmorph's default, `int_steps=7`, the weights are a
+# With voxelmorph's default, `int_steps=7`, the weights of `InstanceDense` represent a
 # [velocity](../book/glossary.md#velocity). Such a model cannot start from the displacement of a
-# network without integration. If your network integrates, keep `int_steps=7` and start from its
-# velocity. If you optimise the network's displacement instead, the result is no longer the integral
-# of a velocity and may fold.
+# network without integration. If your network integrates a velocity, keep `int_steps=7` and start
+# from this velocity. If you optimise the network's displacement instead, the result is no longer
+# the integral of a velocity and may fold.
 
 # %% [markdown]
 # ## Use a smoother optimiser
@@ -224,11 +226,12 @@ pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 # This book's class `InstanceOptimiser` minimises the same loss from the same starting displacement.
 # It differs from `InstanceDense` in three ways:
 #
-# - It corrects the displacement on a grid of half the resolution, so that each step is smooth.
+# - It corrects the displacement on a grid of half the resolution, so that each correction is
+#   smooth.
 # - It is compiled only once for all images of the same size.
 # - It stops with a clear error if the loss is no longer finite.
 #
-# The learning rate is given in voxels per step. The table shows the loss and the running time at
+# Its learning rate is given in voxels per step. The table shows the loss and the running time at
 # four of the 40 steps.
 
 # %%
@@ -251,9 +254,9 @@ pd.DataFrame(rows, index=["Dice", "folded, % of the brain"]).T.round(3)
 # %% [markdown]
 # ## Choose the number of steps
 #
-# Adam minimises the loss, so a falling loss does not show how many steps are useful. We use Dice
-# for this choice, because Dice is computed from labels, which the loss does not use. The function
-# `watched` records Dice and folding at every fifth step.
+# The optimiser minimises the loss, so a falling loss does not show how many steps improve the
+# alignment. We use Dice for this choice, because it is computed from labels, which the loss does
+# not use. The function `watched` records Dice and folding at every fifth step.
 
 # %%
 def watched(pair, begin, optimise, steps=60):
@@ -282,7 +285,8 @@ def mean_of(starts, optimise=optimise):
 
 
 # %% [markdown]
-# The next cell optimises each pair twice: from the network's displacement and from no displacement.
+# The next cell optimises each pair twice: from the network's displacement and from no displacement
+# (zero).
 
 # %%
 from_network = mean_of(by_network)
@@ -291,15 +295,15 @@ from_nothing = mean_of(dict.fromkeys(pairs, nothing))
 # %% [markdown]
 # The figure shows Dice and folding for both starting points.
 
-# %% mystnb={"image": {"alt": "Two panels against the optimisation step. The left panel shows Dice. The curve that starts from the network begins high and rises further. The curve that starts from no displacement begins low, rises and stays below the other curve. The right panel shows folding in percent of the brain for both starting points."}, "figure": {"caption": "Dice and folding during the optimisation, from the network's displacement and from no displacement. Values are means over three validation pairs of this build.", "name": "fig-instance-steps"}}
+# %% mystnb={"image": {"alt": "Two panels against the optimisation step. The left panel shows Dice. The curve that starts from the network begins high and rises further. The curve that starts from no displacement begins low, rises and stays below the other curve. The right panel shows folding in percent of the brain for both starting points."}, "figure": {"caption": "Dice and folding during the optimisation that starts from the network's displacement or from no displacement. Values are means over three validation pairs of this build.", "name": "fig-instance-steps"}}
 from vxmlib.book import figures
 
 curves = {"from the network": from_network, "from no displacement": from_nothing}
 figures.steps_of(curves, ["Dice", "folded, %"], ["Dice", "folded, % of the brain"]);
 
 # %% [markdown]
-# Once the Dice curve is flat, more steps gain little. Our rule therefore chooses the first recorded
-# step whose Dice is at most `0.002` below the best Dice.
+# Once the Dice curve is flat, further steps hardly raise Dice. Our rule therefore chooses the first
+# recorded step whose Dice is at most `0.002` below the best Dice.
 
 # %%
 near_best = from_network["Dice"] >= from_network["Dice"].max() - 0.002
@@ -309,15 +313,15 @@ print(chosen, "steps")
 # %% tags=["remove-input"]
 dice = from_network["Dice"]
 Markdown(f"""
-From the network's displacement, the chosen steps raise Dice from {dice.iloc[0]:.3f} to
-{dice[chosen]:.3f}. From no displacement, Dice is {from_nothing["Dice"].iloc[-1]:.3f} after
-{from_nothing.index[-1]} steps.
+If the optimisation starts from the network's displacement, {chosen} steps change Dice from
+{dice.iloc[0]:.3f} to {dice[chosen]:.3f}. From no displacement, Dice is
+{from_nothing["Dice"].iloc[-1]:.3f} after {from_nothing.index[-1]} steps.
 """)
 
 # %% [markdown]
 # ## Compare the methods on test pairs
 #
-# The next cell defines the five methods. SyN uses its correlation metric at three resolutions.
+# The next cell defines the five methods. SyN uses correlation as its metric, at three resolutions.
 
 # %%
 from functools import partial
@@ -377,7 +381,7 @@ recording.write_record(
 # %% tags=["remove-input"]
 plain, better = summary.loc["network"], summary.loc["network, refined"]
 Markdown(f"""
-The {chosen} steps of optimisation raise the Dice of the network by
+The {chosen} steps of optimisation raise the mean Dice of the network by
 {better["dice_mean"] - plain["dice_mean"]:.3f} and take {better["seconds"] - plain["seconds"]:.2f}
 seconds per pair. The network is the `VxmDense` of [Compile and fit](03_fit.ipynb), trained for
 {run.history["step"].iloc[-1]} steps on {len(people.split["train"])} subjects.
@@ -398,10 +402,10 @@ Markdown(against)
 # %% [markdown]
 # ## See what the steps cost in 3D
 #
-# In 3D, we recorded more steps than we use, to see how Dice and folding change later. The stored
-# record contains six validation pairs of real subjects. Each optimisation starts from the
-# displacement of the base network. A step takes longer in 3D than on slices, so the optimiser takes
-# fewer and larger steps. The next cell prints the settings of the comparison.
+# In 3D, we recorded more steps than the comparison uses, to see how Dice and folding change later.
+# The stored record covers six validation pairs of real subjects. Each optimisation starts from the
+# displacement of the base network. A step takes longer in 3D than on slices, so the comparison uses
+# fewer and larger steps. The next cell prints its settings.
 
 # %%
 from vxmlib.experiments.results import committed_record
@@ -411,8 +415,8 @@ instance_3d = watched_3d["parameters"]["instance"]
 print("{steps} steps, learning rate {learning_rate} voxels, λ = {lam:g}".format(**instance_3d))
 
 # %% [markdown]
-# The table shows every fourth step and the step at which the comparison stops, as means over the
-# pairs.
+# The table shows means over the pairs, for every fourth step and the step at which the comparison
+# stops.
 
 # %%
 measures = ["dice", "folding_percent_brain", "seconds"]
@@ -423,7 +427,7 @@ steps_3d.loc[some].rename(columns=columns | {"seconds": "seconds"}).round(3)
 
 # %% [markdown]
 # The next cell reads the results of SyN on the same six pairs. SyN with correlation was run without
-# iterations at full resolution, which would take too long.
+# iterations at full resolution, because these would take too long.
 
 # %%
 same = rows_3d[["moving", "fixed"]].drop_duplicates()
@@ -434,9 +438,9 @@ for key, name in {"cc": "SyN, correlation", "mattes": "SyN, mutual information"}
 points = {name: row[measures[:2]].rename(row["seconds"]) for name, row in syn_3d.items()}
 
 # %% [markdown]
-# The figure shows Dice and folding of the optimisation as curves, and those of SyN as markers.
+# The figure shows the optimisation as curves and SyN as markers.
 
-# %% mystnb={"image": {"alt": "Two panels against the running time in 3D. The Dice of the optimisation rises steeply within the first seconds and then stays nearly level. The two markers of SyN lie far to the right. The folding of the optimisation, in percent of the brain, first falls a little, then rises above its first value, and falls again slowly. Folding is zero for SyN."}, "figure": {"caption": "Dice and folding in 3D of instance optimisation, starting from the base network's displacement, and of SyN with two metrics. Values are means over six validation pairs of real subjects.", "name": "fig-instance-3d"}}
+# %% mystnb={"image": {"alt": "Two panels against the running time in 3D. The Dice of the optimisation rises steeply within the first seconds and then stays nearly level. The two markers of SyN lie far to the right. The folding of the optimisation, in percent of the brain, first falls a little, then rises above its first value, and falls again slowly. Folding is zero for SyN."}, "figure": {"caption": "Dice and folding of instance optimisation in 3D, starting from the base network's displacement, and of SyN with two metrics. Values are means over six validation pairs of real subjects.", "name": "fig-instance-3d"}}
 curve = {"network, optimised": steps_3d.set_index("seconds")}
 labels = ["Dice", "folded, % of the brain"]
 figures.steps_of(curve, measures[:2], labels, xlabel="seconds", points=points);
@@ -445,7 +449,7 @@ figures.steps_of(curve, measures[:2], labels, xlabel="seconds", points=points);
 used, peak = instance_3d["steps"], steps_3d["folding_percent_brain"].idxmax()
 part = steps_3d["folding_percent_brain"]
 Markdown(f"""
-The comparison uses {used} steps. These steps raise Dice from {steps_3d["dice"][0]:.3f} to
+The {used} steps of the comparison raise Dice from {steps_3d["dice"][0]:.3f} to
 {steps_3d["dice"][used]:.3f}. Folding is {part[0]:.2f} % of the brain before and {part[used]:.2f} %
 after these steps. Later steps raise Dice only slightly, whereas folding increases to a maximum of
 {part[peak]:.2f} % at step {peak}.
@@ -453,22 +457,24 @@ after these steps. Later steps raise Dice only slightly, whereas folding increas
 
 # %% [markdown]
 # The number of steps, the learning rate and λ were chosen on three of these six pairs. The
-# optimiser uses λ = 2, whereas the base network was trained with λ = 1. The journal paper reports a
-# smaller gain from instance optimisation on other data, where Dice rises from 0.774 to 0.786 with
-# NCC ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538), Table II).
+# optimiser uses λ = 2, whereas the base network was trained with λ = 1.
+#
+# On other data, the journal paper reports a smaller gain from instance optimisation than ours: with
+# NCC, Dice rises from 0.774 to 0.786 ([Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538), Table II).
 
 # %% [markdown]
 # ## Apply the same network again
 #
-# A repeated pass needs no optimisation. The moving image is warped by the first displacement $u$,
-# and the network registers the warped image to the fixed image. The resulting displacement $u_2$ is
-# composed with the first:
+# A repeated pass needs no optimisation. The moving image is warped by the displacement $u$ of the
+# first pass, and the network registers the warped image to the fixed image. The resulting
+# displacement $u_2$ is composed with $u$:
 #
 # $$u \leftarrow u_2 + u \circ (\mathrm{id} + u_2)$$
 #
 # The last term is the value of $u$ at the point to which $u_2$ points. The composed displacement is
-# applied to the original moving image, so the result is interpolated only once. voxelmorph's layer
-# `ComposeTransform` computes this formula.
+# applied to the original moving image, so this image is interpolated only once. voxelmorph's layer
+# `ComposeTransform` computes the composition.
 
 # %%
 warped = vxm.layers.SpatialTransformer()([batch[0], start[None]])
@@ -478,7 +484,7 @@ both = vxm.layers.ComposeTransform()([start[None], second[None]])[0].numpy()
 # %% [markdown]
 # This book's function `passes` repeats these three lines of code any number of times. It
 # interpolates in float64 and yields the displacement after each pass. The next cell compares its
-# second pass with the layer.
+# second displacement with that of the layer, and scores up to four passes.
 
 # %%
 from vxmlib.methods.passes import passes
@@ -493,7 +499,7 @@ pd.DataFrame(each, index=["Dice", "folded, % of the brain"]).T.round(3)
 # They also train several networks together as one cascade, which is a different method.
 #
 # The repository also contains results for up to four passes in 3D, measured on all ordered pairs of
-# the validation subjects. They include a third network, which integrates a
+# the validation subjects. The results include a third network, which integrates a
 # [velocity](../book/glossary.md#velocity) and was trained with λ = 0.1.
 
 # %%
@@ -504,35 +510,36 @@ dice_of = {f"Dice, {word}": result["dice"] for word, result in by_pass.items()}
 pd.DataFrame(dice_of).rename_axis("passes").round(3)
 
 # %% [markdown]
-# The figure shows the Dice of this table and the folded part of the brain.
+# The figure shows these Dice values and the percentage of the brain that is folded.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of passes, with one curve each for the base, the wide and the integrated network. The Dice of the wide network rises at the second pass and then stays nearly level. The Dice of the other two networks hardly changes at the second pass and then falls. Folding decreases for the base and the wide network and rises slightly above zero for the integrated one."}, "figure": {"caption": "Dice and folding after one to four passes of the same network. Values are means over validation pairs in 3D.", "name": "fig-instance-passes"}}
+# %% mystnb={"image": {"alt": "Two panels against the number of passes, with one curve each for the base, the wide and the integrated network. The Dice of the wide network rises at the second pass and then stays nearly level. The Dice of the other two networks hardly changes at the second pass and then falls. Folding decreases overall for the base and the wide network and rises slightly above zero for the integrated one."}, "figure": {"caption": "Dice and folding after one to four passes of the same network. Values are means over validation pairs in 3D.", "name": "fig-instance-passes"}}
 figures.steps_of(by_pass, measures[:2], labels, xlabel="passes");
 
 # %% tags=["remove-input"]
 more = {word: result["dice"].diff() for word, result in by_pass.items()}
 torn = by_pass["integrated"]["folding_percent_brain"]
 Markdown(f"""
-The second pass changes the Dice of the wide network by {more["wide"][2]:+.4f}, and the third pass
-by {more["wide"][3]:+.4f}. For this reason, the comparison on test subjects uses two passes of the
-wide network. For the base network, the second pass changes Dice by {more["base"][2]:+.4f}, and the
-third pass by {more["base"][3]:+.4f}.
+For the wide network, the second pass changes Dice by {more["wide"][2]:+.4f}, and the third pass by
+{more["wide"][3]:+.4f}. Therefore, the comparison on test subjects uses two passes of the wide
+network. For the base network, the second pass changes Dice by {more["base"][2]:+.4f}, and the third
+pass by {more["base"][3]:+.4f}.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The gain from a second pass therefore depends on the network. The base and the wide network differ
-in size and in λ, so these results cannot show which of the two differences matters. Further passes
-do not raise the Dice of the integrated network. Its folding is {torn[1]:.3f} % of the brain after
-one pass and {torn[4]:.3f} % after four.
+The effect of a second pass on Dice therefore depends on the network. The base and the wide network
+differ in size and in λ, so these results cannot show which difference matters.
+
+Further passes do not raise the Dice of the integrated network. Its displacements fold
+{torn[1]:.3f} % of the brain after one pass and {torn[4]:.3f} % after four.
 """)
 
 # %% [markdown]
 # > **Warning: Repeated passes need not improve the result**
 # >
 # > The network was trained to predict *one* smooth displacement for a pair after affine alignment.
-# > No loss keeps the composed displacement smooth. Therefore choose the number of passes on
-# > validation subjects, by Dice and folding together.
+# > During training, no loss kept composed displacements smooth. Therefore choose the number of
+# > passes on validation subjects, by Dice and folding together.
 
 # %% [markdown]
 # ## Exercises
@@ -548,7 +555,7 @@ print(pd.DataFrame(last).round(3).to_string())
 # <details><summary>Answer</summary>
 #
 # With such a small λ, the optimiser makes the images more similar by folding the displacement, and
-# Dice falls. Training with this λ also causes folds, because it minimises the same loss.
+# Dice falls. Training with this λ also causes folds, because training minimises the same loss.
 #
 # </details>
 #
@@ -563,9 +570,9 @@ print(pd.concat(rates, axis=1).iloc[[0, 1, 2, 4, 8, 12]].round(3).to_string())
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In each step, Adam changes every displacement by about the learning rate, whatever the size of the
-# gradient. With one voxel per step, Dice rises in fewer steps than with a tenth, but more of the
-# brain is folded after the first five steps.
+# In each step, Adam changes every displacement value by about the learning rate, whatever the size
+# of the gradient. With one voxel per step, Dice rises in fewer steps than with a tenth of a voxel,
+# but more of the brain is folded after the first five steps.
 #
 # </details>
 #
@@ -576,10 +583,10 @@ print(pd.concat(rates, axis=1).iloc[[0, 1, 2, 4, 8, 12]].round(3).to_string())
 # - voxelmorph's `InstanceDense` can optimise a pair if you set the starting field yourself.
 # - Record Dice and folding at several steps on validation pairs, and use them to choose the number
 #   of steps.
-# - In 3D, instance optimisation takes one or two seconds per pair and, for the wide network, causes
-#   more folding.
+# - In 3D, instance optimisation takes about two seconds per pair. For the wide network, it also
+#   increases folding.
 # - A second pass needs no further training, but whether it helps depends on the network.
 #
-# **Read on:** the section on instance-specific optimisation in [Balakrishnan et al.
-# 2019](https://doi.org/10.1109/TMI.2019.2897538), and [Zhao et al.
-# 2019](https://arxiv.org/abs/1907.12353) on cascades.
+# **Read on:** [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) describe
+# instance-specific optimisation, and [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) describe
+# cascades.

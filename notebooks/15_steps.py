@@ -15,10 +15,10 @@
 #
 # | | |
 # |---|---|
-# | **You will** | train with `fit()`, with a custom `train_step` and with a loop that you write (a *bare loop*), and compare the losses step by step |
+# | **You will** | train with `fit()`, with a custom `train_step` and with a loop that you write yourself (a *bare loop*), and compare the losses step by step |
 # | **You will learn** | what `fit()` can do, and what you give up when you replace parts of it |
 # | **You need** | [Compile and fit](03_fit.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
-# | **In → out** | training subjects → the loss at every step and the time of a step, for each way |
+# | **In → out** | training subjects → for each way, the loss at every step and the time of a step |
 # | **Not here** | the choice between the three ways, which is the subject of [the next lesson](16_situations.ipynb) |
 # | **Time** | 20 minutes |
 
@@ -30,8 +30,8 @@ result = display(Markdown("The result appears here when the page has run."), dis
 # %% [markdown]
 # ## Set the parameters
 #
-# The training runs of this lesson are short and use slices with voxels of 2 mm. This is enough,
-# because the lesson compares single training steps, not the quality of a registration.
+# The training runs of this lesson are short and use slices with voxels of 2 mm. Such runs are
+# sufficient, because the lesson compares single training steps, not the quality of a registration.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -79,8 +79,8 @@ def fresh(network=vxm.networks.VxmDense):
 
 
 # %% [markdown]
-# All training runs also use the same pairs in the same order. The function `data` returns these
-# pairs.
+# All training runs also use the same pairs in the same order. The function `data` therefore draws
+# the pairs with a fixed seed.
 
 # %%
 from vxmlib import pairs
@@ -96,12 +96,13 @@ def data():
 #
 # Four tasks are often given as reasons for a custom loop: clipping gradients, freezing layers,
 # changing the learning rate during training, and monitoring the displacement. For each task, Keras
-# has a property, an argument or a callback.
+# already has a property, an argument or a callback.
 #
 # ### Freeze and clip
 #
 # The weights of a layer with `trainable = False` do not change during training. Set this property
-# before `compile`, which collects the trainable weights. The next cell freezes the encoder.
+# before `compile`, because `compile` collects the trainable weights. The next cell freezes the
+# encoder.
 
 # %%
 model = fresh()
@@ -112,7 +113,7 @@ for layer in model.layers:
 # %% [markdown]
 # Every Keras optimiser can limit the norm of the gradients. The argument `clipnorm` limits the norm
 # for each weight tensor separately, and `global_clipnorm` for all tensors together. Here we use
-# plain gradient descent with a learning rate of 1, so each step is exactly as long as the clipped
+# plain gradient descent with a learning rate of 1, so each tensor changes by exactly its clipped
 # gradient. The steps of Adam would not show the clipping, because Adam divides each gradient by a
 # running average of the gradient's size.
 
@@ -133,7 +134,8 @@ falling = tf.keras.callbacks.LearningRateScheduler(
 )
 
 # %% [markdown]
-# To monitor the displacement, we write a callback. The next cell selects a validation pair for it.
+# To monitor the displacement, we write a callback that registers a validation pair. The next cell
+# selects the pair.
 
 # %%
 from vxmlib import metrics, models
@@ -142,8 +144,8 @@ moving, fixed = runs.validation_pairs(people)[0]
 images = people.image(moving), people.image(fixed)
 
 # %% [markdown]
-# After each epoch, the callback registers this pair and logs the percentage of folded voxels in the
-# brain.
+# After each epoch, the callback registers this pair and logs the percentage of brain voxels that
+# are folded.
 
 # %%
 class WatchFolding(tf.keras.callbacks.Callback):
@@ -159,8 +161,8 @@ class WatchFolding(tf.keras.callbacks.Callback):
 #
 # ### Run all four at once
 #
-# The first epoch has a single step. The next cell measures the largest change of a weight tensor in
-# this step.
+# The first epoch has a single step. To compare this step with the limit, the next cell measures the
+# largest change of a weight tensor.
 
 # %%
 import numpy as np
@@ -191,7 +193,7 @@ print("encoder unchanged:", all(encoder))
 print(f"longest step of a weight tensor: {longest:.4f} (limit {limit})")
 
 # %% [markdown]
-# The log shows the learning rate, the loss and the folding of the monitored pair for each epoch.
+# For each epoch, the log shows the learning rate, the loss and the folding of the monitored pair.
 
 # %%
 import pandas as pd
@@ -200,8 +202,8 @@ log = pd.DataFrame(history.history, index=[2, 3, 4]).rename_axis("epoch")
 log[["lr", "loss", "folded, % of the brain"]].rename(columns={"lr": "learning rate"}).round(4)
 
 # %% [markdown]
-# None of the four tasks needed a custom loop. For the rare task that does, the rest of the lesson
-# shows how to write the training step yourself.
+# None of the four tasks needed a custom loop. For a task that does need one, the rest of the lesson
+# shows how to write the training step.
 
 # %% [markdown]
 # ## First way: call `fit()`
@@ -229,7 +231,8 @@ def milliseconds(clock):
 
 
 # %% [markdown]
-# The timed steps belong to one long epoch, because the work at the end of an epoch takes time, too.
+# The timed steps belong to one long epoch, because work between epochs would add to the time of a
+# step.
 
 # %%
 clock = loops.Clock()
@@ -257,10 +260,10 @@ class OwnStep(vxm.networks.VxmDense):
 # %% [markdown]
 # To change the gradients before they are applied, replace `minimize` by `tape.gradient` and
 # `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision), you then have to
-# scale the loss yourself, whereas `minimize` scales it automatically.
-# [HyperMorph](14_hypermorph.ipynb) is trained with a custom `train_step`, too.
+# scale the loss yourself, whereas `minimize` scales it automatically. For another custom
+# `train_step`, see [HyperMorph](14_hypermorph.ipynb).
 #
-# The next cell trains and times the new model in the same way as before.
+# The next cell trains and times this subclass in the same way as `VxmDense` above.
 
 # %%
 model = fresh(OwnStep)
@@ -273,7 +276,7 @@ times["own train_step"] = milliseconds(clock)
 # %% [markdown]
 # ## Third way: write the loop
 #
-# A bare loop does not call `fit()`. The next cell builds the model and prepares its optimiser.
+# A bare loop does not call `fit()`, so the next cell also prepares the model's optimiser.
 
 # %%
 model = fresh()
@@ -281,8 +284,9 @@ optimizer, weights = model.optimizer, model.trainable_variables
 optimizer.build(weights)
 
 # %% [markdown]
-# The step has the same operations as `train_step`, but the weighted sum of the losses also has to
-# be written out. Without `tf.function`, which compiles the step, the loop would be much slower.
+# The function `one_step` performs the same operations as `train_step`, but also has to compute the
+# weighted sum of the losses. Without `tf.function`, which compiles the step, the loop would be much
+# slower.
 
 # %%
 @tf.function
@@ -298,7 +302,7 @@ def one_step(inputs, targets):
 
 
 # %% [markdown]
-# The loop makes one step for each batch, and `loops.Clock` again records when each step ends.
+# The loop performs one step for each batch, and `loops.Clock` again records when each step ends.
 
 # %%
 clock, by_loop = loops.Clock(), []
@@ -312,14 +316,15 @@ times["bare loop"] = milliseconds(clock)
 # ## Guard the loop
 #
 # If the loss became NaN, the loop above would still continue until the last step. Our function
-# `loops.train` is the same loop with additional checks (*guards*):
+# `loops.train` is the same loop with additional checks (*guards*) and outputs:
 #
 # - It stops with a message when the loss or a weight is no longer finite, or when the batches run
 #   out.
 # - It can save the last good weights in a file, and it returns a table with every term of the loss.
 # - It raises an error if the optimiser expects a scaled loss, as in mixed precision.
 #
-# `loops.compiled_terms` takes the losses and their weights from the compiled model.
+# `loops.compiled_terms` takes the losses and their weights from the compiled model, so the loop
+# minimises the same objective as `fit()`.
 
 # %%
 model, clock = fresh(), loops.Clock()
@@ -335,14 +340,14 @@ times["guarded loop"] = milliseconds(clock)
 table.set_index("step").set_axis(["loss", "image loss", "smoothness"], axis=1).tail(2).round(4)
 
 # %% [markdown]
-# Neither the bare loop nor the guarded loop can resume an interrupted training run, because the
-# state of the optimiser is not saved.
+# Neither the bare loop nor the guarded loop can resume an interrupted training run, because neither
+# saves the state of the optimiser.
 #
 # ## Compare the losses and the time of a step
 #
-# If all four variants are correct, they give the same loss at every step, up to rounding. The table
-# shows the largest relative difference from the losses of `fit()`, the time of a step, and the loss
-# of the last step.
+# If the four variants are correct, they give the same loss at every step, up to rounding. For each
+# variant, the table shows the largest relative difference from the losses of `fit()`, the time of a
+# step, and the loss of the last step.
 
 # %%
 reference = by_step["fit()"]
@@ -358,19 +363,23 @@ assert most < 1e-4
 equal = f"equal to within a relative difference of {most:.0e}" if most else "exactly equal"
 Markdown(f"""
 Over {steps} steps, the losses of the four variants are {equal}. On another machine, the variants
-may add numbers in different orders, and single precision rounds every sum. A relative difference of
-up to about `1e-5` therefore does not indicate an error.
+may add the same numbers in different orders, and single precision rounds every sum. A relative
+difference of up to about `1e-5` therefore does not indicate an error.
 """)
 
 # %% [markdown]
 # The time of a step depends on the machine and on its load. Before you replace `fit()` to save
-# time, measure a step of `fit()` and a step of your loop on your machine.
+# time, measure a step of `fit()` and of your loop on your machine.
 
 # %% tags=["remove-cell"]
+by_fit, in_loop = f"{times['fit()']:.0f} ms", f"{times['bare loop']:.0f} ms"
+timing = f"{by_fit} with `fit()`, compared with {in_loop} with the bare loop"
+if by_fit == in_loop:
+    timing = f"about {by_fit} both with `fit()` and with the bare loop"
 result.update(Markdown(f"""
-**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal}. Each of
-them trained voxelmorph's `VxmDense` for {steps} steps, on slices of {people.shape[0]} ×
-{people.shape[1]} voxels. A step takes {times["fit()"]:.0f} ms with `fit()` and {times["bare loop"]:.0f} ms with the bare loop.
+**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal}. Each
+way trained voxelmorph's `VxmDense` for {steps} steps, on slices of {people.shape[0]} ×
+{people.shape[1]} voxels. A step takes {timing}.
 """))
 
 # %% tags=["remove-cell"]
@@ -396,7 +405,7 @@ recording.keep_record("15_steps", record)
 # %% [markdown]
 # ## Know what you give up
 #
-# The table shows what each way provides.
+# The table compares what the three ways provide.
 #
 # | | `fit()` | own `train_step` | bare loop |
 # |---|---|---|---|
@@ -410,8 +419,8 @@ recording.keep_record("15_steps", record)
 #
 # > **Tip: Keep `fit()` as the reference**
 # >
-# > If you write a loop, first let it make the same step as `fit()`, and compare the losses as in
-# > this lesson. Then change one thing at a time.
+# > If you write a loop, first make it perform the same step as `fit()`, and compare the losses
+# > as in this lesson. Then change one thing at a time.
 
 # %% [markdown]
 # ## Exercises
@@ -427,9 +436,10 @@ difference = abs(wrong.set_index("step")["loss"] / reference - 1)
 print(difference.iloc[[0, 1, 4, 9]].map("{:.0e}".format).to_string())
 
 # %% [markdown]
-# The solution prints the relative difference from `fit()` at four steps. The first difference is
-# almost zero, because the displacement of the untrained network is almost zero, and so is the
-# smoothness term. After a few steps, the difference is larger than rounding can explain.
+# The solution prints the relative difference in the loss from `fit()` at four steps. The first
+# difference is almost zero, because the displacement of the untrained network is almost zero, and
+# so is the smoothness term. After a few steps, the difference exceeds rounding, which reveals the
+# mistake.
 #
 # **Exercise 2.** Clip the gradients in the bare loop. Which line do you add? For brevity, the
 # solution uses only the image loss.
@@ -448,9 +458,9 @@ print(f"norm before {norm:.4f}, after {tf.linalg.global_norm(clipped):.4f}")
 # - Clipping, freezing, a learning-rate schedule and monitoring need only a property, an argument or
 #   a callback of Keras.
 # - A custom `train_step` of six lines keeps everything else in `fit()`.
-# - A bare loop gives the same losses as `fit()`, but you have to write resuming, mixed precision
-#   and guards yourself.
+# - A bare loop gives the same losses as `fit()`, but resuming, mixed precision and guards require
+#   additional code.
 # - Before you change a loop, compare its losses with those of `fit()` step by step.
 #
-# **Read on:** [Decide whether you need a loop](16_situations.ipynb) covers situations in which
+# **Read on:** [Decide whether you need a loop](16_situations.ipynb) covers four situations in which
 # loops are often written.

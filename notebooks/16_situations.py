@@ -23,8 +23,8 @@
 # | **Time** | 25 minutes |
 
 # %% [markdown]
-# Few projects need a custom training loop. The table lists the usual reasons for writing one, and
-# the simplest sufficient tool in each case.
+# Few projects need a custom training loop. The table lists common aims for which loops are written,
+# and the simplest sufficient tool.
 #
 # | Aim | Sufficient tool |
 # |---|---|
@@ -32,7 +32,7 @@
 # | frozen layers | a property of the layer |
 # | a learning-rate schedule, monitoring, pictures during training | a callback |
 # | a λ that changes during training, by a schedule or by a rule | a loss that reads a variable, and a callback |
-# | two training stages | `compile` and `fit()`, twice |
+# | two training stages | `compile` and `fit()`, once per stage |
 # | several contrasts of each subject | a `tf.data.Dataset` |
 # | the gradient of each loss term | a `tf.GradientTape`, for one batch |
 # | a discriminator, or another second network | a custom `train_step` |
@@ -73,9 +73,9 @@ steps = max(settings.steps // 4, 6)
 print(steps, "steps for each training run")
 
 # %% [markdown]
-# All runs train voxelmorph's `VxmDense`. Unless the text says otherwise, they start from the same
-# weights and use the same pairs in the same order. The functions `fresh` and `data` therefore fix
-# the seeds of the model and of the pairs.
+# All runs train voxelmorph's `VxmDense`. Unless the text says otherwise, all runs start from the
+# same weights and use the same pairs in the same order. The functions `fresh` and `data` therefore
+# fix the seeds of the model and of the pairs.
 
 # %%
 from vxmlib import backend, models, pairs
@@ -95,8 +95,7 @@ def data(seed=settings.seed, **options):
 
 
 # %% [markdown]
-# The function `measure` scores a trained model on all validation pairs, so that every variant is
-# judged by the same measures.
+# The function `measure` computes the same scores for every variant, on the same validation pairs.
 
 # %%
 from functools import partial
@@ -117,9 +116,10 @@ def measure(name, register):
 # %% [markdown]
 # ## Train the reference with `fit()`
 #
-# The reference is a model that `fit()` trains for as many steps as each variant. We train it with
-# three seeds, because the range of the Dice shows how large a difference can arise by chance. The
-# first line scores the [identity](../book/glossary.md#identity), which moves nothing.
+# The reference is a model that `fit()` trains for as many steps as each variant. We train the
+# reference with three seeds, because the range of Dice over the seeds shows how large a difference
+# can arise by chance. The first line scores the [identity](../book/glossary.md#identity), which
+# leaves the moving image unchanged.
 
 # %%
 measure("identity", "identity")
@@ -142,9 +142,9 @@ between a variant and the reference can therefore be due to chance.
 # ### A curriculum for λ
 #
 # A [curriculum](../book/glossary.md#curriculum) begins with an easier task. Here λ starts at ten
-# times its final value, which at first favours very smooth deformations. λ reaches its final value
-# after half of the steps. Keras compiles a loss only once and then treats the numbers in it as
-# constants, so a number that changes later has to be a `tf.Variable`.
+# times its final value, so the loss at first favours very smooth deformations. After half of the
+# steps, λ reaches its final value. Keras compiles a loss only once and then treats the numbers in
+# it as constants, so a number that changes later has to be a `tf.Variable`.
 
 # %%
 stiffness = tf.Variable(10 * settings.lam)
@@ -170,8 +170,8 @@ model.fit(data(), steps_per_epoch=steps, callbacks=[schedule], verbose=0)
 measure("curriculum, fit()", partial(models.register, model))
 
 # %% [markdown]
-# The next cell trains the same model with `loops.train`, the guarded loop of the last lesson. The
-# loop calls the function `after` at the end of each step.
+# The next cell repeats the training run with `loops.train`, the guarded loop of the previous
+# lesson. The loop calls the function `after` at the end of each step.
 
 # %%
 from vxmlib.methods import loops
@@ -183,14 +183,15 @@ loops.train(model, data(), terms, steps=steps, after=lambda step, *_: loosen(ste
 measure("curriculum, loop", partial(models.register, model))
 
 # %% [markdown]
-# **Is `fit()` enough?** Yes, and the result is that of the loop, up to rounding.
+# **Is `fit()` enough?** Yes. The loop gives the same result, up to rounding.
 #
 # ### A λ that follows a folding budget
 #
-# Here a rule changes λ so that the percentage of folded voxels stays near a budget, `percent`.
-# λ starts at a tenth of its usual value. After each step, λ is multiplied by `rate` if folding is
-# above the budget, and divided by `rate` otherwise. `loops.FoldingBudget` applies this rule to a
-# running average of folding, in which `memory` is the weight of the earlier steps.
+# Here a rule changes λ so that the percentage of folded voxels stays near the budget `percent`. λ
+# starts at a tenth of its usual value. After each step, λ is multiplied by `rate` if this
+# percentage is above the budget, and divided by `rate` otherwise. `loops.FoldingBudget` applies
+# this rule to a running average of the percentage, in which `memory` is the weight of the earlier
+# steps.
 
 # %%
 from vxmlib import metrics
@@ -205,7 +206,7 @@ def follow(step, logs, outputs):
 
 
 # %% [markdown]
-# After each step, the loop calls `follow` and adds the returned values to the table of losses.
+# After each step, the loop calls `follow` and adds the returned values to its table of losses.
 
 # %%
 model = fresh()
@@ -214,9 +215,9 @@ adapted = loops.train(model, data(), terms, steps=steps, after=follow).set_index
 measure("λ by a folding budget, loop", partial(models.register, model))
 
 # %% [markdown]
-# In the figure, λ falls at first, because the displacement of the untrained network has no folds.
+# In the figure, λ falls at first, because the untrained network produces no folds.
 
-# %% mystnb={"image": {"alt": "Two line plots against the training step. On the left, the weight lambda rises while average folding is above the budget and falls otherwise. The right plot shows the percentage of folded voxels."}, "figure": {"caption": "λ (left) and the percentage of folded voxels of the training pair (right) at each step, while λ follows the folding budget.", "name": "fig-situations-budget"}}
+# %% mystnb={"image": {"alt": "Two line plots against the training step. The left plot shows lambda, which rises while average folding is above the budget and falls otherwise. The right plot shows the percentage of folded voxels."}, "figure": {"caption": "λ (left) and the percentage of folded voxels for the training pair (right) at each step, while λ follows the folding budget.", "name": "fig-situations-budget"}}
 from vxmlib.book import figures
 
 labels = ["λ", "folded, % of all voxels"]
@@ -224,17 +225,16 @@ figures.steps_of({"training pair": adapted}, ["λ", "folding"], labels);
 
 # %% [markdown]
 # **Is `fit()` enough?** Nearly. A callback has no access to the displacement of the training pair.
-# However, a callback can register a validation pair every few steps and change λ by the same rule.
+# However, it can register a validation pair every few steps and change λ by the same rule.
 #
 # ### A discriminator in place of NCC
 #
 # A [discriminator](../book/glossary.md#discriminator) learns to distinguish warped images from
-# well-aligned ones, and the registration network learns to deceive it
-# ([Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545)). As the
-# well-aligned image, we use a weighted mean of the fixed and the moving image, with most of the
-# weight on the fixed image.
+# well-aligned ones, and the registration network learns to deceive the discriminator
+# ([Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545)). As the well-aligned image, we
+# use a weighted mean of the fixed and the moving image, with most of the weight on the fixed image.
 # `loops.AdversarialSimilarity` contains the discriminator and its optimiser. The adversarial loss
-# differs from NCC in scale, so it has a separate λ.
+# differs from NCC in scale, so it requires a separate λ.
 
 # %%
 model = fresh()
@@ -249,11 +249,12 @@ from math import log
 judged = contest["discriminator_loss"]
 against = results["discriminator, loop"]
 Markdown(f"""
-The loss of the discriminator went from {judged.iloc[0]:.2f} at the first step to
-{judged.iloc[-20:].mean():.2f} (mean of the last steps). A discriminator that cannot distinguish the
-images has a loss of $2 \\ln 2 \\approx$ {2 * log(2):.2f}. The registration network was trained
-without NCC. With this network, Dice is {against["dice_mean"]:.3f}, compared with
-{results["identity"]["dice_mean"]:.3f} before registration.
+The loss of the discriminator changed from {judged.iloc[0]:.2f} at the first step to
+{judged.iloc[-20:].mean():.2f}, averaged over the last steps. A discriminator that cannot
+distinguish the images has a loss of $2 \\ln 2 \\approx$ {2 * log(2):.2f}.
+
+With the network that was trained against this discriminator, Dice is {against["dice_mean"]:.3f},
+compared with {results["identity"]["dice_mean"]:.3f} before registration.
 """)
 
 # %% [markdown]
@@ -264,9 +265,9 @@ without NCC. With this network, Dice is {against["dice_mean"]:.3f}, compared wit
 #
 # ### The gradient of each loss term
 #
-# `fit()` computes only the gradient of the weighted sum of the losses. A `tf.GradientTape` gives
-# the gradient of each loss term for one batch. The table shows the norm of each gradient over all
-# trainable weights, before and after training, without the loss weights.
+# `fit()` computes only the gradient of the weighted sum of the losses, whereas a `tf.GradientTape`
+# can give the gradient of each unweighted loss term for one batch. The table shows the norm of each
+# gradient over all trainable weights, before and after training.
 
 # %%
 import pandas as pd
@@ -281,10 +282,10 @@ pd.DataFrame(norms).T.rename(columns=columns)
 # %% [markdown]
 # The displacement of the untrained network is almost 0, so the gradient of the quadratic smoothness
 # term is almost 0, too. λ therefore has an effect only after the network has learned to deform the
-# image. The gradient of the image loss is computed for a single pair, so its norm need not be small
-# after training on many pairs.
+# image. After training, the gradient of the image loss need not be small, because it is computed
+# for a single pair, whereas the network was trained on many pairs.
 #
-# **Is `fit()` enough?** No, but the measurement needs only a tape for one batch, not a loop.
+# **Is `fit()` enough?** No, but a tape for one batch is sufficient, so no loop is needed.
 #
 # ### Two stages
 #
@@ -304,17 +305,18 @@ model.fit(data(start_step=half), steps_per_epoch=steps - half, verbose=0)
 measure("two stages, fit()", partial(models.register, model))
 
 # %% [markdown]
-# **Is `fit()` enough?** Yes, as the cell shows. A loop (`loops.train(..., variables=...)`) could
-# also carry the running averages of the optimiser over to the second stage.
+# **Is `fit()` enough?** Yes, as the previous cell shows. A loop could also carry the running
+# averages of the optimiser over to the second stage (`loops.train(..., variables=...)`).
 #
 # ## Situation 3: each subject has two contrasts
 #
 # Some studies have two contrasts of each subject, such as T1 and T2. We simulate the second
 # contrast by inverting the intensities inside the head. The network receives both contrasts of the
-# moving and of the fixed subject. The loss compares the warped *first* contrast with the *second*
-# contrast of the fixed subject. Here the two contrasts are computed from the same image, so they
-# always belong to the same subject. If you read contrasts from files, read both files of a subject
-# with the same index.
+# moving and of the fixed subject. The image loss compares the warped *first* contrast with the
+# *second* contrast of the fixed subject.
+#
+# Here the two contrasts are computed from the same image, so they always belong to the same
+# subject. If you read the contrasts from files, read both files of a subject with the same index.
 
 # %%
 def second(image):
@@ -328,7 +330,7 @@ def both(inputs, targets):
 
 # %% [markdown]
 # `VxmDense` accepts images with several channels. The warped image contains both contrasts, so the
-# loss selects the first channel.
+# image loss selects the first channel.
 
 # %%
 def across(similarity):
@@ -360,9 +362,9 @@ def register_both(model):
 
 
 # %% [markdown]
-# The second contrast is inverted, so the correlation of aligned images is negative. Like
-# voxelmorph's NCC, our NCC counts a negative correlation as 0, so this loss does not reward
-# alignment. We therefore also train with voxelmorph's
+# The second contrast is inverted, so its correlation with the first contrast is negative. Like
+# voxelmorph's NCC, our NCC counts a negative correlation as 0, so NCC does not reward alignment
+# here. We therefore also train with voxelmorph's
 # [mutual information](../book/glossary.md#mutual-information), which measures how well the
 # intensities of one image predict those of another.
 
@@ -374,8 +376,8 @@ correlation = losses.LocalNCC().loss
 information = vxm.losses.MutualInformation(nb_bins=16).loss
 
 # %% [markdown]
-# The next cell trains one model with each image loss. The value of λ is the same for both models,
-# although it was chosen for NCC.
+# The next cell trains one model with each image loss. Both models use the λ that was chosen for
+# NCC, which may not be the best value for mutual information.
 
 # %%
 for name, similarity in {"NCC": correlation, "mutual information": information}.items():
@@ -404,9 +406,9 @@ information, Dice is {by_fit:.3f} with `fit()` and {by_loop:.3f} with the loop.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two training runs with mutual information do the same computation, but add some numbers in a
-different order. Their difference of {rounding:.3f} in Dice is therefore due to rounding alone, so a
-difference of this size between variants has no meaning.
+The two training runs with mutual information perform the same computation, but add some numbers in
+different orders. The difference of {rounding:.3f} in Dice between the two runs is therefore due to
+rounding alone. A difference of this size between other variants is not meaningful either.
 """)
 
 # %% [markdown]
@@ -415,8 +417,8 @@ difference of this size between variants has no meaning.
 #
 # ## Situation 4: the registration is shown during training
 #
-# A callback can register a validation pair after any step. The next callback stores the
-# displacement of one validation pair after six of the steps.
+# A callback can register a validation pair after any step. The next callback registers one
+# validation pair after each of six steps and stores the displacement.
 
 # %%
 import numpy as np
@@ -436,10 +438,10 @@ class Look(tf.keras.callbacks.Callback):
 fresh().fit(data(), steps_per_epoch=steps, callbacks=[Look()], verbose=0);
 
 # %% [markdown]
-# The next cell draws the pair for each stored displacement, so that you can compare the
-# registrations.
+# To compare the registrations, the next cell draws the registered pair for each stored
+# displacement.
 
-# %% mystnb={"figure": {"caption": "One validation pair, registered after several of the training steps. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
+# %% mystnb={"figure": {"caption": "One validation pair, registered after each of several training steps. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 from vxmlib import warp
 from vxmlib.book import steppable
 
@@ -455,7 +457,7 @@ steppable.steps(frames, name="film", label="step", start=str(kept[-1]))
 #
 # ## Compare what each variant gained
 #
-# The table shows the scores of every variant on the same validation pairs.
+# The table shows all scores, measured on the same validation pairs.
 
 # %%
 table = pd.DataFrame(results).T.astype(float)
@@ -469,25 +471,25 @@ noise = max(seed_range, rounding)
 above = list(gain.index[gain > noise])
 
 # %% tags=["remove-input"]
-beyond = "Compared with the first seed, " + (
+beyond = "Compared with the reference of the first seed, " + (
     f"these variants raise Dice by more than this range: {'; '.join(above)}."
     if above
-    else "no variant raises Dice by more than both this range and the effect of rounding."
+    else "no variant raises Dice by more than both this range and the difference due to rounding."
 )
 Markdown(f"""
 Every network is a `VxmDense` that was trained for {steps} steps with {len(people.split["train"])}
-subjects. The voxels of the slices are {settings.spacing:g} mm wide. With the first seed, the
-reference reaches a Dice of {reference:.3f}, and the range over the three seeds is {seed_range:.3f}.
+subjects, on slices with voxels of {settings.spacing:g} mm. With the first seed, the reference
+reaches a Dice of {reference:.3f}, and the range of Dice over the three seeds is {seed_range:.3f}.
 {beyond} Each variant was trained only once and for few steps, so even a larger gain would not be
 sufficient for a ranking.
 """)
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
-**Result.** In training runs of {steps} steps, `fit()` reached a Dice of {reference:.3f} with the
-first seed. The range over three seeds is {seed_range:.3f}. {beyond} All but two variants ran inside
-`fit()`. A callback could make λ follow a folding budget, and a `train_step` could train the
-discriminator.
+**Result.** In training runs of {steps} steps, the reference (`fit()`) reached a Dice of
+{reference:.3f} with the first seed. The range of Dice over three seeds is {seed_range:.3f}.
+{beyond} All variants but two ran inside `fit()`. The other two need no loop: a callback could make
+λ follow a folding budget, and a `train_step` could train the discriminator.
 """))
 
 # %% tags=["remove-cell"]
@@ -535,14 +537,15 @@ except loops.LoopStopped as reason:
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# None of them. The curriculum, the two stages, the two contrasts and the pictures ran inside
-# `fit()`. A callback can make λ follow a folding budget on validation pairs, and a `train_step` can
-# train a discriminator. A loop can be the simpler choice if you combine several of these variants.
+# None of them needs a loop. The curriculum, the two stages, the two contrasts and the pictures ran
+# inside `fit()`. A callback can make λ follow a folding budget on validation pairs, and a
+# `train_step` can train a discriminator. A loop can be the simpler choice if you combine several of
+# these variants.
 #
 # </details>
 #
-# **Exercise 2.** While λ followed the folding budget, how often did it change direction, that is,
-# from rising to falling or back?
+# **Exercise 2.** How often did λ change direction, from rising to falling or the reverse, while it
+# followed the folding budget?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 turns = np.diff(np.sign(adapted["λ"].diff().dropna())) != 0
@@ -554,7 +557,7 @@ print(f"λ changed direction {int(turns.sum())} times and ended at {float(budget
 # - Before you write a loop, try the optimiser's arguments, callbacks, `tf.data` and `train_step`.
 # - A loop is needed when two networks or optimisers alternate in ways that `train_step` cannot
 #   express, or for research on the training step itself.
-# - Compare the Dice and the folding of every variant with those of `fit()` at the same number of
+# - Compare the Dice and the folding of every variant with those of `fit()` after the same number of
 #   steps.
 # - Train the reference with several seeds, and compare each gain in Dice with the range over seeds.
 # - If you write a loop, make it stop at NaN with a message and save the last good weights.

@@ -25,10 +25,10 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters select the data of the small example on this page. They do not change the tables,
-# which always show results for the real subjects of the data set `malf`, described in [Register
-# real brains in 3D](08_real.ipynb). The second cell checks the parameters and opens the committed
-# records.
+# The parameters select the data of the mirroring example on this page. They do not change the
+# tables, which always show results for the real subjects of the data set `malf`, described in
+# [Register real brains in 3D](08_real.ipynb). The second cell checks the parameters and opens the
+# committed records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -47,11 +47,11 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # %% [markdown]
 # ## Read the result first
 #
-# A training run in 3D takes about an hour or more, which is too long to repeat every run with
-# several seeds. The choices were therefore compared on coronal slices of the same subjects, where
-# a run takes only minutes. The reference run trains the base network, which is the strided U-Net
-# of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964) at its smaller size. This run uses
-# NCC, λ = 1 and the full augmentation. The figure shows the results of every run.
+# A training run in 3D takes about an hour or more, so training every choice with several seeds
+# would take too long. The choices were therefore compared on coronal slices of the same subjects,
+# where a run takes only minutes. The reference run trains the base network, which is the smaller
+# strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), with NCC, λ = 1 and
+# the full augmentation. The figure shows Dice and folding of every run.
 
 # %% mystnb={"image": {"alt": "Two panels for Dice and folding of the validation subjects, with one row for each run on slices. Each dot is a mean with a bar for the SD over seeds. A dashed line marks the reference. The two largest networks at λ = 1 have the highest Dice and the most folding."}, "figure": {"caption": "Dice and folding of the validation subjects for all runs on slices: mean and SD over seeds. The dashed line marks the reference.", "name": "fig-ablations-runs"}}
 from vxmlib.book import figures
@@ -76,9 +76,9 @@ gain, top = dice - bare["dice"], dice.idxmax()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Each run was repeated with {int(usual["seeds"])} seeds. All runs have {steps["all"]} steps, except
-for the run "twice the steps", which has {steps["all, twice the steps"]}. Each step uses four pairs
-that are drawn from fifteen training subjects.
+Each choice was trained with {int(usual["seeds"])} seeds. All runs have {steps["all"]} steps,
+except for the run "twice the steps", which has {steps["all, twice the steps"]}. Each step uses
+four pairs drawn from fifteen training subjects.
 """)
 
 # %% tags=["remove-input"]
@@ -92,20 +92,22 @@ and folding is r = {folds.corr(dice):.2f}. The run "{results.title(top)}" has th
 Markdown(f"""
 **One combination clearly improves both measures.** The wide network with λ = 2 has a Dice of
 {both["dice"]:.3f} with {both["folding_percent_brain"]:.2f} % of the brain folded. The reference
-has {usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. Both runs use
-augmentation. Without it, the Dice of the base network is only {bare["dice"]:.3f}.
+has a Dice of {usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded.
+
+Both runs use augmentation. The base network trained without augmentation has a Dice of only
+{bare["dice"]:.3f}.
 """)
 
 # %% [markdown]
 # ## Compare the parts of the augmentation
 #
-# Augmentation changes each training image at random and needs no labels. It has three parts. It
+# Augmentation changes each training image at random and needs no labels. It has three parts: it
 # mirrors the head in half of the draws, tilts and shifts the head by a small random affine map,
 # and bends the head by a smooth random diffeomorphism.
 #
 # The next table compares runs that differ only in how training pairs are made. Two runs reverse
-# the image array instead of mirroring the head. The difference is explained in [the next
-# section](#mirror-the-head-instead-of-reversing-the-array).
+# the image array instead of mirroring the head. [The next
+# section](#mirror-the-head-instead-of-reversing-the-array) explains the difference.
 
 # %%
 kinds = ["none", "affine", "bend", "flip", "flip, the array reversed"]
@@ -118,8 +120,8 @@ tried.loc[kinds, list(words)].rename(index=results.titles, columns=words).round(
 largest = gain[["flip", "affine", "bend"]].idxmax()
 Markdown(f"""
 Compared with no augmentation, all three parts together raise Dice by {gain["all"]:.3f}. Each part
-alone raises Dice by less. Among the runs with one part, "{results.title(largest)}" has the largest
-gain, {gain[largest]:.3f}.
+alone raises Dice by less than all three. Among the runs with one part, "{results.title(largest)}"
+has the largest gain, {gain[largest]:.3f}.
 """)
 
 # %% tags=["remove-input"]
@@ -130,14 +132,16 @@ of this size may be noise.
 
 # %% [markdown]
 # In the run with stronger augmentation, the affine map and the bend are two to four times as large
-# as in the reference. Augmented pairs may then differ more than real pairs do, so the network may
+# as in the reference. Augmented images may then differ more than real ones, so the network may
 # learn unnecessarily large deformations.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Stronger augmentation lowers Dice by {-gain["all, strong"]:.3f} compared with no augmentation, so
-it does not help. Another run trains both directions of each pair in one batch, so a batch contains
-fewer different pairs. The Dice of this run differs from that of the reference by
+Stronger augmentation does not help: it lowers Dice by {-gain["all, strong"]:.3f} compared with no
+augmentation.
+
+Another run trains both directions of each pair in one batch, so a batch contains fewer different
+pairs. The Dice of this run differs from that of the reference by
 {gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread over seeds.
 """)
 
@@ -149,11 +153,11 @@ fewer different pairs. The Dice of this run differs from that of the reference b
 # %% [markdown]
 # ## Mirror the head instead of reversing the array
 #
-# Augmentation code often exchanges left and right by `image[::-1]`. This reflects the array about
-# the middle of the *grid*. A head, however, is approximately symmetric about its *midplane*, which
-# is x = 0 in millimetre coordinates. If these two planes differ, reversing the array also shifts
-# the head sideways. The next cell computes the distance between the two planes on the grid of this
-# page's example.
+# Augmentation code often exchanges left and right by `image[::-1]`. This operation reflects the
+# array about the middle plane of the *grid*. A head, however, is approximately symmetric about its
+# *midplane*, which is x = 0 in millimetre coordinates. If these two planes differ, reversing the
+# array also shifts the head sideways. The next cell computes the distance between the two planes
+# for this page's grid.
 
 # %%
 import numpy as np
@@ -166,11 +170,11 @@ x_of_middle = people.affine[0, 0] * middle + people.affine[0, 3]
 print(f"the middle of the grid lies at x = {x_of_middle:.1f} mm")
 
 # %% [markdown]
-# Reversing the array shifts the head by twice this distance. The function `axes.mirror_labels`
-# reflects a label map about the midplane. It also exchanges the labels of left and right
-# structures, which a supervised loss would need. The next cell compares a subject's label map with
-# two reflected copies. The first copy is mirrored about x = 0. The second is mirrored about the
-# middle of the grid, which is the same as reversing the array.
+# Reversing the array shifts the head by twice this distance. To show the effect, the next cell
+# computes the Dice between a subject's label map and two reflected copies. The first copy is
+# mirrored about x = 0. The second copy is mirrored about the middle of the grid, like a reversed
+# array. The function `axes.mirror_labels` makes both copies and exchanges the labels of left and
+# right structures.
 
 # %%
 from vxmlib import axes, metrics
@@ -192,23 +196,23 @@ alone = dice["flip, the array reversed"] - dice["flip"]
 together = dice["all, the array reversed"] - dice["all"]
 Markdown(f"""
 On the slices, reversing the array instead of mirroring the head lowers the validation Dice by
-{-alone:.3f} if it is the only augmentation, and by {-together:.3f} if it is combined with the
-other parts.
+{-alone:.3f} if no other augmentation is used, and by {-together:.3f} if the other parts are used
+as well.
 """)
 
 # %% [markdown]
 # > **Warning: The 3D networks were trained with reversed arrays**
 # >
-# > The mistake was noticed only after the training runs of [Register real brains in
-# > 3D](08_real.ipynb) had finished. The effect in 3D has not been measured yet.
+# > This mistake was noticed only after the training runs of [Register real brains in
+# > 3D](08_real.ipynb) had finished. Its effect on Dice in 3D has not been measured yet.
 
 # %% [markdown]
 # ## Compare learning rates, sizes and lengths
 #
 # The other runs all use the full augmentation. Each differs from the reference in one choice,
-# except for the wide network with λ = 2, which differs in two. A difference in Dice is called
-# "within spread" if it does not exceed the larger of the SDs over seeds of the run and the
-# reference.
+# except for the wide network with λ = 2, which differs in two. A difference in Dice from the
+# reference is called "within spread" if it does not exceed the larger of the SDs over seeds of the
+# run and the reference.
 
 # %%
 others = tried.drop(index=kinds)
@@ -217,7 +221,8 @@ spread = others["dice_sd"].clip(lower=tried.loc["all", "dice_sd"])
 verdicts = np.where(change > spread, "higher", np.where(change < -spread, "lower", "within spread"))
 
 # %% [markdown]
-# The next table shows this verdict for each run, with its difference in Dice and its folding.
+# The next table shows this verdict for each run, with its difference in Dice from the reference
+# and its folding.
 
 # %%
 shown = others.assign(verdict=verdicts, change=change)
@@ -227,32 +232,36 @@ shown[list(words)].rename(index=results.titles, columns=words).round(3)
 # %% tags=["remove-input"]
 slow, fast, constant = "all, a third of the rate", "all, three times the rate", "all, constant rate"
 Markdown(f"""
-The reference leaves {folds["all"]:.2f} % of the brain folded. A third of the learning rate is too
-low for this number of steps and lowers Dice by {-change[slow]:.3f}. Three times the learning rate
-raises Dice by {change[fast]:.3f} and leaves {folds[fast]:.2f} % folded. A constant learning rate
-instead of the cosine schedule changes Dice by {change[constant]:+.3f}.
+Compared with the reference, which leaves {folds["all"]:.2f} % of the brain folded:
+
+- A third of the learning rate is too low for this number of steps and lowers Dice by
+  {-change[slow]:.3f}.
+- Three times the learning rate raises Dice by {change[fast]:.3f} and leaves {folds[fast]:.2f} %
+  folded.
+- A constant learning rate instead of the cosine schedule changes Dice by {change[constant]:+.3f}.
 """)
 
 # %% [markdown]
-# Larger networks have a higher Dice than smaller ones and fold more. The small network has half
-# the filters of the base network in most layers. VoxelMorph-2, the second network of the 2018
-# paper, has more filters than the base network in its last layers.
+# At λ = 1, larger networks have a higher Dice than smaller ones, but they leave more folds. The
+# small network has half as many filters as the base network in most layers. VoxelMorph-2, the
+# second network of the 2018 paper, has more filters than the base network in its last layers.
 
 # %% tags=["remove-input"]
 double, longer = "all, twice the filters", "all, twice the steps"
 Markdown(f"""
 The network with twice the filters of VoxelMorph-2 has the largest gain over the reference,
-{change[double]:.3f}, and leaves {folds[double]:.2f} % of the brain folded. Twice the steps raise
-Dice by {change[longer]:.3f} and leave {folds[longer]:.2f} % folded, so compare networks only after
-the same number of steps.
+{change[double]:.3f}, and leaves {folds[double]:.2f} % of the brain folded.
+
+Training the reference for twice as many steps raises Dice by {change[longer]:.3f} and leaves
+{folds[longer]:.2f} % of the brain folded. Compare networks only after the same number of steps.
 """)
 
 # %% [markdown]
 # ## Cross size and smoothness
 #
 # The effects of network size and λ may depend on each other, so two sizes were trained with two
-# values of λ. The wide network has twice as many filters as the base network in most layers, and
-# four times as many in its last layer at half resolution. The next cell lists the four runs.
+# values of λ each. The wide network has twice as many filters as the base network in most layers,
+# and four times as many in its last layer at half resolution. The next cell lists the four runs.
 
 # %%
 import pandas as pd
@@ -274,14 +283,14 @@ pd.concat(table, axis=1).round(3)
 # %% tags=["remove-input"]
 at_usual, at_wide = (dice[two] - dice[one] for one, two in names.to_numpy())
 Markdown(f"""
-Doubling λ removes most folds. It changes the Dice of the base network by {at_usual:+.3f} and that
-of the wide network by {at_wide:+.3f}.
+Doubling λ removes most folds of both networks. It lowers the Dice of the base network by
+{-at_usual:.3f} and that of the wide network by {-at_wide:.3f}.
 """)
 
 # %% [markdown]
-# At either λ, the wide network has a higher Dice than the base network, but at λ = 1 it also has
-# more folds. The wide network improves both measures over the reference only with λ = 2, so this
-# combination was trained in 3D.
+# At either λ, the wide network has a higher Dice and more folds than the base network. The wide
+# network improves both measures over the reference only with λ = 2, so this combination was
+# trained in 3D.
 
 # %% [markdown]
 # ## Repeat the passes
@@ -293,9 +302,9 @@ of the wide network by {at_wide:+.3f}.
 # pair](13_instance.ipynb). [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) call such passes
 # shared-weight cascading.
 #
-# The next table shows the results of each pass of the 3D networks, averaged over the validation
+# The next table shows the results after each pass of the 3D networks, averaged over the validation
 # pairs. Dice is the mean over the same 23 structures as in [Register real brains in
-# 3D](08_real.ipynb).
+# 3D](08_real.ipynb). The column *seconds* gives the time of each single pass, not the total.
 
 # %%
 passes = results.passes()
@@ -304,8 +313,7 @@ words = {"dice": "Dice", "folding_percent_brain": "folded, %", "seconds": "secon
 by_pass.rename(columns=words).round(3)
 
 # %% [markdown]
-# The column of *seconds* gives the time of each pass alone. The figure shows how Dice and folding
-# change with the number of passes.
+# The figure shows how Dice and folding change with the number of passes.
 
 # %% mystnb={"image": {"alt": "Two panels show Dice and folding against the number of passes, one curve for each of three networks. Dice of the wide network rises at the second pass, hardly changes at the third and falls slightly at the fourth. Dice of the other networks hardly changes at the second pass and then falls. Folding falls for the wide network and leaves zero for the network with an integrated velocity."}, "figure": {"caption": "Dice and folding of the validation subjects when a 3D network makes one to four passes.", "name": "fig-ablations-passes"}}
 curves = {results.title(name): table for name, table in passes.items()}
@@ -315,33 +323,35 @@ figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="pass
 # %% tags=["remove-input"]
 wide, base = (passes[name]["dice"].diff() for name in ("ncc-wide", "ncc"))
 Markdown(f"""
-The second pass changes the Dice of the wide network by {wide[2]:+.3f}, and the third pass by
-{wide[3]:+.3f}. This network was therefore run with two passes on the test subjects. The Dice of
+The Dice of the wide network changes by {wide[2]:+.3f} with the second pass and by {wide[3]:+.3f}
+with the third. This network was therefore run with two passes on the test subjects. The Dice of
 the base network changes by {base[2]:+.3f} with the second pass and by {base[3]:+.3f} with the
 third.
 """)
 
 # %% [markdown]
 # The base and wide networks differ in size and in λ, so these runs cannot show which difference
-# makes a second pass useful.
+# makes a second pass more useful.
 
 # %% tags=["remove-input"]
 last = passes["ncc-integrated"]["folding_percent_brain"].iloc[-1]
 Markdown(f"""
 The network with an integrated velocity leaves no folds after one pass, but {last:.3f} % of the
-brain is folded after four.
+brain is folded after four passes.
 """)
 
 # %% [markdown]
 # Composition interpolates one displacement on the grid, so the composed displacement may fold
-# although neither of its parts does. More passes do not always raise Dice either. A likely reason
-# is that the network was trained to predict *one* smooth displacement for a pair after affine
-# alignment, and never for an image that is already registered.
+# although neither of its parts does.
+#
+# More passes do not always raise Dice. A likely reason is that the network was trained to predict
+# *one* smooth displacement for a pair after affine alignment, but never for a pair that is already
+# registered.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Which runs have a higher Dice than the reference *and* fewer folds? Are these
+# **Exercise 1.** Which runs have both a higher Dice and fewer folds than the reference? Are these
 # differences in Dice larger than the spread over seeds?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -352,19 +362,19 @@ better &= tried["folding_percent_brain"] < tried.loc["all", "folding_percent_bra
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The gain of "both directions in a batch" over the reference is within the spread over seeds. Only
-# the gain of the wide network with λ = 2 is larger than this spread.
+# Only two runs do. The gain in Dice of "both directions in a batch" is within the spread over
+# seeds, whereas that of the wide network with λ = 2 is larger.
 #
 # </details>
 #
-# **Exercise 2.** The verdicts compare a difference with an SD over three seeds. Why are they
+# **Exercise 2.** The verdicts compare a difference with an SD over three seeds. Why are verdicts
 # weaker evidence than the intervals in [Register real brains in 3D](08_real.ipynb)?
 #
 # <details><summary>Answer</summary>
 #
 # Three seeds give a poor estimate of the spread, and the SD over seeds says nothing about other
-# subjects. The intervals resample the test subjects, but they say nothing about other seeds. A
-# complete comparison would cover both seeds and subjects.
+# subjects. The intervals are computed by resampling the test subjects, so they say nothing about
+# other seeds. A complete comparison would cover both seeds and subjects.
 #
 # </details>
 
@@ -376,7 +386,7 @@ better &= tried["folding_percent_brain"] < tried.loc["all", "folding_percent_bra
 # - Judge a choice by Dice and folding together, because most choices that raise Dice also increase
 #   folding.
 # - Choose network size and λ together.
-# - Mirror a head about its midplane, because reversing the array also shifts the head.
+# - Mirror a head about its midplane instead of reversing the array, which also shifts the head.
 # - Choose the number of passes on validation subjects.
 #
 # **Read on:** [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) train all passes of a cascade

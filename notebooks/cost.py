@@ -16,9 +16,9 @@
 # | | |
 # |---|---|
 # | **You will** | read how long each lesson of this build took, time a training step, and estimate training time at full size |
-# | **You will learn** | what needs most of the time and memory, and what several devices and half precision change |
+# | **You will learn** | what needs most time and memory, and how several devices and half precision change training |
 # | **You need** | [Compile and fit](03_fit.ipynb) |
-# | **In → out** | the recorded costs of the lessons, and short measurements → tables of time and memory |
+# | **In → out** | the recorded time and memory of the lessons, and short measurements → tables of time and memory |
 # | **Not here** | the time to register one pair, which is compared between methods in [Real brains](08_real.ipynb) |
 # | **Time** | 10 minutes |
 
@@ -34,10 +34,9 @@ seed = 0
 root = None
 
 # %% [markdown]
-# TensorFlow accepts some settings only before it uses a device. By default, TensorFlow reserves
-# all the memory of a GPU. The next cell turns on memory growth, so that only the necessary memory
-# is reserved. It also splits the processor into two logical devices for the section [Several
-# devices](#several-devices).
+# TensorFlow accepts some settings only before it uses a device, so the next cell chooses them now.
+# It turns on memory growth, because TensorFlow otherwise reserves all the memory of a GPU. It also
+# splits the CPU into two logical devices for [Several devices](#several-devices).
 
 # %%
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
@@ -103,14 +102,14 @@ the highest peak memory is "{largest}", with {table["GB"].max():.1f} GB. {grid_t
 # %% [markdown]
 # If the training run of a lesson is already finished, the lesson loads the trained network instead
 # of training again. The time of such a lesson therefore does not include training. In a new output
-# folder, every lesson trains what it needs, so all times include training.
+# folder, every lesson trains the networks it needs, so all times include training.
 #
 # ## Time a training step
 #
-# The time of a training run is the number of steps times the time of one step, so it is sufficient
-# to measure one step. The next cell compiles voxelmorph's own network with voxelmorph's own
-# losses. The grid is that of a brain at 2 mm, except in the profile `smoke`, which uses a smaller
-# grid.
+# A training run takes approximately the number of steps times the time of one step, so it is
+# sufficient to measure one step. The next cell compiles voxelmorph's own network with voxelmorph's
+# own losses. The grid has the size of a brain scan at 2 mm, except in the profile `smoke`, which
+# uses a smaller grid.
 
 # %%
 grid = (48, 64, 48) if settings.profile == "smoke" else (80, 96, 80)
@@ -120,8 +119,8 @@ stock.compile(tf.keras.optimizers.Adam(1e-4), loss=stock_losses, loss_weights=[1
 
 # %% [markdown]
 # The time of a step does not depend on the content of the images, so random images are sufficient.
-# The callback `Clock` records when each step ends. It gives the median time from the end of one
-# step to the end of the next, so the slow first step is not counted.
+# The callback `Clock` records when each step ends. Its method `seconds` returns the median time
+# from the end of one step to the end of the next, so the slow first step is not counted.
 
 # %%
 import numpy as np
@@ -142,7 +141,7 @@ def step_seconds(model, steps=6):
 
 # %% [markdown]
 # The function `models.build` compiles the same network with our NCC, which computes the same value
-# as voxelmorph's in less time. It can also build the strided U-Net of the [2018
+# as voxelmorph's NCC in less time. The function can also build the strided U-Net of the [2018
 # paper](https://doi.org/10.1109/CVPR.2018.00964). The next cell times three combinations of
 # network and loss.
 
@@ -159,8 +158,8 @@ timed = {
 seconds = pd.Series({name: step_seconds(model) for name, model in timed.items()})
 
 # %% [markdown]
-# In the next table, the second column gives the hours for 3000 steps, the length of the training
-# runs in [Real brains](08_real.ipynb).
+# The second column of the next table gives the estimated training time for 3000 steps, as in [Real
+# brains](08_real.ipynb).
 
 # %%
 steps = pd.DataFrame({"seconds per step": seconds.round(2)})
@@ -173,7 +172,7 @@ Markdown(f"""
 A step of VxmDense takes {voxelmorph_step / our_step:.1f} times as long with voxelmorph's NCC as
 with ours. With our NCC, a step of VxmDense takes {our_step / strided_step:.1f} times as long as a
 step of the strided U-Net, because VxmDense has more convolutions at full resolution. Other
-programs on the machine can lengthen these times, so compare ratios rather than seconds.
+programs on the machine can lengthen these times, so compare the ratios rather than the times.
 """)
 
 # %% [markdown]
@@ -181,7 +180,7 @@ programs on the machine can lengthen these times, so compare ratios rather than 
 #
 # voxelmorph's NCC sums over each window with one dense convolution. Our NCC sums along one axis
 # after the other, which needs fewer operations in 3D. The next cell defines a function that times
-# a loss with its gradient and takes the best of three repeats.
+# a loss with its gradient and returns the shortest of three times.
 
 # %%
 from time import perf_counter
@@ -218,8 +217,8 @@ ncc_table.round({"value": 5, "seconds": 3})
 # %% tags=["remove-input"]
 theirs, ours = ncc_table["seconds"]
 Markdown(f"""
-Both losses have the same value, but voxelmorph's takes {theirs / ours:.1f} times as long as ours
-on this device ({device_summary()}).
+Both losses have the same value, but voxelmorph's NCC takes {theirs / ours:.1f} times as long as
+our NCC on this device ({device_summary()}).
 """)
 
 # %% [markdown]
@@ -229,8 +228,8 @@ on this device ({device_summary()}).
 # ## Estimate the full size
 #
 # Training keeps the outputs of all layers to compute the gradients, so these outputs need most of
-# the memory. Keras knows their sizes before it allocates them, and `outputs_gb` adds these sizes
-# up for one pair. The row "papers" is for the grid of the VoxelMorph papers.
+# the memory. Keras knows their sizes before it allocates memory, and `models.outputs_gb` adds the
+# sizes up for one pair. The row "papers" is for the grid of the VoxelMorph papers.
 
 # %%
 grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers": (160, 192, 224)}
@@ -242,7 +241,7 @@ for name, shape in grids.items():
 sizes.round(2)
 
 # %% [markdown]
-# These numbers are computed, not measured. The gradients and the loss need additional memory. An
+# These sizes are computed, not measured, and the gradients and the loss need additional memory. An
 # author of voxelmorph reports about 10 GB for the volume size and the network of the papers
 # ([thread 235](https://github.com/voxelmorph/voxelmorph/issues/235)).
 #
@@ -262,20 +261,20 @@ from vxmlib.experiments.results import committed_record
 
 trained = committed_record("malf/training/ncc.json")
 Markdown(f"""
-The profile `full` is meant for a GPU, and it was not run for this book. For 2 mm, the estimated
-hours can be compared with a finished training run. Training the strided U-Net on real brains, with
-NCC and λ = 1, took {trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps
-({trained["device"]}). This time includes augmentation and validation, so it is longer than the
-time of the steps alone.
+The profile `full` is meant for a GPU, and it was not run for this book.
+
+For 2 mm, the estimated time can be compared with a finished training run. Training the strided
+U-Net on real brains, with NCC and λ = 1, took {trained["seconds"] / 3600:.1f} hours for
+{trained["metrics"]["steps"]} steps (device: {trained["device"]}). This time includes augmentation
+and validation, so it is longer than the time of the steps alone.
 """)
 
 # %% [markdown]
 # ## Several devices
 #
 # `fit()` distributes each batch over several devices if the model was built in the scope of a
-# `MirroredStrategy`. The next cells train with the same seed and the same batches on one device
-# and on two, to test whether the losses are equal. Small simulated 2D slices are sufficient for
-# this test.
+# `MirroredStrategy`. The next cells test whether two devices give the same losses as one, with the
+# same seed and the same batches. Small simulated 2D slices are sufficient for this test.
 
 # %%
 from vxmlib import cohorts, pairs
@@ -298,7 +297,7 @@ def trained_in(strategy, steps, batch_size=4, **options):
 
 # %% [markdown]
 # The function `trained_in` returns the loss of each step and the median time of a step. The next
-# cell calls it for one logical device and then for both.
+# cell calls this function for one logical device and then for both.
 
 # %% tags=["remove-stderr"]
 tf.get_logger().setLevel("ERROR")  # no message for each sum over devices
@@ -310,12 +309,13 @@ pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round
 # %% tags=["remove-input"]
 relative = np.abs(both / one - 1).max()
 Markdown(f"""
-The largest relative difference between the losses is {relative:.0e}, which is the size of rounding
-errors. Each device received two of the four pairs of a batch.
+Each of the two devices received two of the four pairs of a batch. The largest relative difference
+from the losses on one device is {relative:.0e}, which is the size of rounding errors.
 """)
 
 # %% [markdown]
-# A batch of one pair cannot be divided. The next cell prints the type of the resulting error.
+# A batch of one pair cannot be divided between two devices. The next cell prints the type of the
+# resulting error.
 
 # %% tags=["remove-stderr"]
 from vxmlib.book.errors import kind_of_error
@@ -324,13 +324,13 @@ print(kind_of_error(lambda: trained_in(mirrored, 2, batch_size=1)))
 
 # %% [markdown]
 # A batch must therefore contain at least as many pairs as there are devices. This section shows
-# that training on two devices gives the same losses as on one. It cannot show a gain in speed,
-# because both logical devices share one processor. We did not test several GPUs.
+# that training on two devices gives the same losses as training on one. The test cannot show a
+# gain in speed, because both logical devices share one CPU. We did not test several GPUs.
 #
 # ## Half precision
 #
 # With the policy `mixed_float16`, Keras computes in 16 bits and keeps the weights in 32 bits. The
-# next cell builds VxmDense and the strided U-Net with that policy and prints the data type of the
+# next cell builds VxmDense and the strided U-Net with this policy and prints the data type of the
 # displacement.
 
 # %% tags=["remove-stderr"]
@@ -352,8 +352,8 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
     print(f"{kind.name:9s} {float(tf.cast(150.3, kind)):.3f}")
 
 # %% [markdown]
-# NCC has a similar problem, because it computes a variance as a small difference of large sums.
-# The next cell computes both NCC losses for the same two images in each data type.
+# NCC has a similar problem, because it computes a variance as a small difference between large
+# sums. The next cell computes both NCC losses for the same two images in each data type.
 
 # %%
 images = [tf.constant(people.image(k)[None, ..., None]) for k in people.split["train"][:2]]
@@ -365,9 +365,10 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
 
 # %% [markdown]
 # voxelmorph's NCC stops with an error if the images have 16 bits. Our NCC always sums in 32 bits,
-# so only the rounding of the images remains. The strided U-Net computes displacement, integration
-# and warp in 32 bits, and only its convolutions follow the policy. The next cell trains the
-# strided U-Net for 12 steps with each policy.
+# so only the rounding of the images changes its value.
+#
+# The strided U-Net computes displacement, integration and warp in 32 bits, and only its
+# convolutions follow the policy. The next cell trains this network for 12 steps with each policy.
 
 # %% tags=["remove-stderr"]
 gpus = tf.config.list_logical_devices("GPU")
@@ -379,7 +380,8 @@ for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
 set_policy("float32")
 
 # %% [markdown]
-# The next table gives the loss of the last step, and the time of a step relative to 32 bits.
+# The next table gives the loss of the last step, and the time of a step divided by the time with
+# 32 bits.
 
 # %%
 half = pd.DataFrame(runs_by_policy, index=["losses", "s"]).T
@@ -394,15 +396,15 @@ _, float16, bfloat16 = half_table["time relative to 32 bits"]
 Markdown(f"""
 In every step, the losses with 16 bits differ from those with 32 bits by at most {difference:.4f}.
 A step takes {float16:.1f} times as long with `float16` as with 32 bits, and {bfloat16:.1f} times
-as long with `bfloat16`. These ratios apply only to this device ({device_summary()}). Build this
-page on a GPU to measure the ratios there.
+as long with `bfloat16`. These ratios apply only to this device ({device_summary()}). To measure
+the ratios on a GPU, build this page on one.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
 # **Exercise 1.** By how much does rounding to 16 bits change a displacement of `5.03` voxels, and
-# one of `50.3`? For which image sizes can `float16` represent the position of a voxel to about a
+# one of `50.3` voxels? For which image sizes can `float16` represent positions in steps of about a
 # hundredth of a voxel?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -416,8 +418,8 @@ for position in (16, 128):
 #
 # Rounding changes the displacement alone only a little. It changes the sum of displacement and
 # voxel position more, because the step between two neighbouring numbers grows with the position.
-# From position 128 on, the step is at least an eighth of a voxel. Up to position 32, it is at most
-# 1/64 of a voxel, so only images of at most 32 voxels per axis come close to a hundredth.
+# From position 128 on, the step is at least an eighth of a voxel. Up to position 32, the step is
+# at most 1/64 of a voxel, so images must have at most 32 voxels per axis.
 #
 # </details>
 #
@@ -430,8 +432,8 @@ print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
 # %% [markdown]
 # ## Report the versions
 #
-# Times and results depend on package versions. `requirements.lock` lists all versions, with a hash
-# for each file of a package. The next cell prints the most important versions.
+# Times and results depend on package versions. The file `requirements.lock` lists all versions,
+# with a hash for each file of a package. The next cell prints the most important versions.
 
 # %%
 print(", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -443,7 +445,7 @@ print(", ".join(f"{name} {version}" for name, version in versions().items()))
 # - The layers at full resolution need most of the memory, and the strided U-Net has fewer such
 #   layers than VxmDense.
 # - Report the device, versions, time and memory with each result.
-# - Two devices give the same losses as one device if the batch can be divided between them.
+# - Two devices give the same losses as one device if the batch can be divided between the two.
 # - Half precision is suitable for convolutions, but positions, warps and NCC need 32 bits.
 #
 # **Read on:** TensorFlow's guides on

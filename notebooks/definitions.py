@@ -15,7 +15,7 @@
 #
 # | | |
 # |---|---|
-# | **You will** | evaluate one registration by several definitions of each measure |
+# | **You will** | evaluate the same registration by several definitions of each measure |
 # | **You will learn** | what to state with each value, and which definitions this book uses |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
 # | **In → out** | one trained network → a range of values for each measure |
@@ -24,8 +24,8 @@
 
 # %% [markdown]
 # Two papers that report "Dice" or "SDlogJ" (our SD of log det J) do not necessarily report the same
-# quantity. On this page, the images and the registration stay the same, and only the definition
-# changes.
+# quantity. To show this, we keep the images and the registration the same and change only the
+# definition.
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown, display
@@ -35,8 +35,8 @@ result = display(Markdown("The result appears here when the page has run."), dis
 # %% [markdown]
 # ## Set the parameters
 #
-# This page uses the training run of the Jacobian lesson with λ = 0.01. Because this λ is small, the
-# predicted displacements have folds, so the rules for folded voxels can be compared.
+# We use the training run with λ = 0.01 from the Jacobian lesson. Because this λ is small, the
+# predicted displacements have folds, so we can compare the rules for folded voxels.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -57,7 +57,8 @@ run = runs.run(settings)
 print(run.title, "-", run.history["step"].iloc[-1], "training steps")
 
 # %% [markdown]
-# The next cell registers one test pair and warps its labels with nearest-neighbour interpolation.
+# The next cell registers one test pair and warps the moving labels with nearest-neighbour
+# interpolation.
 
 # %%
 from vxmlib import cohorts, warp
@@ -72,8 +73,8 @@ target = people.labels(fixed)
 # %% [markdown]
 # ## NCC
 #
-# **Definition.** NCC is the squared correlation of the two images in a window around each voxel,
-# averaged over all voxels. A value of 1 is a perfect match.
+# **Definition.** NCC is the squared correlation between the two images in a window around each
+# voxel, averaged over all voxels. A value of 1 means a perfect match.
 #
 # | Choice | voxelmorph | Elsewhere |
 # |---|---|---|
@@ -113,14 +114,14 @@ pd.Series(ncc, name="NCC").round(3).to_frame()
 # %% tags=["remove-input"]
 Markdown(f"""
 Before registration, NCC is {ncc["window 9, whole image"]:.2f} over the whole image and
-{ncc["window 9, brain"]:.2f} in the brain. The first value is higher because a window that is
-constant in both images, such as a window in the background, counts as a perfect match.
+{ncc["window 9, brain"]:.2f} in the brain. The value for the whole image is higher because a window
+that is constant in both images, such as a window in the background, counts as a perfect match.
 """)
 
 # %% [markdown]
-# The next cell compares an image with its negative. Their correlation is −1, and its square would
-# be the best possible NCC. However, voxelmorph counts a negative correlation as 0, so we expect an
-# NCC of 0.
+# To check the rule for negative correlation, the next cell compares an image with its negative.
+# Their correlation is −1, and its square would be the best possible NCC. However, voxelmorph counts
+# a negative correlation as 0, so we expect an NCC of 0.
 
 # %%
 negative = metrics.local_ncc(images[0], 1 - images[0], mask=people.brain(moving))
@@ -139,11 +140,11 @@ print(f"an image and its negative: {negative:.3f}")
 # | structure absent from both maps | left out | 0 in voxelmorph, NaN in MONAI, 1 in some scripts |
 # | warped labels | integers, nearest-neighbour interpolation | one-hot maps, linear interpolation |
 # | mean | over structures, then over pairs | over groups of structures, or over voxels |
-# | "±" | standard deviation (SD) over pairs, and SD over pairs and structures | one of these two SDs, often without saying which |
+# | "±" | standard deviation (SD) over pairs, and SD over pairs and structures | one of these two SDs, often without stating which |
 #
 # **Run: absent structures.** A list of labels often contains structures that are absent from a
-# slice or a subject. The next cells therefore add two labels that neither map contains. The first
-# cell uses voxelmorph's function.
+# slice or a subject. To imitate such a list, the next cells add two labels that neither map
+# contains. The first cell uses voxelmorph's function.
 
 # %%
 present = [k for k in people.structures if (target == k).any()]
@@ -152,7 +153,8 @@ theirs = vxm.py.utils.dice(warped, target, labels=asked).mean()
 print(f"voxelmorph: {theirs:.4f}")
 
 # %% [markdown]
-# Our `metrics.dice` can apply each of the four rules in the table. The next cell compares them.
+# Our `metrics.dice` can apply each of the four rules in the table. The next cell compares the
+# resulting means.
 
 # %%
 absent = {}
@@ -171,8 +173,8 @@ other {len(present)} structures are unchanged.
 
 # %% [markdown]
 # **Run: interpolation.** A one-hot map is 1 inside one structure and 0 elsewhere. The next cell
-# warps one such map for each structure with linear interpolation. Each voxel then gets the label
-# whose warped map has the largest value.
+# warps one such map for each structure and for the background with linear interpolation. Each voxel
+# then gets the label whose warped map has the largest value.
 
 # %%
 kept = np.array([0, *present])
@@ -184,10 +186,10 @@ linear_dice = metrics.mean_dice(linear, target, present)
 print(f"Dice: nearest neighbour {nearest_dice:.4f}, one-hot maps {linear_dice:.4f}")
 
 # %% [markdown]
-# **Run: mean and spread.** The mean can be taken over structures, or first within groups such as
-# the left and right part of a structure, as in TransMorph's evaluation
-# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The SD after
-# "±" can be taken over pairs, or over pairs and structures together.
+# **Run: mean and spread.** The mean can be taken over structures, or first within groups, such as
+# the left and right part of a structure, and then over groups, as in TransMorph's evaluation
+# ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The SD after "±" can be taken
+# over pairs, or over pairs and structures together.
 
 # %%
 pairs = cohorts.ordered_pairs(people.split["test"], limit=settings.pairs)
@@ -224,17 +226,18 @@ report the SD over pairs and structures
 #
 # ## SD of log det J
 #
-# **Definition.** This measure is the standard deviation of the logarithm of the Jacobian
+# **Definition.** SD of log det J is the standard deviation of the logarithm of the Jacobian
 # determinant over the brain. It is 0 if the volume changes by the same factor everywhere.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | folded voxels, whose determinant has no logarithm | left out, and their percentage is reported | determinant raised to a small positive number |
+# | folded voxels, whose determinant has no logarithm | left out, and their percentage is reported | determinant replaced by a small positive number |
 # | added constant | none | Learn2Reg's evaluator adds 3 to every determinant |
 # | region | brain | all voxels, or all except a border of two voxels (Learn2Reg) |
 #
-# **Run.** The next cells apply three rules to one displacement. The last rule follows the evaluator
-# of the Learn2Reg challenge ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)).
+# **Run.** The next cells apply three rules to the same displacement. The last rule follows the
+# evaluator of the Learn2Reg challenge
+# ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)).
 
 # %%
 folds = metrics.folding(displacement, mask=brain)
@@ -249,7 +252,7 @@ floor = {"nonpositive": "floor", "floor": 1e-9}
 # %%
 spreads = {
     "folds left out": metrics.sd_log_jacobian(displacement, brain),
-    "folds raised to 1e-9": metrics.sd_log_jacobian(displacement, brain, **floor),
+    "folds set to 1e-9": metrics.sd_log_jacobian(displacement, brain, **floor),
     "log(det + 3), no border": np.log(shifted[brain[inner]]).std(),
 }
 pd.Series(spreads, name="SD of log det J").round(3).to_frame()
@@ -257,8 +260,8 @@ pd.Series(spreads, name="SD of log det J").round(3).to_frame()
 # %% tags=["remove-input"]
 Markdown(f"""
 The displacement has {folds.count} folded voxels, but the evaluator's rule counts
-{int((shifted <= 0).sum())}. Before counting, this rule adds 3 to each determinant and raises any
-nonpositive result to a positive number. The count is therefore 0 for every displacement.
+{int((shifted <= 0).sum())}. Before counting, this rule adds 3 to each determinant and replaces any
+nonpositive sum by a small positive number. The count is therefore 0 for every displacement.
 """)
 
 # %% [markdown]
@@ -267,8 +270,8 @@ nonpositive result to a positive number. The count is therefore 0 for every disp
 # ## Surface distance (HD95)
 #
 # **Definition.** For each surface voxel of a structure in one map, take the distance to the nearest
-# surface voxel of the structure in the other map, in both directions. HD95 is a 95th percentile of
-# these distances.
+# surface voxel of the same structure in the other map, in both directions. HD95 is the 95th
+# percentile of these distances.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
@@ -289,7 +292,7 @@ def distances(a, b, spacing):
 
 # %% [markdown]
 # The loop computes the HD95 of each structure in three ways. To show the effect of the unit, the
-# third way passes a wrong voxel size, 2 mm, to our `metrics.surface_distance`.
+# third way passes a deliberately wrong voxel size of 2 mm to our `metrics.surface_distance`.
 
 # %%
 rows = []
@@ -310,10 +313,12 @@ surface.round(2).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two ways of combining the directions differ by {surface.iloc[0] - surface.iloc[1]:.2f} mm in
-HD95. In the third row, the voxels of the same maps are taken to be 2 mm wide, so the distance in
-millimetres doubles. A distance in voxels would not change, so it cannot be compared between grids
-of different voxel sizes.
+The mean HD95 differs by {surface.iloc[0] - surface.iloc[1]:.2f} mm between the two ways of
+combining the directions.
+
+In the third row, the voxels of the same maps are assumed to be 2 mm wide, so HD95 in millimetres
+doubles. In voxels, HD95 would not change, so such values cannot be compared between grids with
+different voxel sizes.
 """)
 
 # %% [markdown]
@@ -326,7 +331,7 @@ of different voxel sizes.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | denominator | count, % of all voxels and % of the brain | one of these three, often without saying which |
+# | denominator | none (count), all voxels, and brain voxels | one of these three, often without stating which |
 # | differences | central, as in voxelmorph | one-sided, or all combinations of one-sided differences |
 # | rule | det ≤ 0 | det < 0, which differs only where det = 0 |
 #
@@ -339,9 +344,9 @@ shares = {k: metrics.folding(displacement, mask=m).percent_in_mask for k, m in r
 pd.Series(shares, name="folded, %").round(3).to_frame()
 
 # %% [markdown]
-# **Run: differences.** The determinant requires derivatives, which are computed as differences
-# between voxels. Central differences use the two neighbours of a voxel, but not the voxel itself.
-# One-sided differences use the voxel and its next neighbour.
+# **Run: differences.** The Jacobian determinant requires derivatives, which are computed as
+# differences between voxels. Along each axis, central differences use the two neighbours of a
+# voxel, but not the voxel itself. One-sided differences use the voxel and its next neighbour.
 
 # %%
 def one_sided_determinant(field):
@@ -356,8 +361,9 @@ print("central:", folds.count, "folded voxels; one-sided:", one_sided)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-One-sided differences find {one_sided} folded voxels, and central differences find {folds.count}.
-Central differences can miss folds where the displacement alternates from voxel to voxel.
+One-sided differences find {one_sided} folded voxels, whereas central differences find
+{folds.count}. Central differences ignore the voxel itself, so they can miss folds where the
+displacement alternates from voxel to voxel.
 """)
 
 # %% [markdown]
@@ -365,8 +371,8 @@ Central differences can miss folds where the displacement alternates from voxel 
 # one-sided differences in their definition of a digital diffeomorphism. We also use this definition
 # in [the Jacobian lesson](05_jacobian.ipynb).
 #
-# **This book** uses central differences and det ≤ 0, and reports the count, % of all voxels
-# and % of the brain.
+# **This book** uses central differences and det ≤ 0, and reports the number of folded voxels and
+# their percentage of all voxels and of the brain voxels.
 
 # %% tags=["remove-cell"]
 ranges = {
@@ -382,7 +388,7 @@ ranges = {
 lines = [f"| {k} | {min(v):{d}} to {max(v):{d}} | {why} |" for k, (v, why, d) in ranges.items()]
 result.update(Markdown(f"""
 **Result.** One model (`VxmDense`, {run.title}, {settings.steps} steps) was trained and applied to
-test pairs. Each range is due only to the change of definition.
+test pairs. In each row of the table, only the definition changes.
 
 | Measure | Range | What changes |
 |---|---|---|
@@ -408,9 +414,9 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 #
 # A choice can change the ranking if its effect differs between methods. For Dice, such choices are
 # the rule for structures that a warp removes, and the interpolation of labels. For folding and SD
-# of log det J, they are the rule for folds, the kind of differences, and the region. The unit of a
-# distance cannot change the ranking if the voxels are cubes, because all distances are then
-# multiplied by the same factor.
+# of log det J, such choices are the rule for folds, the kind of differences, and the region. The
+# unit of a distance cannot change the ranking if the voxels are cubes, because all distances are
+# then multiplied by the same factor.
 #
 # </details>
 
@@ -421,7 +427,7 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 # - Dice: state the rule for absent structures, the interpolation, and the SD that follows "±".
 # - SD of log det J: state how folded voxels are treated, and add no constant.
 # - HD95: report it in millimetres, and state how the two directions are combined.
-# - Folding: give the count and the denominator.
+# - Folding: state the count, and the denominator of the percentage.
 #
 # **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows that overlap measures
 # can be misleading, whichever definition is used.

@@ -15,23 +15,23 @@
 #
 # | | |
 # |---|---|
-# | **You will** | look up a symptom, see it produced on purpose, and read the remedy |
-# | **You will learn** | answers to the questions that users of voxelmorph have asked for years |
+# | **You will** | look up a symptom, see it reproduced, and read the remedy |
+# | **You will learn** | answers to questions that users of voxelmorph have asked for years |
 # | **You need** | nothing; go directly to your symptom |
-# | **In → out** | a symptom, mostly produced by a cell → its cause and its remedy |
+# | **In → out** | a symptom, usually reproduced by a cell → its cause and remedy |
 # | **Not here** | voxelmorph's PyTorch releases |
 # | **Time** | 1 minute per entry |
 
 # %% [markdown]
-# The heading of each entry below is a symptom. Most entries end with links to the threads of
-# [voxelmorph's issue tracker](https://github.com/voxelmorph/voxelmorph/issues?q=is%3Aissue) in
-# which users reported the symptom. If you do not know where to begin, make these checks in order:
+# The heading of each entry below is a symptom. Most entries end with links to threads in
+# [voxelmorph's issue tracker](https://github.com/voxelmorph/voxelmorph/issues?q=is%3Aissue) where
+# users reported this symptom. If you do not know where to begin, do these checks in order:
 #
 # 1. **The data.** Plot a pair of images and their label maps, because most mistakes in the data are
 #    visible.
-# 2. **The gradient.** Check that the gradient of the loss is not zero, because no network can be
-#    trained without a gradient.
-# 3. **One pair.** Train on a single pair, because every correct setup can fit one pair.
+# 2. **The gradient.** Check that the gradient of the loss is not zero, because a network cannot
+#    learn from a zero gradient.
+# 3. **One pair.** Train on a single pair, because any correct setup can fit one pair.
 
 # %% [markdown]
 # ## Set the parameters
@@ -54,8 +54,8 @@ first, second = people.split["train"][:2]
 moving, fixed = people.image(first), people.image(second)
 
 # %% [markdown]
-# `error_of` runs a call and returns the error of this call as one line. Many entries below use this
-# function.
+# `error_of` makes a call and returns the resulting error as one line of text. Many entries below
+# use it.
 
 # %%
 from vxmlib.book.errors import error_of
@@ -67,8 +67,8 @@ print(error_of(lambda: 1 / 0))
 #
 # ### pip installs PyTorch, or the import fails
 #
-# pip reports a conflict, or `import voxelmorph` stops with a message about `getargspec`, Keras 3 or
-# PyTorch. The next cell prints versions that work together.
+# pip reports a version conflict, or `import voxelmorph` fails with a message about `getargspec`,
+# Keras 3 or PyTorch. The next cell prints package versions that work together.
 
 # %%
 from vxmlib.backend import tf, versions, vxm
@@ -77,15 +77,15 @@ for name, version in versions().items():
     print(f"{name:12} {version}")
 
 # %% [markdown]
-# **Cause.** The releases of voxelmorph after `0.2` are for PyTorch only. voxelmorph `0.2` needs
-# neurite `0.2`, but its requirements also allow later releases of neurite, so pip installs a later
-# one. In addition, neurite `0.2` calls `inspect.getargspec`, which Python 3.11 removed. Moreover,
-# voxelmorph and neurite need Keras 2.
+# **Cause.** All releases of voxelmorph after `0.2` support only PyTorch. voxelmorph `0.2` needs
+# neurite `0.2`, but voxelmorph's requirements also allow later releases, so pip installs a later
+# one. In addition, neurite `0.2` calls `inspect.getargspec`, which was removed in Python 3.11.
+# Finally, both packages need Keras 2.
 #
-# **Remedy.** Install the packages in this book's `requirements.lock`. Import `tf` and `vxm` from
-# `vxmlib.backend` before any other import of TensorFlow. This module restores `getargspec` during
-# the import. It also sets the environment variable `TF_USE_LEGACY_KERAS`, which makes TensorFlow
-# use Keras 2 and must be set before TensorFlow is imported.
+# **Remedy.** Install the package versions listed in this book's `requirements.lock`. Import `tf`
+# and `vxm` from `vxmlib.backend` before any other import of TensorFlow. This module restores
+# `getargspec` when it is imported. It also sets the environment variable `TF_USE_LEGACY_KERAS`,
+# which makes TensorFlow use Keras 2. This variable must be set before TensorFlow is imported.
 #
 # Threads [633](https://github.com/voxelmorph/voxelmorph/issues/633),
 # [635](https://github.com/voxelmorph/voxelmorph/issues/635),
@@ -95,8 +95,8 @@ for name, version in versions().items():
 # %% [markdown]
 # ### An official tutorial stops with an error
 #
-# The next cell makes two calls from official tutorials. The first should read a NIfTI file, and the
-# second should create a loss.
+# The next cell makes two calls from official tutorials. The first call should read a NIfTI file,
+# and the second should create a loss.
 
 # %%
 from vxmlib.sources import template
@@ -106,12 +106,12 @@ print(error_of(lambda: vxm.py.utils.load_volfile(path))[:70])
 print(error_of(lambda: vxm.losses.JacobianDeterminant()))
 
 # %% [markdown]
-# **Cause.** `load_volfile` calls nibabel's `get_data`, which raises an error in current versions.
-# The loss `JacobianDeterminant` does not exist in voxelmorph.
+# **Cause.** `load_volfile` calls nibabel's `get_data`, which raises an error in current versions of
+# nibabel. voxelmorph has no loss called `JacobianDeterminant`.
 #
-# **Remedy.** Read scans with nibabel itself. Compute the determinant with
+# **Remedy.** Read scans directly with nibabel. Compute the Jacobian determinant with
 # `vxm.py.utils.jacobian_determinant` ([Jacobian](05_jacobian.ipynb)). Start from [the script on one
-# page](one_page.ipynb), which runs on current packages.
+# page](one_page.ipynb), which runs with current packages.
 #
 # Threads [634](https://github.com/voxelmorph/voxelmorph/issues/634),
 # [581](https://github.com/voxelmorph/voxelmorph/issues/581),
@@ -122,16 +122,17 @@ print(error_of(lambda: vxm.losses.JacobianDeterminant()))
 #
 # ### Shapes do not match in a Concatenate layer
 #
-# The next cell produces this error by building the network for an image of 100 × 100 pixels.
+# The next cell reproduces this error by building the network for an image of 100 × 100 pixels.
 
 # %%
 print(error_of(lambda: vxm.networks.VxmDense((100, 100)))[:78])
 
 # %% [markdown]
-# **Cause.** The U-Net halves the grid four times, so each side length must be a multiple of 16.
+# **Cause.** The U-Net halves each side of the grid four times, so each side length must be a
+# multiple of 16.
 #
-# **Remedy.** Crop or pad the images, as the next cell does. Keep the printed offset, because it
-# shifts the origin in the affine matrix of the image.
+# **Remedy.** Crop or pad the images, as the next cell does. Save the printed offset, because you
+# need it to correct the origin in the affine matrix.
 
 # %%
 import numpy as np
@@ -148,8 +149,8 @@ print(padded.shape, "offset", offset)
 # %% [markdown]
 # ### The loss is huge, or it does not change
 #
-# The function `checks.check_pair` raises an error if the network cannot use a pair. The next cell
-# calls it with a moving image that has large intensities, and then with one that has tiny
+# The function `checks.check_pair` raises an error if a pair is unsuitable for training. The next
+# cell calls this function for a moving image with large intensities, and for one with tiny
 # intensities.
 
 # %%
@@ -161,8 +162,8 @@ for wrong in (scan, 1e-4 * moving):
 
 # %% [markdown]
 # **Cause.** The network and the losses expect intensities from 0 to 1, with a background of 0. With
-# large values, the NCC loss (local normalised cross-correlation) suffers from rounding errors. With
-# tiny values, the NCC loss treats the image as constant, so the gradient is zero.
+# large intensities, the NCC loss (local normalised cross-correlation) suffers from rounding errors.
+# With tiny intensities, the NCC loss treats the image as constant, so the gradient is zero.
 #
 # **Remedy.** Normalise the intensities of each scan, as the next cell does.
 
@@ -179,9 +180,9 @@ print("intensities from", ready.min(), "to", ready.max())
 # ### Registration is poor on my own scans
 #
 # A common reason is that the heads are oriented differently from those in the training scans. To
-# show this effect, the next cells register one pair as it is, and again after rotating the moving
-# image by `22.5` degrees. The displacement is optimised directly in both cases, so no trained
-# network is needed.
+# show this effect, the next cells register one pair twice: unchanged, and with the moving image
+# rotated by `22.5` degrees. The displacement is optimised directly, so no trained network is
+# needed.
 
 # %%
 from scipy import ndimage
@@ -194,7 +195,7 @@ start, optimise = warp.identity(people.shape), InstanceOptimiser(people.shape)
 tilted = ndimage.rotate(moving, angle, reshape=False, order=1)
 
 # %% [markdown]
-# The next cell prints the mean NCC inside the brain after each registration. A value of 1 is a
+# The next cell prints the mean NCC inside the brain after each registration. A value of 1 means a
 # perfect match.
 
 
@@ -208,11 +209,11 @@ print(f"upright: {aligned(moving):.2f}, tilted: {aligned(tilted):.2f}")
 
 # %% [markdown]
 # **Cause.** The optimiser changes the displacement in small steps that follow the local gradient,
-# so here it does not recover the rotation. A network trained on aligned scans has learned only the
-# differences that remain after affine alignment, so it is not prepared for a rotation either.
+# so it does not recover the rotation. A network trained on aligned scans has learned only the
+# differences that remain after affine alignment, so it cannot correct the rotation either.
 #
 # **Remedy.** Align all scans affinely first, for example with the function `affine_to_template` of
-# `vxmlib.sources.align`, which calls ANTs. Here the angle is known, so the next cell rotates the
+# `vxmlib.sources.align`, which calls ANTs. Here, the angle is known, so the next cell rotates the
 # image back and registers it again.
 
 # %%
@@ -227,8 +228,8 @@ print(f"aligned first: {aligned(upright):.2f}")
 # %% [markdown]
 # ### I do not know what the generator must yield
 #
-# The next cell prints the shapes of the arrays in two batches. In the first batch, both images are
-# subjects. In the second batch, the fixed image is an atlas (here one subject).
+# The next cell prints the shapes of the arrays in two batches. In the first batch, both images come
+# from subjects; in the second, the fixed image is an atlas (here, one subject's image).
 
 # %%
 from vxmlib import pairs
@@ -239,9 +240,9 @@ for atlas in (None, people.image(first)):
     print([tuple(x.shape) for x in (*inputs, *targets)])
 
 # %% [markdown]
-# **Answer.** A batch is `((moving, fixed), (fixed, zeros))`, and its shapes are the same with and
-# without an atlas. The smoothness loss ignores the zeros, but Keras requires a target for every
-# output. Neither kind of pair needs labels or known correspondences.
+# **Answer.** A batch has the form `((moving, fixed), (fixed, zeros))`, and the shapes are the same
+# with and without an atlas. The smoothness loss ignores the zeros, but Keras requires a target for
+# every output. Neither kind of pair requires labels or known correspondences.
 #
 # Threads [341](https://github.com/voxelmorph/voxelmorph/issues/341),
 # [456](https://github.com/voxelmorph/voxelmorph/issues/456),
@@ -252,8 +253,8 @@ for atlas in (None, people.image(first)):
 #
 # ### The loss is NaN, negative or constant
 #
-# The next cell computes voxelmorph's NCC loss for one pair, with intensities from 0 to 1 and with
-# changed intensities.
+# The next cell computes voxelmorph's NCC loss for one pair, before and after three changes to the
+# intensities.
 
 # %%
 ncc = vxm.losses.NCC().loss
@@ -264,17 +265,17 @@ for name, (scale, shift) in changes.items():
 
 # %% [markdown]
 # **Cause.** The loss is *minus* the mean of the squared correlation in small windows. It should be
-# between −1 and 0, so a negative value is normal and a lower value is better. The last three
-# printed lines show the results of mistakes:
+# between −1 and 0, so a negative value is normal, and a lower value means a better match. Each of
+# the last three printed lines shows the result of one mistake:
 #
-# - Images with tiny intensities count as constant. The loss then has its best value, −1, but no
-#   gradient.
-# - With a large offset, rounding errors dominate, and the loss is far outside its range.
+# - The loss treats images with tiny intensities as constant. It then has its best value, −1, but
+#   its gradient is zero.
+# - With a large offset, rounding errors dominate, and the loss is far outside this range.
 # - A NaN intensity makes the whole loss NaN.
 #
-# **Remedy.** Scale the intensities to the range from 0 to 1. Add the callback
-# `tf.keras.callbacks.TerminateOnNaN()` to `fit()`. `training.fit` of this book also stops at a NaN,
-# and it keeps the checkpoint of the previous epoch.
+# **Remedy.** Scale the intensities to the range from 0 to 1. Pass the callback
+# `tf.keras.callbacks.TerminateOnNaN()` to `fit()` to stop at a NaN loss. This book's
+# `training.fit` also stops and keeps the checkpoint of the previous epoch.
 #
 # Threads [13](https://github.com/voxelmorph/voxelmorph/issues/13),
 # [302](https://github.com/voxelmorph/voxelmorph/issues/302),
@@ -283,9 +284,9 @@ for name, (scale, shift) in changes.items():
 # %% [markdown]
 # ### The network learns nothing
 #
-# The loss stays flat from the first step, perhaps because the gradient is zero. The next cell
-# defines a function that returns the norm of the gradient of the image loss with respect to the
-# displacement.
+# The loss stays constant from the first step. A zero gradient is one possible reason, so the next
+# cell defines a function that returns the norm of the gradient of the image loss with respect to
+# the displacement.
 
 
 # %%
@@ -298,8 +299,8 @@ def gradient(image, other):
 
 
 # %% [markdown]
-# The next cell prints this norm for a usual pair, for the same pair with tiny intensities, and for
-# an image paired with itself.
+# The next cell prints this norm for a pair with the usual intensities, for the same pair with tiny
+# intensities, and for an image paired with itself.
 
 # %%
 print(f"usual pair:       {gradient(moving, fixed):.2g}")
@@ -307,12 +308,12 @@ print(f"tiny intensities: {gradient(1e-4 * moving, 1e-4 * fixed):.2g}")
 print(f"same image twice: {gradient(fixed, fixed):.2g}")
 
 # %% [markdown]
-# **Cause.** A network cannot learn without a gradient. The gradient is usually zero because the
-# intensities have the wrong scale, or because the moving and the fixed image are identical.
+# **Cause.** A network cannot learn without a gradient. The usual reasons for a zero gradient are
+# intensities of the wrong scale and a moving image that is identical to the fixed image.
 #
-# **Remedy.** Take one pair from a batch, without its batch and channel axes, and call
-# `checks.check_pair` on this pair. This check raises an error in both cases. Then fit a single pair
-# ([Instance optimisation](13_instance.ipynb)).
+# **Remedy.** Take one pair from a batch, remove its batch and channel axes, and call
+# `checks.check_pair` on this pair. The function raises an error in both cases. Then test whether a
+# single pair can be fitted ([Instance optimisation](13_instance.ipynb)).
 #
 # Threads [408](https://github.com/voxelmorph/voxelmorph/issues/408),
 # [200](https://github.com/voxelmorph/voxelmorph/issues/200).
@@ -320,8 +321,9 @@ print(f"same image twice: {gradient(fixed, fixed):.2g}")
 # %% [markdown]
 # ### The warped image is torn
 #
-# An image looks torn where its displacement folds. The next cell optimises one pair with two values
-# of λ, the weight of the smoothness loss, and prints the percentage of the brain that folds.
+# A warped image looks torn where the displacement folds. The next cell optimises the displacement
+# of one pair at two values of λ, the weight of the smoothness loss, and prints the percentage of
+# the brain that is folded.
 
 # %%
 for lam in (0.01, 1.0):
@@ -331,7 +333,7 @@ for lam in (0.01, 1.0):
 
 # %% [markdown]
 # **Cause.** The value λ = 0.01 is meant for the MSE loss. The NCC loss changes much more during
-# registration than the MSE loss, so with NCC, a λ of this size hardly limits the deformation.
+# registration than the MSE loss, so with NCC, such a small λ hardly limits the deformation.
 #
 # **Remedy.** With NCC, start with λ = 1 and [choose λ](06_choose.ipynb) on validation subjects, or
 # [integrate a velocity](11_diffeomorphic.ipynb).
@@ -343,8 +345,8 @@ for lam in (0.01, 1.0):
 # %% [markdown]
 # ### Memory runs out
 #
-# Training keeps the outputs of all layers in memory. A Keras model knows the sizes of these outputs
-# before memory is allocated. The next cell adds up the sizes for the standard `VxmDense` and for
+# Training keeps the outputs of all layers in memory. Their sizes can be read from a Keras model
+# before memory is allocated. The next cell adds up these sizes for the standard `VxmDense` and for
 # the strided U-Net of the 2018 paper, with voxels of 1 mm and of 2 mm.
 
 # %% tags=["remove-stderr"]
@@ -360,11 +362,11 @@ for shape in ((160, 192, 224), (80, 96, 112)):
 
 # %% [markdown]
 # **Cause.** The layers at full resolution need most of the memory, and the total grows with the
-# batch size. Gradients and losses need additional memory. Users report a total of about twice the
-# printed value.
+# batch size. Gradients and losses need additional memory, so users report a total of about twice
+# the printed value.
 #
-# **Remedy.** Use a batch of one pair. If memory still runs out, use the strided network, or use
-# voxels of 2 mm, which reduce the memory to an eighth. For more measurements, see
+# **Remedy.** Use a batch of one pair. If memory still runs out, use the strided network, or
+# resample the images to 2 mm, which reduces the memory to one eighth. For more measurements, see
 # [Cost](cost.ipynb).
 #
 # Threads [235](https://github.com/voxelmorph/voxelmorph/issues/235),
@@ -391,9 +393,9 @@ print(error_of(lambda: tf.keras.utils.multi_gpu_model))
 # %% [markdown]
 # ### I do not know when to stop
 #
-# The lesson [Compile and fit](03_fit.ipynb) recorded the mean Dice of the validation pairs. The
-# next cell prints this Dice before training (without registration), after three quarters of the
-# steps, and at the end.
+# The mean Dice of the validation pairs was recorded in [Compile and fit](03_fit.ipynb). The next
+# cell prints this Dice before training (without registration), after three quarters of the steps,
+# and at the end.
 
 # %%
 from vxmlib import records
@@ -409,12 +411,11 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 # number of epochs is no guide either: pairs are drawn at random, so an epoch is only the interval
 # between two checkpoints.
 #
-# **Remedy.** Count optimiser steps, and watch the Dice of some validation subjects. If Dice still
-# rises in the last quarter of the steps, train for more steps.
-# `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` stops the training
-# when validation Dice has not risen for five epochs. This callback needs
-# `training.RegistrationMonitor`, which provides `val_dice`. With few training subjects, use
-# augmentation ([Ablations](ablations.ipynb)).
+# **Remedy.** Count optimiser steps, and monitor the Dice of some validation subjects. If this Dice
+# still rises in the last quarter of the steps, train for more steps. The callback
+# `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` stops training when
+# validation Dice has not risen for five epochs. It requires `training.RegistrationMonitor`, which
+# provides `val_dice`. With few training subjects, use augmentation ([Ablations](ablations.ipynb)).
 #
 # Threads [134](https://github.com/voxelmorph/voxelmorph/issues/134),
 # [166](https://github.com/voxelmorph/voxelmorph/issues/166),
@@ -423,7 +424,7 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 # %% [markdown]
 # ### I think that I need a training loop of my own
 #
-# Almost nobody needs a custom loop. For the few cases in which it helps, see [Four
+# A custom loop is rarely needed. For the few exceptions, see [Four
 # situations](16_situations.ipynb). For what `fit()` already does, see [One step, three
 # ways](15_steps.ipynb).
 
@@ -444,10 +445,10 @@ print("register:", models.register(model, moving, fixed).shape)
 # %% [markdown]
 # **Cause.** With integration, the second output is the *velocity* at half resolution. The
 # smoothness loss is computed from this velocity, but the image is warped by the displacement, which
-# is the integral of the velocity.
+# is the integrated velocity.
 #
-# **Remedy.** To get the displacement, use `model.register` of voxelmorph or `models.register` of
-# this book. Using the velocity as a displacement gives wrong results without an error
+# **Remedy.** To get the displacement, use voxelmorph's `model.register` or this book's
+# `models.register`. Using the velocity as a displacement gives wrong results but raises no error
 # ([Diffeomorphic registration](11_diffeomorphic.ipynb)).
 #
 # Threads [71](https://github.com/voxelmorph/voxelmorph/issues/71),
@@ -457,7 +458,7 @@ print("register:", models.register(model, moving, fixed).shape)
 # %% [markdown]
 # ### Warped labels have new values
 #
-# The next cell warps a map with the labels 2 and 41, once as an image and once as a label map.
+# The next cell warps a map with the labels 2 and 41 twice: as an image, and as a label map.
 
 # %%
 labels = np.where(moving > 0.5, 41, 2) * (moving > 0)
@@ -470,7 +471,7 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 # **Cause.** Linear interpolation between the background (0) and the labels 2 and 41 can yield any
 # value from 0 to 41.
 #
-# **Remedy.** Use nearest-neighbour interpolation of the label numbers, as `warp.warp_labels` does
+# **Remedy.** Use nearest-neighbour interpolation for label maps, as `warp.warp_labels` does
 # ([Dice](04_dice.ipynb#warp-a-label-map-with-nearest-neighbour-interpolation)).
 #
 # Threads [509](https://github.com/voxelmorph/voxelmorph/issues/509),
@@ -480,8 +481,8 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 # ### Two packages give different Dice
 #
 # The next cell computes the mean Dice of the same two label maps with voxelmorph's function and
-# with ours. The first line uses the labels 2 and 41. The second adds label 17, which neither map
-# contains, and the third adds the background instead.
+# with ours. The first printed line is for the labels 2 and 41. The second line adds label 17, which
+# neither map contains; the third adds the background instead.
 
 # %%
 other = np.where(fixed > 0.5, 41, 2) * (fixed > 0)
@@ -491,8 +492,8 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
     print(f"{numbers!s:12} voxelmorph {theirs:.3f}, ours {ours:.3f}")
 
 # %% [markdown]
-# **Cause.** For a label that neither map contains, voxelmorph uses a Dice of 0 and some packages
-# use 1. This book leaves the label out. The background is large and overlaps in every pair, so
+# **Cause.** For a label that neither map contains, voxelmorph uses a Dice of 0, some packages use
+# 1, and this book leaves the label out. The background is large and overlaps well in every pair, so
 # including it raises the mean.
 #
 # **Remedy.** Average Dice over the structures that both subjects have, without the background, and
@@ -504,8 +505,8 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
 # ### The Jacobian determinant looks wrong
 #
 # Test `jacobian_determinant` on a displacement with a known determinant. The displacement in the
-# next cell doubles the first coordinate of every point, so the determinant is 2. The last three
-# lines of the cell each make a common mistake.
+# next cell doubles the first coordinate of every point and therefore has a determinant of 2. Each
+# of the last three lines of the cell contains a common mistake.
 
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
@@ -516,10 +517,10 @@ print("relative units:     ", determinant(stretch / 16)[8, 8])
 print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 
 # %% [markdown]
-# **Cause.** The function expects one displacement without a batch axis. Its components lie along
-# the last axis, in units of the voxels of its own grid. Only an additional batch axis raises an
-# error. A displacement that was subsampled, or divided by the size of the image, gives a wrong
-# determinant without an error.
+# **Cause.** The function expects one displacement without a batch axis. The components of the
+# displacement lie along the last axis, in voxels of its own grid. The additional batch axis is the
+# only mistake that raises an error. A displacement that was subsampled, or divided by the size of
+# the image, gives a wrong determinant without an error.
 #
 # **Remedy.** Pass the displacement that `register` returns, and count the brain voxels with a
 # determinant of 0 or less ([Jacobian](05_jacobian.ipynb)).
@@ -542,10 +543,10 @@ print("moving image:", np.argwhere(dot)[0])
 print("warped image:", np.argwhere(warp.warp_image(dot, shift))[0])
 
 # %% [markdown]
-# **Cause.** The displacement is defined on the *fixed* grid. It states from which position in the
-# moving image each intensity is taken: `warped(x) = moving(x + u(x))`. The displacement therefore
-# maps points of the fixed image to the moving image, but the content of the moving image moves in
-# the opposite direction.
+# **Cause.** The displacement is defined on the *fixed* grid. It states the position in the moving
+# image from which each intensity is taken: `warped(x) = moving(x + u(x))`. The displacement
+# therefore maps points of the fixed image to the moving image, but the content of the moving image
+# moves in the opposite direction.
 #
 # **Remedy.** Map points of the moving image with the inverse displacement, and check the error of
 # the inverse, as the next cell does.
@@ -580,10 +581,10 @@ with TemporaryDirectory() as folder:
 # **Cause.** The file contains the weights and the arguments of the class `VxmDense`, but Keras does
 # not know this class.
 #
-# **Remedy.** Load the file with `VxmDense.load`. Do not use the format `.keras`, although Keras
-# recommends it, because such a file cannot be loaded ([Check the claims](claims.ipynb)). The
-# weights of the 2018 papers belong to another network, which is rebuilt in [Run the authors'
-# weights](07_weights.ipynb).
+# **Remedy.** Load the file with `VxmDense.load`. Keras recommends the `.keras` format, but do not
+# use it here: a `VxmDense` model saved in this format cannot be loaded ([Check the
+# claims](claims.ipynb)). The weights of the 2018 papers belong to a different network, which is
+# rebuilt in [Run the authors' weights](07_weights.ipynb).
 #
 # > **Warning: Models from strangers**
 # >
@@ -601,9 +602,9 @@ with TemporaryDirectory() as folder:
 # | How do I use the warp in ITK, ANTs or Slicer? ([438](https://github.com/voxelmorph/voxelmorph/issues/438), [577](https://github.com/voxelmorph/voxelmorph/issues/577)) | Write the displacement with `vxmlib.nifti.write_displacement`, which uses the convention of these programs. |
 # | How do I register T1 to T2? ([31](https://github.com/voxelmorph/voxelmorph/issues/31), [201](https://github.com/voxelmorph/voxelmorph/issues/201)) | Use `vxm.losses.MutualInformation`, because NCC expects similar contrast in both images. For an example, see [Four situations](16_situations.ipynb). |
 # | How do I train with labels? ([169](https://github.com/voxelmorph/voxelmorph/issues/169), [459](https://github.com/voxelmorph/voxelmorph/issues/459)) | Use the class `VxmDenseSemiSupervisedSeg` of voxelmorph version 0.2. |
-# | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | Usually the scans were not aligned affinely first. |
+# | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | The usual reason is that the scans were not affinely aligned first. |
 # | What do KL and its λ mean? ([150](https://github.com/voxelmorph/voxelmorph/issues/150), [336](https://github.com/voxelmorph/voxelmorph/issues/336)) | `vxm.losses.KL` is the loss of the probabilistic model (`use_probs=True`). It keeps the predicted distribution of velocities close to a smooth prior, and its argument `prior_lambda` sets how smooth the prior is. |
-# | Can I improve the result for a single pair? ([546](https://github.com/voxelmorph/voxelmorph/issues/546)) | Yes, by [instance optimisation](13_instance.ipynb). |
+# | Can I improve the result for a single pair? ([546](https://github.com/voxelmorph/voxelmorph/issues/546)) | Yes, with [instance optimisation](13_instance.ipynb). |
 # | How do I draw the displacement? ([35](https://github.com/voxelmorph/voxelmorph/issues/35), [557](https://github.com/voxelmorph/voxelmorph/issues/557)) | Draw a warped grid or a map of the determinant ([Jacobian](05_jacobian.ipynb)). |
 # | Is there a class for SynthMorph? ([431](https://github.com/voxelmorph/voxelmorph/issues/431), [288](https://github.com/voxelmorph/voxelmorph/issues/288)) | Not in version 0.2, but two models from `ne.models.labels_to_image` can generate the training images for a `VxmDense`. |
 
@@ -615,10 +616,11 @@ with TemporaryDirectory() as folder:
 #
 # <details><summary>Answer</summary>
 #
-# First check the direction of the displacement, because a displacement that is applied backwards
-# moves structures further apart. Then check whether the label maps match the images, because an
-# affine alignment may have been applied to the images alone. Finally, check whether Dice is
-# averaged over the same structures in both cases. None of these mistakes raises an error.
+# First check the direction of the displacement, because a displacement applied in the wrong
+# direction moves structures further apart. Then check whether the label maps match the images,
+# because an affine alignment may have been applied only to the images. Finally, check whether Dice
+# is averaged over the same structures with and without registration. None of these mistakes raises
+# an error.
 #
 # </details>
 #
@@ -626,7 +628,7 @@ with TemporaryDirectory() as folder:
 #
 # - Check the data first, then the gradient, then the training on one pair, and only then the
 #   network.
-# - A test with a known displacement quickly reveals mistakes in direction, size and axes.
+# - A test with a known displacement quickly reveals a wrong direction, scale or axis order.
 # - Many mistakes raise no error, so test each part on a case with a known result.
 #
 # **Read on:** For verdicts on common advice, see [Check the claims](claims.ipynb).
