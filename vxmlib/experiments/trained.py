@@ -79,7 +79,7 @@ def network(plan: dict, method: dict, people, results: Path):
 
 def optimiser(plan: dict, method: dict, people) -> InstanceOptimiser:
     """Return the optimiser of a method, compiled, with the image loss of the method's training."""
-    options = {key: method["instance"][key] for key in ("learning_rate", "lam")}
+    options = {key: value for key, value in method["instance"].items() if key != "steps"}
     image_loss = training(plan, method["training"]).image_loss
     optimise = InstanceOptimiser(people.shape, image_loss=image_loss, **options)
     optimise(warp.identity(people.shape), *_two_images(people), steps=1)
