@@ -18,15 +18,17 @@
 # | **You will** | build the network, and test its two losses (NCC for the images, Grad for the smoothness) on cases with a known answer |
 # | **You will learn** | what NCC rewards and what it misses, what Grad penalises, and where the usual values of λ come from |
 # | **You need** | [Prepare the data](01_data.ipynb) |
-# | **In → out** | a grid size and λ → a network whose two outputs are tied to two losses |
+# | **In → out** | a grid size and λ → a compiled network with one loss for each of its two outputs |
 # | **Not here** | training, which is the subject of [the next lesson](03_fit.ipynb) |
 # | **Time** | 25 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set and λ (`lam`), the weight of the smoothness loss. The second cell
-# loads the subjects and sets the random seed.
+# The parameters name the data set and set λ (`lam`), the weight of the smoothness loss. The second
+# cell loads the subjects and sets the random seed. `backend.set_seed` calls
+# `tf.keras.utils.set_random_seed` and must be called before the network is built, because the
+# initial weights are random.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -47,10 +49,10 @@ backend.set_seed(settings.seed)
 # %% [markdown]
 # ## Build the network
 #
-# VoxelMorph's network is a [U-Net](../book/glossary.md#u-net). In its first half, the encoder, the
-# images become smaller and the number of features grows. In its second half, the decoder, the
-# features are enlarged again and joined with the encoder's features of the same size. A last
-# convolution turns the features into the [displacement](../book/glossary.md#displacement).
+# VoxelMorph's network is a [U-Net](../book/glossary.md#u-net). In the first half, the encoder, the
+# grid becomes coarser and the number of features grows. In the second half, the decoder, the
+# feature maps are enlarged again and joined with the encoder's feature maps of the same size. A
+# last convolution turns the features into the [displacement](../book/glossary.md#displacement).
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -59,13 +61,13 @@ network = vxm.networks.VxmDense(people.shape, int_steps=0)
 print(f"{network.count_params():,} parameters")
 
 # %% [markdown]
-# `int_steps=0` makes the network predict the displacement itself, as in the journal paper
+# With `int_steps=0`, the network predicts the displacement itself, as in the journal paper
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). voxelmorph's default is
 # `int_steps=7`. With this default, the network predicts a velocity, and integration turns the
 # velocity into the displacement ([diffeomorphic registration](11_diffeomorphic.ipynb)).
 #
-# The model has two inputs and two outputs. Their order matters later, because losses are assigned
-# by position.
+# The next cell lists the two inputs and two outputs of the network. The order of the outputs
+# matters later, because losses are assigned by position.
 
 # %%
 for kind, tensors in (("in ", network.inputs), ("out", network.outputs)):
@@ -74,13 +76,13 @@ for kind, tensors in (("in ", network.inputs), ("out", network.outputs)):
 
 # %% [markdown]
 # The inputs are the moving and the fixed image. The first output is the warped moving image, with
-# one channel. The second output is the displacement, with one channel for each axis of space. The
-# first axis of every array is the batch, whose size is still open (`None`).
+# one channel. The second output is the displacement, with one channel for each spatial axis. The
+# first axis of every array is the batch axis, whose length is still open (`None`).
 #
-# The network halves the grid four times, so each side must be divisible by 16. For another side,
-# voxelmorph stops with an error that only says that two arrays inside the network differ in shape.
-# Our `models.build`, which later lessons use, checks the shape first. The next cell shows its
-# message.
+# The network halves the grid four times, so each side must be divisible by 16. For any other side
+# length, voxelmorph stops with an error that only says that two arrays inside the network differ in
+# shape. Our function `models.build`, which later lessons use, checks the shape first and states
+# this condition, as the next cell shows.
 
 # %%
 from vxmlib import models
@@ -93,17 +95,17 @@ except ValueError as error:
 # %% [markdown]
 # > **Note: Version 0.2 is not the code of 2018**
 # >
-# > The network of the papers halves the grid by strided convolutions from its first layer on.
-# > `VxmDense` first convolves at full size and then uses max pooling. This book calls the network of
-# > the papers "strided U-Net". [The authors' weights](07_weights.ipynb) need it, and
-# > [real brains in 3D](08_real.ipynb) compares both networks.
+# > In the papers, the network halves the grid by strided convolutions from its first layer on. In
+# > version 0.2, `VxmDense` first convolves at full size and then uses max pooling. This book calls
+# > the network of the papers "strided U-Net". [The authors' weights](07_weights.ipynb) need the
+# > strided U-Net, and the lesson on [real brains in 3D](08_real.ipynb) compares both networks.
 
 # %% [markdown]
 # ## Ask the untrained network
 #
-# The last convolution starts with tiny weights, so an untrained network hardly moves anything.
-# Training therefore begins close to the [identity](../book/glossary.md#identity). The next cell
-# loads two test images and adds the axes for the batch and the channel.
+# The last convolution starts with tiny weights, so an untrained network predicts a displacement
+# close to zero. Training therefore begins close to the [identity](../book/glossary.md#identity).
+# The next cell loads two test images and adds a batch axis and a channel axis to each.
 
 # %%
 import numpy as np
@@ -113,20 +115,21 @@ moving, fixed = people.image(first), people.image(second)
 batches = moving[None, ..., None], fixed[None, ..., None]
 
 # %% [markdown]
-# The method `register` of `VxmDense` returns the displacement.
+# The method `register` of `VxmDense` returns the displacement as a NumPy array with a batch axis.
 
 # %% tags=["remove-output"]
 displacement = network.register(*batches)
 
 # %% [markdown]
-# The largest component of this displacement is far smaller than a voxel.
+# Even the largest component of this displacement is far smaller than a voxel.
 
 # %%
 print(displacement.shape, f"largest component {np.abs(displacement).max():.4f} voxels")
 
 # %% [markdown]
-# Our `models.register` returns the same displacement without the batch axis. It also checks the
-# images. It compiles the computation once, whereas the method `register` does so at every call.
+# Our function `models.register` takes images without batch and channel axes and checks them. It
+# returns the same displacement as a NumPy array without the batch axis. It compiles the computation
+# once, whereas the method `register` does so at every call.
 
 # %%
 same = models.register(network, moving, fixed)
@@ -135,34 +138,35 @@ print(same.shape, np.allclose(same, displacement[0]))
 # %% [markdown]
 # > **Warning: Do not take the second output of `predict`**
 # >
-# > With `int_steps=0` the second output is the displacement. With `int_steps=7` it is a velocity
-# > at half the resolution. Every metric computed from this velocity is wrong, and no error is
-# > raised. Use `register` instead.
+# > With `int_steps=0`, the second output is the displacement. With `int_steps=7`, the second output
+# > is a velocity at half the resolution. Every metric that takes this velocity for the displacement
+# > is wrong, and no error is raised. Use `register` instead.
 
 # %% [markdown]
 # ## Compute NCC
 #
-# The image loss is the local normalised cross-correlation ([NCC](../book/glossary.md#ncc)) of two
-# images $I$ and $J$. It compares *local patterns*. Around each voxel $p$ it takes a window $W(p)$
-# that is 9 voxels wide. In this window it sums the products of the deviations from the means
-# $\bar I(p)$ and $\bar J(p)$:
+# The image loss is based on the local normalised cross-correlation ([NCC](../book/glossary.md#ncc))
+# of two images $I$ and $J$. NCC compares *local patterns*. Around each voxel $p$, it takes a window
+# $W(p)$ that is 9 voxels wide. In this window, it sums the products of the deviations from the
+# window means $\bar I(p)$ and $\bar J(p)$:
 #
 # $$
 # c_{IJ}(p) = \sum_{q \in W(p)} \bigl(I(q) - \bar I(p)\bigr)\bigl(J(q) - \bar J(p)\bigr)
 # $$
 #
 # The sums $c_{II}$ and $c_{JJ}$ are defined in the same way. voxelmorph replaces values of
-# $c_{IJ}$, $c_{II}$ and $c_{JJ}$ below $\varepsilon = 10^{-5}$ by $\varepsilon$. Then it takes the
-# squared correlation:
+# $c_{IJ}$, $c_{II}$ and $c_{JJ}$ below $\varepsilon = 10^{-5}$ by $\varepsilon$. Then it computes
+# the squared correlation:
 #
 # $$
 # \mathrm{cc}(p) = \frac{\max(c_{IJ}, \varepsilon)^2}
 # {\max(c_{II}, \varepsilon)\,\max(c_{JJ}, \varepsilon)}
 # $$
 #
-# The loss is minus the mean of $\mathrm{cc}$ over all voxels. It lies between 0 (nothing in
-# common) and −1 (the same pattern everywhere). The next cell computes it for the two test subjects
-# from above.
+# The loss is minus the mean of $\mathrm{cc}$ over all voxels. It ranges from 0 (nothing in common)
+# to −1 (the same pattern everywhere). The next cell computes the loss for the two test subjects
+# from above. voxelmorph's NCC and Grad return one value per pair, with shape `(batch,)`, so `[0]`
+# selects the value of our single pair.
 
 # %%
 ncc = vxm.losses.NCC().loss
@@ -172,20 +176,21 @@ print(f"{float(ncc(fixed_batch, moving_batch)[0]):.3f}")
 # %% [markdown]
 # Clipping at $\varepsilon$ has two consequences:
 #
-# - A negative covariance $c_{IJ}$ becomes $\varepsilon$, so inverted contrast scores about 0.
-# - In a window that is flat in *both* images, all three values become $\varepsilon$, so the
-#   window scores 1.
+# - A negative covariance $c_{IJ}$ becomes $\varepsilon$, so $\mathrm{cc}$ is about 0 for inverted
+#   contrast.
+# - In a window that is flat in *both* images, all three values become $\varepsilon$, so
+#   $\mathrm{cc}$ is 1 there.
 #
 # > **Note: The loss is local, not the network**
 # >
 # > Only NCC is limited to windows of 9 voxels. The U-Net halves the grid four times, so it uses a
-# > far larger neighbourhood to predict the displacement of one voxel.
+# > far larger neighbourhood than 9 voxels to predict the displacement of one voxel.
 
 # %% [markdown]
 # ## Test NCC on cases with a known answer
 #
-# Before you trust a loss, compute it for pairs that you can judge yourself. Each of the next images
-# is compared with the fixed image.
+# Before you trust a loss, compute it for image pairs that you can judge yourself. The next cell
+# makes five images to compare with the fixed image.
 
 # %%
 cases = {
@@ -197,9 +202,9 @@ cases = {
 }
 
 # %% [markdown]
-# The table shows voxelmorph's NCC loss over the whole grid, the same loss over the voxels of the
-# brain, and the mean squared error (MSE). `metrics.local_ncc` computes the mean of $\mathrm{cc}$
-# inside a mask, and the minus sign makes it a loss.
+# The table shows voxelmorph's NCC loss over the whole grid, the NCC loss over the fixed brain, and
+# the mean squared error (MSE) over the whole grid. `metrics.local_ncc` computes the mean of
+# $\mathrm{cc}$ inside a mask, and the minus sign turns this mean into a loss.
 
 # %%
 import pandas as pd
@@ -222,35 +227,36 @@ brighter, inverted = table.loc["brighter"], table.loc["inverted"]
 Markdown(f"""
 The table shows four properties of NCC.
 
-- **Brightness does not matter inside the brain.** The brighter image scores
-  {brighter["NCC, brain"]:.3f} there, while its MSE is {brighter["MSE"]:.3f}. NCC therefore suits
-  scans from different scanners.
-- **Inverted contrast is no match.** It scores {abs(inverted["NCC, brain"]):.2f} in the brain,
-  because the covariance is clipped. Registering T1 to T2 needs another loss.
+- **Brightness does not matter inside the brain.** There, the NCC loss of the brighter image is
+  {brighter["NCC, brain"]:.3f}, although its MSE is {brighter["MSE"]:.3f}. NCC therefore suits scans
+  from different scanners.
+- **Inverted contrast is no match.** The inverted image scores {abs(inverted["NCC, brain"]):.2f} in
+  the brain, because negative covariance is clipped. Registering T1 to T2 needs another loss.
 """)
 
 # %% tags=["remove-input"]
 moved, other = table.loc["moved by 4 voxels"], table.loc["another subject"]
 Markdown(f"""
 - **Empty background scores as a perfect match.** {100 * (1 - brain.mean()):.0f} % of this grid lies
-  outside the brain. The moved image still scores {moved["NCC"]:.2f} on the whole grid, but only
-  {moved["NCC, brain"]:.2f} in the brain.
+  outside the brain. The loss of the moved image is therefore still {moved["NCC"]:.2f} on the whole
+  grid, but only {moved["NCC, brain"]:.2f} in the brain.
 - **The mean over the whole grid says little.** The value {other["NCC"]:.2f} for two *different*
-  subjects looks good, but most of it can come from the background. Report NCC inside the brain.
+  subjects suggests a good match, but most of it can come from the background. Therefore report NCC
+  inside the brain.
 """)
 
 # %% [markdown]
 # On the whole grid, the brighter image does not reach −1, mainly because its background is above 0.
-# voxelmorph continues the image with zeros outside the grid, so this background has an edge there.
-# The inverted image scores better on the whole grid than in the brain, because windows of flat
-# background count as matches.
+# voxelmorph continues each image with zeros outside the grid, so this background has an edge at the
+# border. The inverted image scores better on the whole grid than in the brain, because windows of
+# flat background count as matches.
 
 # %% [markdown]
 # ## Keep intensities in [0, 1]
 #
-# In exact arithmetic NCC ignores scale and offset, but in 32-bit arithmetic it does not. The next
-# cell compares the image with its moved copy three times: unchanged, with a large offset, and with
-# a small scale.
+# In theory, NCC ignores scale and offset. In practice, 32-bit arithmetic and the clipping at
+# $\varepsilon$ limit this property. The next cell compares the fixed image with its moved copy
+# three times: unchanged, after adding a large offset, and after scaling by a small factor.
 
 # %%
 scaled = {"x": fixed_batch, "x + 1000": fixed_batch + 1000, "x / 10 000": fixed_batch / 10_000}
@@ -259,18 +265,18 @@ for name, image in scaled.items():
     print(f"{name:11} {float(loss[0]):.3g}")
 
 # %% [markdown]
-# The first line repeats the value of the moved image above. With the offset, each variance is a
-# small difference of huge numbers. Rounding errors then dominate it, and the loss leaves its range
-# from −1 to 0. With the small scale, all variances are below $\varepsilon$. Every window therefore
-# counts as flat, and the loss is −1 although the images do not match.
+# The first line repeats the value of the moved image from the table. With the offset, each variance
+# is a small difference of huge numbers. Rounding errors then dominate the variance, and the loss
+# leaves its range from −1 to 0. With the small factor, all variances are below $\varepsilon$. Every
+# window therefore counts as flat, and the loss is −1 although the images do not match.
 
 # %% [markdown]
 # ## Use a faster NCC with the same values
 #
 # voxelmorph computes the sums over all windows by one large convolution. The same sums can be
-# computed along one axis after the other, which needs far fewer operations in 3D.
-# `losses.LocalNCC` does this. The tests of the package check that its value and its gradient equal
-# those of voxelmorph, and the next cell compares the values for our pair.
+# computed along one axis after the other, with far fewer operations in 3D. `losses.LocalNCC` does
+# so. The tests of the package check that both classes give equal values and gradients, and the next
+# cell compares the values for our pair.
 
 # %%
 from vxmlib import losses
@@ -281,21 +287,22 @@ print(f"LocalNCC   {float(losses.LocalNCC(window=9).loss(fixed_batch, moving_bat
 # %% [markdown]
 # ## Penalise roughness with Grad
 #
-# The second loss penalises a rough displacement $u$. `Grad("l2")` squares the differences between
-# neighbouring voxels and takes the *mean* over voxels, components and axes. In $n$ dimensions
-# there are $n$ components and $n$ axes. The paper instead sums the squares over components and axes,
-# as $\lVert\nabla u\rVert^2$, so voxelmorph's value is $1/n^2$ of this sum. Check this factor before
-# you compare λ between two implementations.
+# The second loss penalises a rough displacement $u$. `Grad("l2")` squares the differences of $u$
+# between neighbouring voxels and takes the *mean* over voxels, components and axes. In $n$
+# dimensions there are $n$ components and $n$ axes. In the paper, $\lVert\nabla u\rVert^2$ is
+# instead the *sum* of the squares over components and axes. voxelmorph's value is therefore $1/n^2$
+# of the mean of $\lVert\nabla u\rVert^2$ over the voxels. Check this factor before you compare λ
+# between two implementations.
 #
-# The next cell creates the loss and a grid that holds the coordinates of each voxel.
+# The next cell creates the loss and an array that contains the coordinates of each voxel.
 
 # %%
 grad = vxm.losses.Grad("l2").loss
 grid = np.stack(np.meshgrid(*map(np.arange, people.shape), indexing="ij"), -1)
 
 # %% [markdown]
-# A stretch by a tenth along one axis has the slope $0.1$ in one of the $n^2$ derivatives, and the
-# other derivatives are 0. The expected value is therefore $0.1^2/n^2$.
+# For a stretch by a tenth along one axis, one of the $n^2$ derivatives is $0.1$, and the others are
+# 0. The expected value of Grad is therefore $0.1^2/n^2$, as the next cell confirms.
 
 # %%
 stretch = np.zeros(grid.shape, "float32")
@@ -304,9 +311,9 @@ price = float(grad(None, tf.constant(stretch[None]))[0])
 print(f"Grad {price:.6f}, expected {0.1**2 / people.ndim**2:.6f}")
 
 # %% [markdown]
-# The first argument of the loss is the target, which Grad ignores. The next cells compute Grad for
-# four very different displacements: a shift of the whole image, the stretch, a smooth bulge, and
-# noise.
+# The first argument of the loss is the target, which Grad ignores, so it is `None` here. The next
+# cells compute Grad for four very different displacements: a shift of the whole image, the stretch,
+# a smooth bulge, and noise.
 
 # %%
 rng = np.random.default_rng(settings.seed)
@@ -320,8 +327,8 @@ fields = {
 }
 
 # %% [markdown]
-# The table shows λ times Grad for two values of λ. The last column is the share of voxels that the
-# displacement folds.
+# The table shows λ times Grad for two values of λ. The last column gives the percentage of voxels
+# at which the displacement folds.
 
 # %%
 prices = {}
@@ -338,30 +345,31 @@ noise = priced.loc["noise, SD 1 voxel"]
 room = 1 + table.loc["another subject", "NCC"]
 Markdown(f"""
 As intended, the penalty is 0 for a shift, small for smooth displacements and large for noise. Now
-compare these penalties with the image loss. On this pair, NCC can improve by at most {room:.2f},
-which is the distance from its value to −1.
+compare these penalties with the image loss. For our pair, the NCC loss can decrease by at most
+{room:.2f}, which is the distance from its value to −1.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 The noise folds {noise["folded, %"]:.0f} % of the voxels. At λ = 1 its penalty of
-{noise["λ = 1"]:.2f} is larger than any possible improvement of NCC. At λ = 0.01 its penalty is only
-{noise["λ = 0.01"]:.3f}, so a small improvement of NCC outweighs even such folding. The comparison
-suggests that λ = 0.01 is too small for NCC, and [Choose λ](06_choose.ipynb) tests this by training.
+{noise["λ = 1"]:.2f} is larger than any possible decrease of the NCC loss. At λ = 0.01 its penalty
+is only {noise["λ = 0.01"]:.3f}, so a small decrease of the NCC loss outweighs even this amount of
+folding. The comparison suggests that λ = 0.01 is too small for NCC. We test
+this by training in [Choose λ](06_choose.ipynb).
 """)
 
 # %% [markdown]
 # ## Know where λ = 1 and λ = 0.01 come from
 #
-# A value of λ belongs to one image loss, because it weighs roughness against that loss.
+# Each value of λ belongs to one image loss, because λ weighs roughness against that loss.
 #
-# | Image loss | Authors' README and `train.py` | Highest Dice in the paper |
+# | Image loss | λ in the authors' README and `train.py` | λ with the highest Dice in the paper |
 # |---|---|---|
 # | NCC | λ = 1 | λ = 1 to 1.5 ([Fig. 7](https://doi.org/10.1109/TMI.2019.2897538)) |
 # | MSE | λ = 0.01 | λ = 0.02 ([Fig. 7](https://doi.org/10.1109/TMI.2019.2897538)) |
 #
-# The last column was read off the paper's figure. Recipes that combine NCC with λ = 0.01 mix the
-# two rows of the table.
+# We read the last column off the paper's figure. Recipes that combine NCC with λ = 0.01 mix the two
+# rows of the table.
 #
 # > **Note: With integration, λ weighs twice as much**
 # >
@@ -371,8 +379,8 @@ suggests that λ = 0.01 is too small for NCC, and [Choose λ](06_choose.ipynb) t
 # %% [markdown]
 # ## Tie the losses to the outputs
 #
-# `compile` assigns the losses to the outputs by position. NCC gets the warped image and Grad gets
-# the displacement. The weights follow the same order.
+# `compile` assigns the losses to the outputs by position. NCC is applied to the warped image, and
+# Grad to the displacement. The loss weights follow the same order.
 
 # %%
 network.compile(
@@ -383,7 +391,9 @@ network.compile(
 
 # %% [markdown]
 # The total loss of one pair is then the NCC loss plus λ times Grad. The targets are the fixed image
-# for NCC and zeros for Grad. The next cell evaluates one pair and compares the total with this sum.
+# for NCC and zeros for Grad. Keras treats lists and tuples of inputs or targets alike, but
+# `Dataset.from_generator` needs tuples. The next cell evaluates our pair and compares the total
+# loss with the sum of the two terms.
 
 # %%
 zeros = np.zeros_like(displacement)
@@ -392,7 +402,7 @@ print(f"{total:.4f} = {similarity:.4f} + {settings.lam:g} × {roughness:.4f}")
 
 # %% [markdown]
 # Grad is almost 0 here, because the untrained network hardly moves anything.
-# [Compile and fit](03_fit.ipynb) trains the network.
+# The network is trained in [Compile and fit](03_fit.ipynb).
 
 # %% [markdown]
 # ## Exercises
@@ -428,21 +438,22 @@ print(f"Grad of the image {on_image:.3f}, NCC of the displacement {on_field:.3f}
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Keras raises no error, and the total loss looks excellent. The untrained displacement is almost
-# zero, so it is flat like its target, and NCC scores flat windows as a perfect match. No loss
-# compares the warped image with the fixed image, so training could not improve the registration.
+# Keras raises no error, and the total loss looks excellent. The untrained network predicts a
+# displacement of almost zero, which is flat like its target, and NCC scores flat windows as a
+# perfect match. No loss compares the warped image with the fixed image, so training could not
+# improve the registration.
 #
 # </details>
 
 # %% [markdown]
 # ## Summary
 #
-# - `VxmDense` maps (moving, fixed) to (warped, displacement), and needs sides divisible by 16.
+# - `VxmDense` maps (moving, fixed) to (warped, displacement) and needs sides divisible by 16.
 # - Take the displacement from `register`.
-# - NCC compares patterns and ignores brightness. It clips negative covariance, and flat background
-#   scores as a perfect match.
+# - NCC compares local patterns and ignores brightness. It clips negative covariance, and flat
+#   background scores as a perfect match.
 # - Grad is a mean over voxels, components and axes, and it penalises every slope.
-# - λ belongs to the image loss. Start at 1 with NCC and at `0.01` with MSE.
+# - λ belongs to the image loss. Start with λ = 1 for NCC and with λ = 0.01 for MSE.
 # - Losses and weights follow the order of the outputs.
 #
 # **Read on:** Section III of the journal paper

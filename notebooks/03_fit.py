@@ -15,18 +15,18 @@
 #
 # | | |
 # |---|---|
-# | **You will** | compile VxmDense, train it with `fit()`, watch it on validation subjects, save it and load it |
-# | **You will learn** | what `fit()` needs from you, how to read its history, and how to judge convergence |
+# | **You will** | compile VxmDense, train it with `fit()`, monitor it on validation subjects, and save and load the model |
+# | **You will learn** | what `fit()` needs from you, how to read the training history, and how to judge convergence |
 # | **You need** | [the network and its losses](02_model.ipynb) |
-# | **In → out** | training subjects → a trained model in a file, and its history |
+# | **In → out** | training subjects → a trained model in a file, and the history of its training |
 # | **Not here** | the test subjects, which are registered in [the next lesson](04_dice.ipynb) |
 # | **Time** | 20 minutes to read; the page prints how long the training took |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters describe the training run; `lam` is the weight λ of the smoothness loss. They can
-# also be changed from the shell, for example with
+# The parameters describe the training run. `lam` is the weight λ of the smoothness loss. You can
+# also set the parameters from the shell, for example with
 # `papermill notebooks/03_fit.ipynb out.ipynb -p lam 0.5`.
 
 # %% tags=["parameters"]
@@ -51,7 +51,7 @@ print(len(people.split["train"]), kind, "training subjects, grid", people.shape)
 # ## Try the smallest call
 #
 # `fit()` needs three things: data in the form `(inputs, targets)`, a compiled model, and a number
-# of steps. This section prepares them one by one for a trial network. The model of the real
+# of steps. This section prepares them one by one for a trial network. The model of the main
 # training follows below.
 #
 # ### Give each output a target
@@ -78,9 +78,9 @@ print("image", moving.shape, "  field", zero_field.shape)
 # ### Compile before you fit
 #
 # A new `VxmDense` has neither an optimiser nor a loss, so Keras cannot train it. The next cell
-# calls `fit()` too early on purpose and prints the error. With `int_steps=0` the network predicts
-# the displacement directly instead of a velocity, as in the journal paper ([Balakrishnan et al.
-# 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+# calls `fit()` before `compile` on purpose and prints the error. With `int_steps=0`, the network
+# predicts the displacement directly instead of a velocity, as in the journal paper ([Balakrishnan
+# et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -93,7 +93,8 @@ except RuntimeError as error:
 
 # %% [markdown]
 # `compile` adds an optimiser, one loss for each output, and the weights of the losses. The losses
-# follow the order of the outputs: first similarity with weight 1, then smoothness with weight λ.
+# follow the order of the outputs. First comes the image loss with weight 1, then the smoothness
+# loss with weight λ.
 
 # %%
 optimizer = tf.keras.optimizers.Adam(settings.learning_rate)
@@ -103,9 +104,11 @@ small.compile(optimizer, loss=both_losses, loss_weights=[1, settings.lam])
 # %% [markdown]
 # ### Count steps, not epochs
 #
-# A step is one update of the weights from one batch. `pairs.pair_dataset` draws random pairs of
-# subjects without end, so Keras cannot know when an epoch is over. `steps_per_epoch` therefore sets
-# the number of steps in an epoch. The next cell trains for two short epochs.
+# A step is one update of the network's weights from one batch. `pairs.pair_dataset` draws random
+# pairs of subjects without end, so Keras cannot know when an epoch is over. `steps_per_epoch`
+# therefore sets the number of steps in an epoch. `fit()` takes the data set `plain` of [Prepare the
+# data](01_data.ipynb) in the same way, but `pairs.pair_dataset` also checks every image and can
+# resume an interrupted training. The next cell trains for two short epochs.
 
 # %%
 from vxmlib import pairs
@@ -114,69 +117,72 @@ data = pairs.pair_dataset(people, train, batch_size=1, seed=settings.seed)
 trial = small.fit(data, epochs=2, steps_per_epoch=4, verbose=2)
 
 # %% [markdown]
-# `verbose=2` prints one line for each epoch, which suits a log file. The default draws a progress
-# bar, which suits a terminal.
+# The argument `verbose=2` prints one line for each epoch, which suits a log file. The default is a
+# progress bar, which suits a terminal.
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown
 
 ordered = len(train) * (len(train) - 1)
 Markdown(f"""
-The usual rule for `steps_per_epoch` is the size of the data set divided by the batch size. The rule
-does not apply here, because the {ordered:,} ordered pairs of {len(train)} subjects are drawn with
-replacement. An epoch is therefore not one pass over the data, but only the interval between two
-lines of the log. Report the number of steps instead.
+The usual rule sets `steps_per_epoch` to the size of the data set divided by the batch size. This
+rule does not apply here, because the {ordered:,} ordered pairs of {len(train)} subjects are drawn
+with replacement. An epoch is therefore not one pass over the data, but only the interval between
+two lines of the log. Report the number of steps instead.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The table compares the training below with that of the journal paper.
+The table compares the main training of this page with that of the journal paper.
 
 | Training | Steps | Batch size | Learning rate |
 |---|---|---|---|
 | this page | {settings.steps:,} | {settings.batch_size} | {settings.learning_rate:g} |
 | [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) | 150,000 | 1 | 0.0001 |
 
-The parameter `profile = "full"` selects the values of the paper.
+The shorter profiles train for far fewer steps than the paper, so they use a larger learning rate.
+For a long training, use the rate of the paper and of [the previous lesson](02_model.ipynb). The
+parameter `profile = "full"` selects all values of the paper.
 """)
 
 # %% [markdown]
 # ### Read the history
 #
-# `fit()` returns an object whose `history` is a dictionary. It holds one list for each loss, with
-# one value for each epoch.
+# `fit()` returns an object whose `history` is a dictionary. The dictionary contains one list for
+# each loss, with one value for each epoch.
 
 # %%
 for name, values in trial.history.items():
     print(f"{name:27}", *(f"{value:9.2g}" for value in values))
 
 # %% [markdown]
-# `loss` is the total, which is the image loss plus λ times the smoothness loss. The other two are
-# these terms before weighting, named after the output layers. The image loss is negative because
-# NCC is a similarity and Keras minimises. Each step uses a different pair, so the loss can rise or
-# fall over a few steps. Eight steps therefore do not show whether the training works.
+# `loss` is the total, which is the image loss plus λ times the smoothness loss. The other two
+# entries are these two losses before weighting, named after the output layers. The image loss is
+# minus the NCC, because Keras minimises the loss. Each step uses a different pair, so the loss can
+# rise or fall by chance over a few steps. Eight steps therefore do not show whether the training
+# works.
 
 # %% [markdown]
 # ## Know what Keras does for you
 #
-# | You must understand | Keras does for you |
+# | What you must know | What Keras does for you |
 # |---|---|
-# | compile before fit | compute gradients and apply them |
-# | `(inputs, targets)`, one target for each output | compile the training step and run it |
-# | the number of steps | fetch batches and move them to the GPU |
-# | what the history holds | average the losses and call the callbacks |
+# | why `compile` comes before `fit` | computes the gradients and applies them |
+# | `(inputs, targets)`, with one target for each output | compiles the training step and runs it |
+# | the number of steps | fetches batches and moves them to the GPU |
+# | what the history contains | averages the losses and calls the callbacks |
 #
-# You do not need a training loop for anything on this page.
-# [Four situations](16_situations.ipynb) shows when one is worth the effort.
+# You do not need your own training loop on this page. The lesson
+# [Four situations](16_situations.ipynb) shows when such a loop is worth the effort.
 
 # %% [markdown]
 # ## Compile the model of this run
 #
-# The model for the real training is built and compiled with the same calls and three additions.
-# The seed is set first, so that the initial weights are always the same. The numbers of feature
-# channels of the U-Net's layers are given explicitly. They are voxelmorph's default, which this
-# book calls `vxm2`. The outputs get short names, so that the log says `image_loss` and
-# `smoothness_loss`.
+# The model of the main training is built and compiled with the same calls and three additions.
+# First, the seed is set, so that the initial weights are always the same. Second, the numbers of
+# feature channels of the U-Net's layers are given explicitly. These numbers are voxelmorph's
+# default, which this book calls `vxm2`. Third, the outputs get short names, so that the log
+# contains `image_loss` and `smoothness_loss`.
 
 # %%
 from vxmlib import backend, losses, models
@@ -189,9 +195,9 @@ model.output_names = ["image", "smoothness"]
 print(encoder, decoder, f"{model.count_params():,} parameters")
 
 # %% [markdown]
-# The image loss is `losses.LocalNCC`, which `losses.image_loss("ncc")` returns. It computes the
-# same function as `vxm.losses.NCC`, but with running sums, which are faster. The next cell computes
-# both losses for one pair to check that they agree up to rounding.
+# The image loss is `losses.LocalNCC`, which `losses.image_loss("ncc")` returns. `LocalNCC` computes
+# the same function as `vxm.losses.NCC`, but it uses running sums and is therefore faster. The next
+# cell computes both losses for one pair to check that they agree up to rounding.
 
 # %%
 both = tf.constant(fixed), tf.constant(moving)
@@ -199,9 +205,9 @@ for image_term in (vxm.losses.NCC().loss, losses.LocalNCC().loss):
     print(f"{np.mean(image_term(*both)):.6f}")
 
 # %% [markdown]
-# The next cell compiles the model. The argument `loss_mult` of `Grad` multiplies the smoothness
-# loss. It is 1 unless the model integrates a velocity. The velocity lies on a grid of half the
-# resolution, so its smoothness loss is multiplied by 2, as in voxelmorph's training script.
+# The next cell compiles the model. The argument `loss_mult` of `Grad` is a factor of the smoothness
+# loss. It is 1 unless the model integrates a velocity. The grid of the velocity has half the
+# resolution of the image, so the factor is then 2, as in voxelmorph's training script.
 
 # %%
 coarser = 2 if settings.int_steps else 1
@@ -215,7 +221,7 @@ model.compile(
 )
 
 # %% [markdown]
-# `models.build` makes these calls with checked arguments, and the other lessons use it.
+# The function `models.build` checks its arguments and makes these calls. The other lessons use it.
 
 # %% [markdown]
 # ## Add what a long training needs
@@ -226,10 +232,10 @@ model.compile(
 #
 # ### Watch validation subjects
 #
-# The loss is computed without labels, so it does not measure whether structures overlap.
-# `RegistrationMonitor` registers a few pairs of validation subjects after each epoch. It adds two
-# values to the log: their Dice, and the percentage of brain voxels where the displacement
-# [folds](../book/glossary.md#folding).
+# The loss is computed without labels, so it does not measure whether structures overlap. The
+# callback `RegistrationMonitor` therefore registers a few pairs of validation subjects after each
+# epoch. It adds two values to the log: the mean Dice of these pairs, and the percentage of brain
+# voxels where the displacement [folds](../book/glossary.md#folding).
 
 # %%
 from vxmlib import training
@@ -241,10 +247,10 @@ print(len(validation_pairs), "validation pairs")
 # %% [markdown]
 # ### Continue after an interruption
 #
-# `training.restore` returns the number of epochs that are already finished, which is 0 for a new
-# folder. After an interruption it also loads the last
-# [checkpoint](../book/glossary.md#checkpoint) into the model, with the state of the optimiser. It
-# raises an error if the run in the folder has a different model, loss or setting.
+# The function `training.restore` returns the number of finished epochs, which is 0 for a new
+# folder. After an interruption, it also loads the last [checkpoint](../book/glossary.md#checkpoint)
+# into the model, with the state of the optimiser. It raises an error if the folder contains a run
+# with a different model, loss or setting.
 
 # %%
 folder = runs.run_folder(settings)
@@ -255,7 +261,7 @@ done = training.restore(model, folder, settings=course)
 # %% [markdown]
 # ### Keep the files of the run
 #
-# `training.callbacks` puts the monitor into a list with four other callbacks.
+# The function `training.callbacks` returns a list of the monitor and four other callbacks.
 
 # %%
 callbacks = training.callbacks(folder, monitor)
@@ -264,21 +270,23 @@ print([type(callback).__name__ for callback in callbacks])
 # %% [markdown]
 # | Callback | Task |
 # |---|---|
-# | `StopOnNonFinite` | stops at the first loss that is NaN or infinite, and names likely causes |
+# | `StopOnNonFinite` | stops the training at the first loss that is NaN or infinite, and lists likely causes |
 # | `RegistrationMonitor` | measures Dice and folding of the validation pairs |
-# | `KeepWeights` | keeps `best.h5` (lowest validation loss) and `last.h5` |
+# | `KeepWeights` | saves the weights in `best.h5` (lowest validation loss) and `last.h5` |
 # | `KeepHistory` | adds a row to `history.csv` |
 # | `KeepCheckpoint` | writes the checkpoint that `restore` reads |
 #
-# The order matters. The monitor comes before `KeepHistory`, so that its values enter the history.
-# The checkpoint comes last, so that an epoch counts only when all its files are complete.
+# The order of the callbacks matters. The monitor comes before `KeepHistory`, so that the history
+# includes Dice and folding. `KeepCheckpoint` comes last, so that an epoch counts only when all its
+# files are complete.
 
 # %% [markdown]
 # ## Train
 #
-# The next cell prepares the data. A resumed training continues with the pairs that it would have
-# drawn without the interruption, because `start_step` is the number of finished steps. The
-# validation pairs are a fixed list. `field_shape` is the shape of the field of zeros.
+# The next cell prepares the training and the validation pairs. A resumed training continues with
+# the pairs that it would have drawn without the interruption, because `start_step` is the number of
+# finished steps. The validation pairs are the same in every epoch. `field_shape` is the grid size
+# of the field of zeros.
 
 # %%
 field_shape = models.field_shape(model)
@@ -293,8 +301,8 @@ training_pairs = pairs.pair_dataset(
 validation_data = pairs.listed_pairs(people, validation_pairs, field_shape=field_shape)
 
 # %% [markdown]
-# The call to `fit()` is the same as above, with the callbacks and the validation pairs added. Its
-# log is hidden, because the history holds the same values.
+# The next cell calls `fit()` as above, but with the callbacks and the validation pairs. The log is
+# hidden, because the history contains the same values.
 
 # %% tags=["hide-output"]
 model.fit(
@@ -309,9 +317,9 @@ model.fit(
 history = training.history(folder)
 
 # %% [markdown]
-# Two functions make this code shorter. `training.fit` replaces all calls from `restore` to `fit()`,
+# Two functions can replace this code. `training.fit` replaces all calls from `restore` to `fit()`,
 # and it locks the folder against a second process. `runs.run(settings)` also builds the model. The
-# calls above take no lock, so do not run this page twice at the same time.
+# calls above do not lock the folder, so do not run this page twice at the same time.
 
 # %% tags=["remove-input"]
 minutes = history["seconds"].sum() / 60
@@ -331,20 +339,21 @@ ends[list(columns)].rename(columns=columns).round(3)
 # %% [markdown]
 # ## Read the curves
 #
-# The first figure shows the image loss alone, which should fall during the training.
+# The first figure shows only the image loss, which should fall during the training.
 
-# %% mystnb={"image": {"alt": "Line plot of the image loss over optimiser steps for training and validation pairs. Both fall steeply at first and then more and more slowly."}, "figure": {"caption": "Image loss over the training. The training line is the mean over the random pairs of each epoch, so it varies more than the validation line, whose pairs are always the same.", "name": "fig-fit-image-loss"}}
+# %% mystnb={"image": {"alt": "Line plot of the image loss against optimiser steps for training and validation pairs. Both lines fall steeply at first and then more and more slowly."}, "figure": {"caption": "Image loss during the training. Each training value is the mean over the random pairs of one epoch, so it also depends on which pairs were drawn. The validation pairs are the same in every epoch.", "name": "fig-fit-image-loss"}}
 from vxmlib.book import figures
 
 columns = {"image_loss": "training", "val_image_loss": "validation"}
 figures.curves(history, columns, ylabel=f"{settings.image_loss.upper()} loss");
 
 # %% [markdown]
-# The smoothness loss does the opposite. It starts near zero, because an untrained network predicts
-# almost no displacement, and it *rises* during the training. This rise is not a warning sign,
-# because a better alignment needs a displacement that varies more from place to place.
+# The smoothness loss changes in the opposite direction. It starts near zero, because an untrained
+# network predicts almost no displacement, and it *rises* during the training. This rise is not a
+# warning sign, because a better alignment needs a displacement that varies more from place to
+# place.
 
-# %% mystnb={"image": {"alt": "Line plot of the smoothness loss over optimiser steps for training and validation pairs. It starts near zero, rises steeply and then levels off."}, "figure": {"caption": "Smoothness loss over the training, before it is multiplied by λ.", "name": "fig-fit-smoothness"}}
+# %% mystnb={"image": {"alt": "Line plot of the smoothness loss against optimiser steps for training and validation pairs. Both lines start near zero, rise steeply and then level off."}, "figure": {"caption": "Smoothness loss during the training, before multiplication by λ.", "name": "fig-fit-smoothness"}}
 columns = {"smoothness_loss": "training", "val_smoothness_loss": "validation"}
 figures.curves(history, columns, ylabel="Grad loss, before λ");
 
@@ -352,20 +361,20 @@ figures.curves(history, columns, ylabel="Grad loss, before λ");
 # ## Judge convergence by more than the loss
 #
 # A falling loss shows that the optimiser works. It does not show that the registration is good,
-# because the loss is computed without labels. The next figure adds Dice and folding.
+# because the loss is computed without labels. The next figure therefore adds Dice and folding.
 
-# %% mystnb={"image": {"alt": "Three stacked line plots over optimiser steps. The total loss falls for training and validation, validation Dice rises, and the folded share of the brain goes up and down at a low level."}, "figure": {"caption": "Total loss, Dice and folding of the validation pairs over the training.", "name": "fig-fit-convergence"}}
+# %% mystnb={"image": {"alt": "Three stacked line plots against optimiser steps. The total loss falls for training and validation pairs, validation Dice rises, and the folded percentage of the brain fluctuates at a low level."}, "figure": {"caption": "Total loss of training and validation pairs, and Dice and folding of validation pairs, during the training.", "name": "fig-fit-convergence"}}
 figures.convergence(history);
 
 # %% [markdown]
 # Three questions help to judge the training:
 #
-# 1. How far has validation Dice risen above the [identity](../book/glossary.md#identity), which is
-#    the Dice without registration?
-# 2. How much of this rise came in the last quarter of the training?
-# 3. Were the lowest loss and the highest Dice reached at the same step?
+# 1. How far has validation Dice risen above the Dice of the
+#    [identity](../book/glossary.md#identity), that is, without registration?
+# 2. How much of this rise occurred in the last quarter of the training?
+# 3. Were the lowest validation loss and the highest validation Dice reached at the same step?
 #
-# The next cell computes the answers to the first two questions.
+# The next cell answers the first two questions.
 
 # %%
 from vxmlib import metrics
@@ -374,11 +383,11 @@ before = metrics.evaluate_pairs(people, validation_pairs, "identity")
 start = metrics.summary(before)["dice_mean"]
 quarter = history["val_dice"].iloc[-max(len(history) // 4, 1) - 1 :]
 rise, late_rise = history["val_dice"].iloc[-1] - start, quarter.iloc[-1] - quarter.iloc[0]
-print(f"rise {rise:.4f}, in the last quarter {late_rise:.4f}")
+print(f"rise in Dice {rise:.4f}, of which {late_rise:.4f} in the last quarter")
 
 # %% [markdown]
-# The third question is answered by the rows of the history with the lowest loss and the highest
-# Dice.
+# To answer the third question, the next cell finds the steps with the lowest validation loss and
+# with the highest validation Dice.
 
 # %%
 lowest_loss = history.loc[history["val_loss"].idxmin(), "step"]
@@ -392,42 +401,48 @@ if share < 5:
     verdict = "Dice had almost stopped rising, so more steps would change little"
 Markdown(f"""
 Validation Dice rose from {start:.3f} without registration to {start + rise:.3f} at the last step.
-The last quarter of the steps contributed {share:.0f} % of this rise. {verdict}. A report should say
-so.
+The last quarter of the steps contributed {share:.0f} % of this rise. {verdict}. A report should
+state this.
 """)
 
 # %% tags=["remove-input"]
 early = history["val_dice"].iloc[0]
 side = "lower" if early < start else "higher"
-text = f"After the first epoch Dice was {early:.3f}, which is {side} than without registration."
+text = f"After the first epoch, Dice was {early:.3f}, which is {side} than without registration."
+above = history.loc[history["val_dice"] > start, "step"]
+if early < start and len(above):
+    text += " Such a low value after so few steps is not a sign of a bug. In this run, Dice was first"
+    text += f" higher than without registration after {above.iloc[0]} steps."
 Markdown(f"{text} The loss alone cannot show whether a registration improves the overlap at all.")
 
 # %% [markdown]
-# The lessons therefore report Dice beside the loss, and folding beside Dice.
+# The lessons therefore report Dice together with the loss, and folding together with Dice.
 
 # %% tags=["remove-input"]
 apart = "at the same step" if lowest_loss == highest_dice else "at different steps"
 Markdown(f"""
-The lowest loss and the highest Dice were reached {apart}. They need not coincide, because the loss
-measures intensities and smoothness while Dice measures structures. At the last step
-{history["val_folding_percent"].iloc[-1]:.3f} % of the brain is folded.
-[The lesson on the Jacobian](05_jacobian.ipynb) explains this measure.
+The lowest validation loss and the highest validation Dice were reached {apart}. The two steps need
+not coincide, because the loss compares intensities and penalises roughness, whereas Dice measures
+the overlap of structures. At the last step, on average
+{history["val_folding_percent"].iloc[-1]:.3f} % of the brain voxels are folded. [The lesson on the
+Jacobian](05_jacobian.ipynb) explains this measure.
 """)
 
 # %% [markdown]
 # > **Note: Labels are used to monitor, not to choose weights**
 # >
-# > `best.h5` holds the weights of the lowest validation *loss*, but the lessons use the weights of
-# > the last step. Choosing the weights by validation Dice is also legitimate. In that case, though,
-# > labels influence the result, and a report that calls the training unsupervised must mention it.
+# > `best.h5` contains the weights with the lowest validation *loss*, but the lessons use the
+# > weights of the last step. Choosing the weights by validation Dice is also legitimate. In that
+# > case, however, labels influence the result, and a report that calls the training unsupervised
+# > must mention this influence.
 
 # %% [markdown]
 # ## Look at a validation pair
 #
 # Numbers can hide a mistake that a picture shows at once, so the next cell registers one validation
-# pair and draws it.
+# pair and draws the result.
 
-# %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration with strong edges, and after registration with fainter ones; and a grid that bends smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained network. Both difference images share one scale. The grid shows where the moving image is sampled for each point of the fixed image.", "name": "fig-fit-pair"}}
+# %% mystnb={"image": {"alt": "Six panels: moving, fixed and warped brain slices; the intensity difference before registration, with strong edges, and after registration, with fainter edges; and a grid that bends smoothly where the brains differ."}, "figure": {"caption": "A validation pair registered by the trained network. The two difference images have the same colour scale. The grid shows where the moving image is sampled for each point of the fixed image.", "name": "fig-fit-pair"}}
 from vxmlib import warp
 
 moving, fixed = map(people.image, validation_pairs[0])
@@ -438,8 +453,8 @@ figures.registration(moving, fixed, warped, displacement);
 # %% [markdown]
 # ## Save the model and load it
 #
-# A saved model is useful only if it gives the same answer after loading, so the next cell tests this
-# with the same pair.
+# A saved model is useful only if it predicts the same displacement after loading, so the next cell
+# tests this with the same pair.
 
 # %%
 models.save(model, folder / "model.h5")
@@ -448,13 +463,13 @@ again = models.register(loaded, moving, fixed)
 print(f"largest difference: {np.abs(again - displacement).max()} voxels")
 
 # %% [markdown]
-# Keras' own `load_model` does not know the layers of voxelmorph. Do not use the newer format
-# `.keras` either, because a compiled model is saved without an error, but the file cannot be loaded
-# ([the claims](claims.ipynb) try it). `models.load` is `VxmDense.load` with checks for damaged files
-# and weights that are NaN.
+# Do not use Keras' own `load_model`, because it does not know the layers of voxelmorph. Do not use
+# the newer format `.keras` either. It saves a compiled model without an error, but the file cannot
+# be loaded (tested in [the claims](claims.ipynb)). `models.load` is `VxmDense.load` with additional
+# checks for damaged files and for weights that are NaN.
 #
-# The other lessons find this run by its settings. `runs.run` trains only what is missing, and the
-# next cell checks that nothing is missing.
+# The other lessons find this run by its settings. `runs.run` trains only the missing epochs, and
+# the next cell checks that no epoch is missing.
 
 # %%
 run = runs.run(settings)
@@ -479,8 +494,8 @@ recording.write_record(
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Show that the target of the displacement has no influence: evaluate one pair with
-# a field of zeros, and again with a field of ones.
+# **Exercise 1.** Show that the target of the displacement has no influence on the loss. Evaluate
+# one pair with a field of zeros as the target, and then with a field of ones.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 inputs, target = [moving[None, ..., None], fixed[None, ..., None]], fixed[None, ..., None]
@@ -507,7 +522,8 @@ print(type(schedule).__name__, "goes into callbacks=[...]")
 
 # %% [markdown]
 # **Exercise 4.** How closely is validation Dice related to the validation loss over the epochs?
-# Compute their rank correlation, which is −1 if Dice rises whenever the loss falls.
+# Compute the rank correlation of the two, which is −1 if a lower loss always comes with a higher
+# Dice.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"{history[['val_loss', 'val_dice']].corr('spearman').iloc[0, 1]:.2f}")
@@ -516,10 +532,11 @@ print(f"{history[['val_loss', 'val_dice']].corr('spearman').iloc[0, 1]:.2f}")
 # ## Summary
 #
 # - `fit()` needs a compiled model, data in the form (inputs, targets), and a number of steps.
-# - Report steps, because an epoch is only an interval of the log.
-# - The image loss falls and the smoothness loss rises during the training. The history holds both.
-# - Callbacks do tasks such as checkpoints and validation.
+# - Report steps, because an epoch is only the interval between two lines of the log.
+# - The image loss falls and the smoothness loss rises during the training. The history contains
+#   both losses.
+# - Callbacks do tasks such as writing checkpoints and measuring validation pairs.
 # - Judge convergence by Dice and folding of validation subjects, not by the loss alone.
 #
 # **Read on:** [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) describe the
-# training of the paper; [the next lesson](04_dice.ipynb) measures the overlap on the test subjects.
+# original training. [The next lesson](04_dice.ipynb) measures the overlap on the test subjects.

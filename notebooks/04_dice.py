@@ -15,8 +15,8 @@
 #
 # | | |
 # |---|---|
-# | **You will** | register every test pair, warp its labels, and score the overlap of each structure |
-# | **You will learn** | how to warp labels correctly, how to say which Dice you computed, and how to show its spread |
+# | **You will** | register test pairs, warp their labels, and measure the overlap of each structure |
+# | **You will learn** | how to warp labels correctly, how to state which Dice you computed, and how to report its spread |
 # | **You need** | the model of [Compile and fit](03_fit.ipynb), which this page trains first if it is missing |
 # | **In → out** | a trained model and test subjects → a table of Dice by pair and structure |
 # | **Not here** | whether the displacement is plausible, which is the subject of [the next lesson](05_jacobian.ipynb) |
@@ -25,9 +25,9 @@
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run whose model is evaluated. The second cell loads it, or
-# trains it if it is missing. It then prints the settings of the run and, after the colon, the
-# number of training steps.
+# The parameters describe the training run whose model is evaluated. The second cell loads this
+# model, or trains it if it is missing. The cell then prints the image loss, λ and the number of
+# training steps.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -51,8 +51,8 @@ print(f"{run.title}: {run.history['step'].iloc[-1]} training steps")
 # ## List the test pairs
 #
 # λ and the number of steps were chosen without the test subjects. Nothing is tuned after this
-# point, so the scores below are a fair estimate for new subjects. The profile limits the number of
-# pairs, so the next cell may select only some of them, at random.
+# point, so the Dice values below are a fair estimate for new subjects. The profile limits the
+# number of pairs, so the next cell may select only some of the possible pairs, at random.
 
 # %%
 from vxmlib import cohorts
@@ -66,8 +66,8 @@ print(f"{len(pairs)} of the {possible} ordered pairs of {len(test)} subjects")
 # ## Warp a label map with nearest-neighbour interpolation
 #
 # The network never sees a label. To evaluate it, warp the moving subject's label map with the
-# predicted displacement and compare the result with the fixed subject's label map. First the
-# network predicts the displacement of one pair.
+# predicted displacement and compare the result with the fixed subject's label map. In the next
+# cell, the network predicts the displacement of one pair.
 
 # %%
 from vxmlib import models
@@ -77,10 +77,11 @@ moving, fixed = people.image(first), people.image(second)
 displacement = models.register(run.model, moving, fixed)
 
 # %% [markdown]
-# voxelmorph's `SpatialTransformer` layer applies the displacement. Its inputs need a batch axis
-# and a channel axis. With `interp_method="nearest"` every voxel receives a label of the original
-# map. The cell also warps the map with linear interpolation and rounds the result, to show why this
-# is a mistake.
+# voxelmorph's `SpatialTransformer` layer applies the displacement to a label map. Its two inputs
+# need a batch axis and a channel axis. With `interp_method="nearest"`, every voxel receives a label
+# of the original map. The next cell also warps the map with linear interpolation, to show why this
+# is a mistake. The layer cannot interpolate integers linearly, so the cell converts the labels to
+# float32, which is exact for integers up to `2**24`. `np.rint` rounds the results to whole numbers.
 
 # %%
 import numpy as np
@@ -94,8 +95,8 @@ linear = vxm.layers.SpatialTransformer(interp_method="linear")(batch)
 nearest, linear = (np.rint(x[0, ..., 0]).astype(int) for x in (nearest, linear))
 
 # %% [markdown]
-# Label numbers are names, so an average of two of them has no meaning. The next cell counts the
-# label numbers that each interpolation invented.
+# Label numbers are names, so the average of two label numbers has no meaning. The next cell counts
+# the invented labels, which do not occur in the original map.
 
 # %%
 invented = np.setdiff1d(linear, moving_labels)
@@ -107,14 +108,15 @@ from IPython.display import Markdown
 
 mixed = 100 * (linear != nearest).mean()
 Markdown(f"""
-At {mixed:.1f} % of the voxels, linear interpolation gives another label than nearest-neighbour
-interpolation. This can happen only at borders, because a weighted mean of equal labels is the same
+At {mixed:.1f} % of the voxels, linear interpolation gives a different label from nearest-neighbour
+interpolation. The two can differ only at borders, because a weighted mean of equal labels is that
 label. No error was raised, which makes this mistake hard to notice.
 """)
 
 # %% [markdown]
-# `warp.warp_labels` does the same as the layer with `nearest`. It works on a plain integer array
-# without TensorFlow, and it refuses label maps that are not integers.
+# `warp.warp_labels` gives the same result as the layer with `nearest`, as the next cell checks. It
+# works on a plain integer array without TensorFlow, and it refuses label maps that are not
+# integers.
 
 # %%
 from vxmlib import warp
@@ -125,16 +127,16 @@ print(f"{100 * same.mean():.2f} % of the voxels are equal")
 # %% [markdown]
 # > **Tip: One-hot maps or integers?**
 # >
-# > Some recipes convert labels to one-hot maps before warping, with one image for each structure.
-# > With nearest-neighbour interpolation the result is identical, but it needs many times the
-# > memory. Other recipes warp one-hot maps *linearly* and give each voxel the label with the
-# > largest value. This makes borders smoother, and Dice is often slightly higher. Both methods are
-# > legitimate if the report names them. This book uses integers and nearest-neighbour
-# > interpolation.
+# > Some recipes convert labels to one-hot maps before warping, with one map for each structure.
+# > With nearest-neighbour interpolation, the result is the same as with integers, but it needs many
+# > times the memory. Other recipes warp one-hot maps *linearly* and give each voxel the label with
+# > the largest value. Linear warping makes borders smoother, and Dice is often slightly higher.
+# > Either method is legitimate if the report names it. This book warps integers with
+# > nearest-neighbour interpolation.
 #
 # The figure below compares the outlines of some deep structures.
 
-# %% mystnb={"image": {"alt": "Three copies of the fixed subject's brain slice with coloured outlines: the fixed subject's own structures, the moving subject's structures before registration, which miss the anatomy, and after registration, which follow it."}, "figure": {"caption": "Outlines of some structures on the fixed image: the fixed subject's own, the moving subject's before registration, and the moving subject's after registration.", "name": "fig-dice-outlines"}}
+# %% mystnb={"image": {"alt": "Three copies of the fixed subject's brain slice with coloured outlines: the fixed subject's own structures; the moving subject's structures before registration, which miss the anatomy; and the same structures after registration, which follow it."}, "figure": {"caption": "Outlines of some structures on the fixed image. Left: structures of the fixed subject. Middle and right: structures of the moving subject, before and after registration.", "name": "fig-dice-outlines"}}
 from vxmlib.book import figures
 
 deep = ("Thalamus", "Caudate", "Putamen", "Hippocampus", "Lateral Ventricle")
@@ -146,12 +148,13 @@ figures.labels_on_image(fixed, maps, titles, shown);
 # %% [markdown]
 # ## Compute Dice in five lines
 #
-# The Dice overlap of one structure is twice the common volume divided by the sum of both volumes:
+# For one structure with the voxels $A$ and $B$ in two label maps, the Dice overlap is twice the
+# common volume divided by the sum of the two volumes:
 #
 # $$\mathrm{Dice}(A, B) = \frac{2\,|A \cap B|}{|A| + |B|}$$
 #
-# It is 1 for identical sets and 0 for sets without a common voxel. The next cell computes it for
-# each structure that both subjects have, and prints the mean.
+# Dice is 1 for identical sets and 0 for sets without a common voxel. The next cell computes Dice
+# for each structure that both subjects have, and prints the mean.
 
 # %%
 def dice(a, b, label):
@@ -164,18 +167,21 @@ plain = {k: dice(nearest, fixed_labels, k) for k in present}
 print(f"mean over {len(plain)} structures: {np.mean(list(plain.values())):.4f}")
 
 # %% [markdown]
-# The formula is simple, but the choices around it change the result.
+# The formula is simple, but the mean also depends on the choices in this table.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
 # | background | left out | counted as a class, with a Dice of almost 1 |
-# | structure absent in both maps | left out of the mean (`absent="skip"`) | 0 in voxelmorph, 1 in some recipes, NaN in MONAI |
+# | structure absent from both maps | left out of the mean (`absent="skip"`) | 0 in voxelmorph, 1 in some recipes, NaN in MONAI |
+# | structure that only one subject has | left out of the mean | 0, as the formula gives |
 # | mean | over the structures of a pair, then over pairs | over all pairs and structures at once |
-# | spread | standard deviation (SD) over pairs, and SD over pairs and structures | often a "±" without a name |
+# | spread | standard deviation (SD) over pairs, and SD over pairs and structures | often a "±" without an explanation |
 #
-# `metrics.dice` is the function above for all structures in one pass. It makes the rule for absent
-# structures an argument and checks that both maps have the same grid. The next cell checks that both
-# functions give the same values, and prints four of them.
+# The function `metrics.dice` computes the formula for all structures in one pass and checks that
+# both maps have the same grid. Its argument `absent` is the rule for a structure that is absent
+# from both maps. A structure in only one of the maps scores 0 under every rule, but the cell above
+# and `evaluate_pairs` below leave out a structure that only one subject has. The next cell checks
+# that both functions give the same values for this pair, and prints four of them.
 
 # %%
 from vxmlib import metrics
@@ -188,9 +194,9 @@ for label in list(scores)[:4]:
 # %% [markdown]
 # ## Score the identity first, then the network
 #
-# A Dice is hard to interpret without the value before registration. The next cell therefore scores
-# the identity and the network on the same pairs. `evaluate_pairs` returns one row for each pair
-# and structure.
+# A Dice value is hard to interpret without the value before registration. The next cell therefore
+# measures the identity and the network on the same pairs. `evaluate_pairs` returns one row for each
+# pair and structure.
 
 # %%
 before = metrics.evaluate_pairs(people, pairs, "identity")
@@ -198,7 +204,7 @@ after = metrics.evaluate_pairs(people, pairs, run.register)
 after[["moving", "fixed", "structure", "dice"]].head(3)
 
 # %% [markdown]
-# `metrics.summary` averages such a table over structures and then over pairs.
+# `metrics.summary` averages the Dice in such a table over structures and then over pairs.
 
 # %%
 import pandas as pd
@@ -214,27 +220,27 @@ by_pair = [table.groupby(["moving", "fixed"])["dice"].mean() for table in (befor
 gains = by_pair[1] - by_pair[0]
 Markdown(f"""
 The network (λ = {settings.lam:g}) raises the mean Dice from {old["dice_mean"]:.3f} to
-{new["dice_mean"]:.3f}. Both means are over the same {len(gains)} pairs.
+{new["dice_mean"]:.3f}. Both means are taken over the same {len(gains)} pairs.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 The two standard deviations answer different questions. The SD over *pairs* is
-{new["dice_sd_pairs"]:.3f} and shows how much the means of the pairs differ. The SD of all single
-values, over pairs and *structures*, is {new["dice_sd_pooled"]:.3f}. It also contains the differences
-between structures, and small and thin structures overlap less than large, round ones. The "±" in
-the tables of the journal paper is the second kind
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Do not compare it with the
-first kind, because your method would then seem to vary much less than the paper's.
+{new["dice_sd_pairs"]:.3f} and shows how much the mean Dice differs between pairs. The SD of all
+single values, over pairs and *structures*, is {new["dice_sd_pooled"]:.3f}. The second SD also
+includes the differences between structures, because small and thin structures overlap less than
+large, round ones. The "±" in the tables of the journal paper is an SD of the second kind
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Do not compare it with an SD
+over pairs, because your method would then seem to vary much less than the paper's.
 """)
 
 # %% [markdown]
 # ## Compare with the Dice of the true displacement
 #
-# A Dice of 1 is often out of reach, even for a perfect registration. For simulated subjects the Dice
-# of a perfect registration can be measured, because the true displacement of every pair is known.
-# The next cell scores it with the same function and prints the three structures with the lowest
-# Dice.
+# A Dice of 1 is often out of reach, even for a perfect registration. For simulated subjects, the
+# Dice of a perfect registration can be measured, because the true displacement of every pair is
+# known. The next cell measures this Dice with the same function and prints the three structures
+# with the lowest values.
 
 # %%
 ceiling = None
@@ -249,16 +255,17 @@ if people.simulated:
     print(perfect.groupby("structure")["dice"].mean().nsmallest(3).round(3).to_string())
 
 # %% tags=["remove-input"]
-limit = "The subjects of this build are real, so nobody knows their true displacement."
+limit = "The subjects of this build are real, so their true displacement is unknown."
 if ceiling:
     share = 100 * (new["dice_mean"] - old["dice_mean"]) / (ceiling - old["dice_mean"])
-    limit = f"The network reaches {share:.0f} % of the gain that the true displacement reaches."
+    limit = f"The network achieves {share:.0f} % of the gain in Dice of the true displacement."
 Markdown(f"""
-Even the true displacement does not score 1. Both label maps hold the label of the nearest voxel, so
-a border can be wrong by up to half a voxel, and thin structures consist mostly of border.
+Even the true displacement does not reach a Dice of 1. Both label maps were sampled at the nearest
+voxel, so a border can be wrong by up to half a voxel, and thin structures consist mostly of border.
 
 {limit} Compare a Dice with this practical limit before you attribute the difference from 1 to the
-method. The limit is not strict, because a displacement that only aligns labels can score higher.
+method. The limit is not strict, because a displacement that only aligns labels can reach a higher
+Dice.
 """)
 
 # %% tags=["remove-cell"]
@@ -281,21 +288,22 @@ recording.write_record(
 )
 
 # %% [markdown]
-# Real subjects have such a limit, too, but it is unknown. It exists because one subject has a sulcus
-# that another lacks, and because two raters do not draw the same border.
+# Real subjects have such a limit, too, but it is unknown. The limit exists because one subject can
+# have a sulcus that another lacks, and because two raters do not draw the same border.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# A mean hides which structures gain and which lose. The figure shows every structure.
+# A mean hides which structures gain and which lose, so the figure shows the Dice of every
+# structure.
 
-# %% mystnb={"image": {"alt": "Horizontal box plots of Dice for each brain structure, hatched grey boxes for the identity and blue boxes for VoxelMorph; the blue box lies right of the grey one for most structures."}, "figure": {"caption": "Dice of each structure over the test pairs, for the identity and for VoxelMorph. Each box spans the quartiles, and the line in it is the median.", "name": "fig-dice-boxes"}}
+# %% mystnb={"image": {"alt": "Horizontal box plots of Dice for each brain structure, hatched grey boxes for the identity and blue boxes for VoxelMorph. The blue box lies to the right of the grey box for most structures."}, "figure": {"caption": "Dice of each structure over the test pairs, for the identity and for VoxelMorph. Each box spans the middle half of the values, and the line in the box is the median.", "name": "fig-dice-boxes"}}
 figures.boxes_by_structure(before, after);
 
 # %% [markdown]
-# The table lists the structures with the three largest and the three smallest gains. Compare the
-# gain with the Dice of the identity, because a structure that overlaps well before registration can
-# gain less.
+# The table lists the structures with the three largest and the three smallest gains in Dice.
+# Compare each gain with the Dice of the identity, because a structure that overlaps well before
+# registration can gain less than others.
 
 # %%
 by_structure = [t.groupby("structure")["dice"].mean() for t in (before, after)]
@@ -306,16 +314,16 @@ pd.DataFrame({"identity": by_structure[0], "gain": gain}).loc[ends].round(3)
 # %% [markdown]
 # ## Look at each pair
 #
-# The figure compares each pair before and after registration.
+# The figure compares the mean Dice of each pair before and after registration.
 
-# %% mystnb={"image": {"alt": "Scatter plot of mean Dice after registration against mean Dice before, one point for each pair, with a dashed diagonal; the points lie above the diagonal."}, "figure": {"caption": "Mean Dice of each test pair before and after registration. A point above the diagonal is a pair that gained.", "name": "fig-dice-pairs"}}
+# %% mystnb={"image": {"alt": "Scatter plot of mean Dice after registration against mean Dice before, one point for each pair, with a dashed diagonal. The points lie above the diagonal."}, "figure": {"caption": "Mean Dice of each test pair before and after registration. A point above the diagonal is a pair whose Dice rose.", "name": "fig-dice-pairs"}}
 figures.dice_by_pair(before, after);
 
 # %% tags=["remove-input"]
 Markdown(f"""
 Dice rose for {(gains > 0).sum()} of {len(gains)} pairs. The pairs share subjects, so they are not
 independent, and a t-test over pairs would overstate the certainty. A valid test resamples
-*subjects* ([Choose λ](06_choose.ipynb) does so).
+*subjects*, as in [Choose λ](06_choose.ipynb).
 """)
 
 # %% [markdown]
@@ -328,7 +336,7 @@ independent, and a t-test over pairs would overstate the certainty. A valid test
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Add a label that is absent in both maps, and compute the mean Dice under each of
+# **Exercise 1.** Add a label that is absent from both maps, and compute the mean Dice under each of
 # the rules "skip", "zero" and "one".
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -337,8 +345,8 @@ for rule in ("skip", "zero", "one"):
     print(f"{rule:5} {np.mean(list(values.values())):.3f}")
 
 # %% [markdown]
-# **Exercise 2.** Is VoxelMorph symmetric? Compare the Dice of a pair with that of the same pair in
-# the other direction.
+# **Exercise 2.** Is VoxelMorph symmetric? Compare the Dice of a pair with that of the same two
+# subjects in the other direction.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 both_ways = metrics.evaluate_pairs(people, [(first, second), (second, first)], run.register)
@@ -347,12 +355,13 @@ both_ways.groupby(["moving", "fixed"])["dice"].mean().round(3)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not exactly. The two directions are two different registrations, and the network need not score
-# the same in both.
+# Not exactly. The two directions are two different registrations, and the network need not reach
+# the same Dice in both directions.
 #
 # </details>
 #
-# **Exercise 3.** Find the smallest structure of the fixed subject. What is its Dice?
+# **Exercise 3.** Find the smallest structure of the fixed subject. What is the Dice of this
+# structure?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 sizes = {k: int((fixed_labels == k).sum()) for k in present}
@@ -364,11 +373,11 @@ print(people.structures[smallest], sizes[smallest], "voxels, Dice", round(scores
 #
 # - Warp integer labels with nearest-neighbour interpolation, because linear interpolation invents
 #   labels.
-# - Report the identity on the same pairs first.
-# - Name the structures, the rule for absent structures, and the kind of spread.
-# - A perfect registration does not score 1, so measure its Dice where the true displacement is
-#   known.
-# - Show structures and pairs, not only the mean.
+# - Report the Dice of the identity on the same pairs first.
+# - State the structures, the rule for absent structures, and what the SD is taken over.
+# - A perfect registration does not reach a Dice of 1, so measure the Dice of the true displacement
+#   where it is known.
+# - Show the Dice of structures and pairs, not only the mean.
 #
-# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows how overlap can
-# mislead.
+# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows how a high overlap
+# can mislead.

@@ -15,17 +15,17 @@
 #
 # | | |
 # |---|---|
-# | **You will** | compute the Jacobian determinant of test displacements, see what it misses, and map where the displacement folds |
-# | **You will learn** | what the determinant means, how to count folds so that others can compare their counts, and what λ does to the displacement |
+# | **You will** | compute the Jacobian determinant of predicted displacements, see which folds it misses, and map the folds |
+# | **You will learn** | what the determinant means, how to count folds so that studies can be compared, and how λ affects the displacement |
 # | **You need** | [Dice](04_dice.ipynb) |
-# | **In → out** | a trained model → folding by two definitions, maps, and deformed grids |
+# | **In → out** | a trained model → folding by two definitions, maps of the determinant, and deformed grids |
 # | **Not here** | [diffeomorphic models](11_diffeomorphic.ipynb), which integrate a velocity to avoid folds |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run whose displacements are examined.
+# The parameters select the training run whose displacements this page examines.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -52,24 +52,25 @@ print(f"{run.title}: {len(pairs)} test pairs")
 #
 # The displacement $u$ sends each point $x$ of the fixed grid to $\varphi(x) = x + u(x)$ in the
 # moving image. The Jacobian matrix $J = I + \nabla u$ describes what happens to a tiny cube around
-# $x$, and its [determinant](../book/glossary.md#jacobian-determinant) is the factor by which the
-# volume of this cube changes (its area in 2D).
+# $x$. The [determinant](../book/glossary.md#jacobian-determinant) of $J$ is the factor by which the
+# volume of the cube changes (the area in 2D).
 #
 # | det J | Meaning |
 # |---|---|
-# | 1 | the volume is kept |
-# | above 1 | the cube covers more of the moving image, so moving tissue shrinks |
-# | between 0 and 1 | the cube covers less, so moving tissue is stretched |
-# | 0 or below | the cube is flat or turned inside out: the displacement **folds** |
+# | 1 | the volume does not change |
+# | above 1 | the cube covers a larger part of the moving image, so moving tissue shrinks |
+# | between 0 and 1 | the cube covers a smaller part, so moving tissue grows |
+# | 0 or below | the cube is flattened or turned inside out: the displacement **folds** |
 #
-# A small positive determinant is not a fold. $\det J = 0.2$ is a strong change of volume, but it is
-# possible, whereas tissue cannot have a volume of 0 or below.
+# A small positive determinant is not a fold. $\det J = 0.2$ is a strong change of volume, but a
+# possible one, whereas tissue cannot have a volume of 0 or below.
 
 # %% [markdown]
 # ## Compute it with `np.gradient`
 #
-# The next cell predicts the displacement of one test pair. `models.register` returns it at full
-# resolution and in voxels, as the determinant requires.
+# The next cell predicts the displacement of one test pair. `models.register` returns an array at
+# full resolution and in voxels, as the determinant requires. voxelmorph's own `network.register`
+# adds a batch axis, so take `[0]` of its output first.
 
 # %%
 from vxmlib import models
@@ -79,8 +80,8 @@ displacement = models.register(run.model, people.image(first), people.image(seco
 print(displacement.shape)
 
 # %% [markdown]
-# NumPy's `gradient` gives the derivative of each component along each axis. Adding the identity
-# matrix gives the Jacobian matrix of $x + u(x)$ at every voxel.
+# NumPy's `gradient` approximates the derivative of each component of $u$ along each axis. Adding
+# the identity matrix gives the Jacobian matrix of $x + u(x)$ at every voxel.
 
 # %%
 import numpy as np
@@ -89,13 +90,14 @@ import numpy as np
 def plain_determinant(displacement):
     nd = displacement.shape[-1]
     gradients = [np.gradient(displacement[..., i]) for i in range(nd)]
+    # The last two axes: component (rows), axis of the derivative (columns).
     jacobian = np.moveaxis(np.array(gradients), (0, 1), (-2, -1)) + np.eye(nd)
     return np.linalg.det(jacobian)
 
 # %% [markdown]
-# voxelmorph has the same function as `vxm.py.utils.jacobian_determinant`. This book uses
+# voxelmorph provides the same function as `vxm.py.utils.jacobian_determinant`. This book uses
 # `metrics.jacobian_determinant`, which checks its input and needs less memory in 3D. All three
-# should agree up to rounding, and the next cell checks this.
+# functions should agree up to rounding, and the next cell checks this.
 
 # %%
 from vxmlib import metrics
@@ -108,8 +110,8 @@ for function in (vxm.py.utils.jacobian_determinant, metrics.jacobian_determinant
 # %% [markdown]
 # ## Test it on affine maps
 #
-# An affine map $\varphi(x) = Ax$ has $\det J = \det A$ at every point, so the right answer is
-# known. The next cell prepares a grid and three matrices, which stretch, rotate and mirror it.
+# For an affine map $\varphi(x) = Ax$, $\det J = \det A$ at every point, so the exact determinant is
+# known. The next cell defines a grid and three matrices, which stretch, rotate and mirror the grid.
 
 # %%
 nd = people.ndim
@@ -119,7 +121,8 @@ turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
 stretch, mirror = np.diag([1.2, 0.9, 1.0][:nd]), np.diag([-1.0, 1.0, 1.0][:nd])
 
 # %% [markdown]
-# The next cell prints the smallest and the largest determinant of each map beside the exact value.
+# The next cell prints the smallest and the largest computed determinant of each map beside the
+# exact value.
 
 # %%
 for name, matrix in {"stretch": stretch, "rotate": turn, "mirror": mirror}.items():
@@ -128,16 +131,16 @@ for name, matrix in {"stretch": stretch, "rotate": turn, "mirror": mirror}.items
     print(f"{name:8} {det.min():+.4f} to {det.max():+.4f}, exact {exact:+.4f}")
 
 # %% [markdown]
-# The function is exact for these maps, and it is negative for the mirror image, as it should be.
-# However, the derivative of an affine map is the same everywhere. The test can therefore not show
-# what happens where the derivative changes from voxel to voxel.
+# The function is exact for these maps, and the determinant is negative for the reflection, as it
+# should be. However, the derivatives of an affine map are the same everywhere. The test therefore
+# cannot show how the function behaves where the derivatives change from voxel to voxel.
 
 # %% [markdown]
 # ## Find what central differences miss
 #
-# `np.gradient` takes central differences. It compares the two neighbours of a voxel and skips the
-# voxel itself. The following displacement exploits this. Every voxel moves by `0.6` voxels along
-# the first axis. The direction alternates like the colours of a checkerboard.
+# `np.gradient` uses central differences: along each axis, it compares the two neighbours of a voxel
+# and ignores the voxel itself. The next cell exploits this: every voxel moves by `0.6` voxels along
+# the first axis, in directions that alternate like the colours of a checkerboard.
 
 # %%
 signs = (-1.0) ** np.indices((12,) * nd).sum(axis=0)
@@ -145,21 +148,21 @@ checkerboard = np.zeros((*signs.shape, nd))
 checkerboard[..., 0] = 0.6 * signs
 
 # %% [markdown]
-# Two neighbours that move towards each other start at a distance of 1. Afterwards their signed
-# distance is $1 - 2 \cdot 0.6 = -0.2$, so they have swapped their order. The figure shows the
-# crossing lines.
+# Two neighbours that move towards each other are first 1 voxel apart. Afterwards their signed
+# distance is $1 - 2 \cdot 0.6 = -0.2$, so their order is reversed. The grid lines in the figure
+# therefore cross.
 
-# %% mystnb={"image": {"alt": "A small deformed grid in which neighbouring grid points are shifted left and right in turn, so that the vertical lines zigzag across each other."}, "figure": {"caption": "The checkerboard displacement applied to a grid. The zigzag lines cross, which means that the displacement folds everywhere.", "name": "fig-jacobian-checkerboard"}}
+# %% mystnb={"image": {"alt": "A small deformed grid in which neighbouring grid points are shifted alternately left and right, so that the vertical lines zigzag across each other."}, "figure": {"caption": "The checkerboard displacement applied to a grid. The zigzag lines cross, so the displacement folds everywhere.", "name": "fig-jacobian-checkerboard"}}
 from vxmlib.book import figures
 
 figures.deformed_grids([checkerboard], ["checkerboard"], every=1);
 
 # %% [markdown]
 # The central difference is zero at every inner voxel, because both neighbours move in the same way.
-# A one-sided difference, between a voxel and its next neighbour, detects the fold. Here the
-# determinant is 1 plus this difference, because only the first component of the displacement is not
-# zero. The mask `inside` leaves out the border, where `np.gradient` itself uses one-sided
-# differences.
+# A one-sided difference, between a voxel and the next one, detects the fold. Here the determinant
+# is 1 plus the difference along the first axis, because only the first component of the
+# displacement is not zero. The mask `inside` excludes the border, where `np.gradient` itself uses
+# one-sided differences.
 
 # %%
 inside = np.pad(np.ones([n - 2 for n in signs.shape], bool), 1)
@@ -169,16 +172,19 @@ print(f"det J by central differences   {central.min():+.1f} to {central.max():+.
 print(f"det J by one-sided differences {one_sided.min():+.1f} to {one_sided.max():+.1f}")
 
 # %% [markdown]
-# [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) give a criterion without this blind
-# spot. In 2D four determinants must be positive, one for each combination of forward and backward
-# differences. Each is twice the signed area of a triangle between a voxel and two neighbours after
-# the displacement. In 3D there are ten, which belong to tetrahedra. Eight of them come from one-sided
-# differences, and two more from tetrahedra inside the cubes of eight neighbouring voxels. A
-# displacement that passes is called *digitally diffeomorphic*.
+# [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) give a criterion that does not miss
+# such folds. A voxel and its neighbours form triangles in 2D and tetrahedra in 3D. The voxel counts
+# as folded if the displacement flattens or inverts one of them. A displacement without folded
+# voxels is called *digitally diffeomorphic*.
+#
+# In 2D, a triangle joins the voxel to its next or previous neighbour along each axis, which gives
+# four triangles. Each has a determinant of one-sided differences, which is twice the signed area of
+# the displaced triangle and must be positive. In 3D there are ten determinants: eight for
+# tetrahedra formed in the same way, and two for tetrahedra with diagonal neighbours.
 #
 # `metrics.digital_folding` counts the voxels where at least one of these determinants is 0 or
-# below. `metrics.folding` counts the voxels with $\det J \le 0$ by central differences. Both return
-# the count, its percentage of the grid, and the percentage of a mask that is folded.
+# below. `metrics.folding` counts the voxels with $\det J \le 0$ by central differences. Both
+# functions return the count and the folded percentages of the grid and of a mask.
 
 # %%
 for count in (metrics.folding, metrics.digital_folding):
@@ -186,27 +192,27 @@ for count in (metrics.folding, metrics.digital_folding):
 
 # %% [markdown]
 # Only the digital count finds the folds of the checkerboard. In general, the determinant by central
-# differences is the mean of the one-sided determinants. It is therefore positive wherever all of
-# them are positive, and the digital count is never smaller than the count by central differences.
-# Most published percentages use central differences. This book therefore uses them to compare
-# methods, and gives the digital count on this page.
+# differences is the mean of the one-sided determinants, so it is positive wherever they are all
+# positive. The digital count is therefore never smaller than the count by central differences. Most
+# published percentages use central differences. This book therefore uses central differences to
+# compare methods, and adds the digital count on this page.
 
 # %% [markdown]
 # ## Count the folds of the test pairs
 #
-# `evaluate_pairs` measures folding together with Dice.
+# `evaluate_pairs` measures Dice and, by central differences, folding.
 
 # %%
 table = metrics.evaluate_pairs(people, pairs, run.register)
 summary = metrics.summary(table)
 
 # %% [markdown]
-# The table does not hold the digital count, so the next cell computes it in a second loop over the
-# pairs.
+# This table does not include the digital count, so the next cell computes it in a second loop over
+# the pairs.
 
 # %%
 def digital_percent(run):
-    """Digitally folded voxels of each test pair, in percent of the fixed brain."""
+    """Percentage of the fixed brain that is digitally folded, for each test pair."""
     displacements = (run.register(people.image(a), people.image(b)) for a, b in pairs)
     brains = [people.brain(b) for _, b in pairs]
     counts = map(metrics.digital_folding, displacements, brains)
@@ -216,8 +222,8 @@ def digital_percent(run):
 digital = digital_percent(run)
 
 # %% [markdown]
-# A percentage of folded voxels depends on its denominator. To show this, the next cell selects the
-# pair with the largest folded share of the brain and counts its folds by both criteria.
+# A percentage of folded voxels depends on its denominator. As an example, the next cell takes the
+# pair with the largest folded percentage of the brain and counts its folds by both criteria.
 
 # %%
 import pandas as pd
@@ -240,36 +246,36 @@ from IPython.display import Markdown
 
 Markdown(f"""
 The brain covers {100 * brain.mean():.0f} % of this grid. Folds in the background count in the first
-two columns only, and more background around the brain lowers the percentage of the grid. The journal
-paper divides by the number of brain voxels
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)), and so does this book.
+two columns only. More background around the brain would lower the percentage of the grid. The
+journal paper divides by the number of brain voxels ([Balakrishnan et al.
+2019](https://doi.org/10.1109/TMI.2019.2897538)), and so does this book.
 """)
 
 # %% [markdown]
-# This pair is the worst case. The mean over all test pairs describes the network.
+# This pair is the worst case. The mean over all test pairs describes the network better.
 
 # %% tags=["remove-input"]
 without = (table.groupby(["moving", "fixed"])["folds"].first() == 0).sum()
 Markdown(f"""
-The displacements of this network (VxmDense, λ = {settings.lam:g}) fold on average
-{summary["folding_percent_brain"]:.3f} % of the brain by central differences and
-{np.mean(digital):.3f} % by the digital criterion. In {without} of {len(pairs)} test pairs no voxel
+On average over the test pairs, the displacements of this network (VxmDense, λ = {settings.lam:g})
+fold {summary["folding_percent_brain"]:.3f} % of the brain by central differences and
+{np.mean(digital):.3f} % by the digital criterion. In {without} of {len(pairs)} test pairs, no voxel
 of the grid has det J ≤ 0.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The standard deviation of log det J in the brain measures how uneven the change of volume is. Its
-mean over the test pairs is {summary["sd_log_jacobian"]:.3f}. It can distinguish models even
-when none of them folds. The logarithm is not defined for folded voxels, so they are left out and
-reported separately.
+The standard deviation (SD) of log det J in the brain measures how unevenly a displacement changes
+volume. Averaged over the test pairs, this SD is {summary["sd_log_jacobian"]:.3f}. It can
+distinguish models even if none of them folds. Folded voxels, for which the logarithm is not
+defined, are excluded and reported separately.
 """)
 
 # %% [markdown]
 # ## Map the determinant
 #
-# For comparison, the next cell trains a second network with λ = 0.01, so the smoothness loss has a
-# much smaller weight. All other settings stay the same.
+# For comparison, the next cell trains a second network with λ = 0.01, so smoothness has a much
+# smaller weight, and registers the same pair. Other settings stay the same.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -281,21 +287,21 @@ loose = models.register(loose_run.model, moving, fixed)
 # The maps show log det J, because the logarithm makes halving and doubling equally far from 0.
 # Folded voxels have no logarithm, so they have a separate colour.
 
-# %% mystnb={"image": {"alt": "Two brain-shaped maps of the log Jacobian determinant, orange where moving tissue shrinks and purple where it grows. The left map, at the lesson's λ, varies smoothly and has few magenta voxels; the right map, at the small λ, changes over short distances and has more of them."}, "figure": {"caption": "log det J in the brain for the same pair and two values of λ. Folded voxels (det J ≤ 0) are magenta.", "name": "fig-jacobian-maps"}}
+# %% mystnb={"image": {"alt": "Two brain-shaped maps of the log Jacobian determinant, orange where moving tissue shrinks and purple where it grows. The left map, at the lesson's λ, varies smoothly and has few magenta voxels; the right map, at the small λ, changes over short distances and has more magenta voxels."}, "figure": {"caption": "log det J in the brain for the same pair and two values of λ. Folded voxels (det J ≤ 0) are magenta.", "name": "fig-jacobian-maps"}}
 fields = [displacement, loose]
 titles = [f"λ = {settings.lam:g}", "λ = 0.01"]
 determinants = [metrics.jacobian_determinant(field) for field in fields]
 figures.determinant_maps(determinants, [brain, brain], titles);
 
 # %% [markdown]
-# The histogram shows det J of the same two displacements, without the logarithm. Folded voxels are
-# therefore visible to the left of 0.
+# The histogram shows det J of the same two displacements, without the logarithm, so folded voxels
+# appear to the left of 0.
 
-# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for two values of λ. The line of the small λ is far broader and has a longer tail left of zero, in the part marked as folded."}, "figure": {"caption": "Jacobian determinants in the brain for the same pair. The vertical axis is logarithmic, so that rare values are visible. The first and the last bin also hold all values beyond them.", "name": "fig-jacobian-histogram"}}
+# %% mystnb={"image": {"alt": "Histogram lines of the Jacobian determinant for two values of λ. The line for the small λ is far broader than the other line and has a longer tail to the left of zero, in the part marked as folded."}, "figure": {"caption": "Jacobian determinants in the brain for the same pair. The vertical axis is logarithmic, so that rare values are visible. The first and the last bin include all values beyond them.", "name": "fig-jacobian-histogram"}}
 figures.determinant_histogram(determinants, [brain, brain], titles);
 
 # %% [markdown]
-# A deformed grid makes the difference visible without any derivative.
+# Deformed grids show the difference between the displacements without any derivative.
 
 # %% mystnb={"image": {"alt": "Two deformed grids of the same pair. At the lesson's λ most lines bend smoothly; at the small λ the lines are jagged and cross each other in many places."}, "figure": {"caption": "Deformed grids of the same pair for two values of λ. Crossing lines are folds.", "name": "fig-jacobian-grids"}}
 figures.deformed_grids(fields, titles, every=4);
@@ -303,8 +309,8 @@ figures.deformed_grids(fields, titles, every=4);
 # %% [markdown]
 # ## Compare overlap and folding
 #
-# Folding is sometimes accepted in exchange for a higher Dice. The next cells therefore compare Dice
-# and folding of the two networks on the test pairs.
+# More folding is sometimes accepted in exchange for a higher Dice. The next cells therefore compare
+# Dice and folding of the two networks on the test pairs.
 
 # %%
 loose_table = metrics.evaluate_pairs(people, pairs, loose_run.register)
@@ -312,7 +318,7 @@ loose_summary = metrics.summary(loose_table)
 loose_digital = digital_percent(loose_run)
 
 # %% [markdown]
-# Both folding columns of the table are in percent of the brain.
+# Both folding columns of the table are percentages of the brain.
 
 # %%
 columns = {
@@ -329,15 +335,16 @@ pd.DataFrame(rows, index=titles)[list(columns)].rename(columns=columns).round(3)
 change = loose_summary["dice_mean"] - summary["dice_mean"]
 side = "higher" if change > 0 else "lower"
 Markdown(f"""
-At λ = 0.01 the displacements fold {loose_summary["folding_percent_brain"]:.2f} % of the brain.
-Dice is {abs(change):.3f} {side} than at λ = {settings.lam:g}. Both networks are VxmDense, trained
-on {len(people.split["train"])} {"simulated " if people.simulated else ""}subjects for
-{settings.steps:,} steps. Overlap and displacement should always be judged together.
+At λ = 0.01, the displacements fold {loose_summary["folding_percent_brain"]:.2f} % of the brain on
+average. The mean Dice is {abs(change):.3f} {side} than at λ = {settings.lam:g}. Both networks
+(VxmDense) were trained on {len(people.split["train"])}
+{"simulated " if people.simulated else ""}subjects for {settings.steps:,} steps. Dice alone does not
+show the folding, so overlap and displacement should always be judged together.
 """)
 
 # %% [markdown]
-# Each λ was trained only once, so a small difference in Dice can be chance.
-# [Choose λ](06_choose.ipynb) repeats the comparison with several seeds.
+# Each λ was trained only once, so a small difference in Dice can be due to chance. [Choose
+# λ](06_choose.ipynb) repeats the comparison with several seeds.
 
 # %% tags=["remove-cell"]
 from vxmlib.experiments import recording
@@ -369,28 +376,28 @@ plt.close(front)  # the front page shows it
 # %% [markdown]
 # ## Check with the inverse
 #
-# A displacement without folds can be inverted, which gives a check without derivatives. For the
-# pair shown in the maps, the next cell computes a numerical inverse, moves each point there and
-# back, and measures how far it ends from its start.
+# A displacement without folds can be inverted, which allows a check without derivatives. The next
+# cell inverts both displacements of the maps numerically, moves each point by the inverse and back,
+# and measures how far the point ends from its original position.
 
 # %%
 from vxmlib import warp
 
 for title, field in zip(titles, fields, strict=True):
     miss = warp.inversion_error(field, warp.inverse(field))[brain]
-    print(f"{title:9} {100 * (miss > 0.5).mean():.2f} % of the brain ends over half a voxel away")
+    print(f"{title:9} {100 * (miss > 0.5).mean():.2f} % of the brain: error above half a voxel")
 
 # %% [markdown]
 # `warp.inverse` finds the inverse by a fixed-point iteration, which repeats one update until the
-# result no longer changes. It can also fail where the displacement changes steeply but does not
-# fold. This check is therefore stricter than the determinant, and its percentages can be larger than
-# those of folded voxels.
+# result hardly changes. The iteration can also fail where the displacement changes steeply without
+# folding. This check is therefore stricter than the determinant, and its percentages can be larger
+# than the percentages of folded voxels.
 
 # %% [markdown]
 # ## Exercises
 #
 # **Exercise 1.** Double the displacement. Does the determinant double? Can the doubled displacement
-# fold where the first does not?
+# fold where the original does not?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for factor in (1, 2):
@@ -400,20 +407,21 @@ for factor in (1, 2):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The determinant does not double. It stays 1 where nothing moves, and elsewhere it is a polynomial
-# in the derivatives of the displacement. The doubled displacement can fold where the first does
-# not.
+# The determinant does not double. It stays 1 where the displacement is constant, and elsewhere it
+# is a polynomial in the derivatives of the displacement. The doubled displacement can fold where
+# the original does not.
 #
 # </details>
 #
-# **Exercise 2.** Where are the folds at λ = 0.01: in the brain, or outside it?
+# **Exercise 2.** Do the folds at λ = 0.01 lie inside or outside the brain?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 folded = determinants[1] <= 0
 print(f"{folded.sum()} folded voxels, {(folded & brain).sum()} of them in the brain")
 
 # %% [markdown]
-# **Exercise 3.** Which share of the brain changes its volume to less than half or more than double?
+# **Exercise 3.** In what percentage of the brain does the volume fall below half or rise above
+# double its original value?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for title, det in zip(titles, determinants, strict=True):
@@ -421,8 +429,8 @@ for title, det in zip(titles, determinants, strict=True):
     print(f"{title:9} {100 * strong.mean():.1f} % of the brain")
 
 # %% [markdown]
-# **Exercise 4.** The height of the checkerboard is the length of its shifts in voxels. What is the
-# smallest height that folds? Try `0.4`, `0.5` and `0.6`.
+# **Exercise 4.** The height of the checkerboard is the number of voxels by which each voxel moves.
+# At which of the heights `0.4`, `0.5` and `0.6` does the displacement fold?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for height in (0.4, 0.5, 0.6):
@@ -432,9 +440,9 @@ for height in (0.4, 0.5, 0.6):
 # %% [markdown]
 # ## Summary
 #
-# - The determinant is the local change of volume, and only 0 or below is a fold.
+# - The determinant is the local factor of volume change. Only values of 0 or below are folds.
 # - A test on affine maps is necessary, but it cannot show the blind spot of central differences.
-# - State how folds were counted (central differences or digital) and what they are divided by.
+# - State how folds were counted (central differences or digital) and what the count is divided by.
 # - Compute the determinant from the full-resolution displacement in voxels.
 # - Judge overlap and displacement together.
 #

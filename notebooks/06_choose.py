@@ -16,18 +16,18 @@
 # | | |
 # |---|---|
 # | **You will** | choose λ from a grid of runs by a rule stated beforehand, and report the result on test subjects |
-# | **You will learn** | how to decide whether two values of λ differ, how λ, the loss and integration change the result, and when a comparison is undecided |
+# | **You will learn** | how to decide whether two values of λ differ in Dice, how λ, the loss and integration change the result, and when a comparison is undecided |
 # | **You need** | [Weigh smoothness with λ](06_lambda.ipynb) |
 # | **In → out** | one record per run → curves, a chosen λ, differences with intervals |
-# | **Not here** | training, because the grid took hours; this page reads its records |
+# | **Not here** | training, because the grid of runs took hours; this page reads the records |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The complete grid is read from its records. A few of its runs are trained again whenever this book
-# is built, and the parameters describe these runs. The last section before the exercises compares
-# them with the records.
+# The complete grid is read from stored records. A few of its runs are trained again in each build;
+# the parameters below apply to these runs. The last section before the exercises compares the new
+# runs with the records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -46,37 +46,44 @@ settings = read_parameters(globals())
 #
 # A rule written after seeing the curves can justify any choice, so we state ours first.
 #
-# 1. λ is chosen on pairs of validation subjects, by the mean Dice over seeds and pairs.
-# 2. The *gap* of a λ is the highest mean Dice of any λ minus the mean Dice of this λ, on the same
-#    pairs. We accept every λ whose gap is at most one standard error of the gap, and choose the
-#    largest accepted λ. If the data cannot distinguish two λ, we thus prefer the smoother
-#    displacement.
-# 3. The chosen λ is reported once, on the test subjects.
+# 1. For each λ, compute the mean Dice over seeds and pairs of validation subjects. The *gap* of a λ
+#    is the highest mean Dice of any λ minus the mean Dice of this λ, on the same pairs.
+# 2. Accept every λ whose gap is at most one standard error of the gap, and choose the largest
+#    accepted λ. If Dice cannot distinguish two λ, we thus prefer the smoother displacement.
+# 3. Report the chosen λ once, on the test subjects.
 #
-# The standard error is taken over *subjects*, after the seeds are averaged. It is estimated by a
-# jackknife, which leaves out each validation subject in turn, with all its pairs, and computes the
-# gap again. We use the standard error of the gap and not that of Dice itself. A subject that is
-# hard to register is hard at every λ, so this difference cancels in the gap.
+# The standard error shows how much the gap would vary with other subjects. We estimate it by a
+# *jackknife*. Suppose that a λ has a gap of `0.003`:
+#
+# 1. Leave out each of the five validation subjects in turn, with all its pairs, and compute the gap
+#    again.
+# 2. Multiply the SD of these five gaps (`ddof=0`) by $\sqrt{5 - 1} = 2$. If the SD is `0.002`, the
+#    standard error is `0.004`.
+# 3. The gap is smaller than its standard error, so we accept this λ.
+#
+# We do not use the standard error of Dice itself, because some subjects are hard to register at
+# every λ. Such differences between subjects cancel only in the gap.
 #
 # We choose a separate λ for each image loss, with and without integration. A comparison of two
-# losses at the same λ would mainly show which loss this λ suits.
+# losses at the same λ would mainly show which loss this λ suits better.
 #
 # > **Warning: This rule was corrected after a first look at the test subjects**
 # >
-# > The first version of this page took the standard error over the seeds. Seeds show how much
-# > training varies by chance, but not how much the result would change with other subjects. When
-# > we corrected the rule, the test subjects had already been measured at the λ that the first
-# > version chose. The new rule does not use these results, but the test subjects were no longer
-# > unseen. The report below marks the affected rows with "first rule".
+# > The first version of this page took the standard error over seeds, whereas the corrected rule
+# > takes it over subjects. Seeds show how much training varies by chance, but not how much the
+# > result would change with other subjects. When we corrected the rule, the test subjects had
+# > already been measured at the λ that the first version chose. The corrected rule does not use
+# > these results, but the test subjects were no longer unseen. The report below marks the affected
+# > rows with "first rule".
 
 # %% [markdown]
 # ## Read the records
 #
-# The repository holds one JSON record per run, for simulated subjects (`mni`) and real subjects
-# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm. The training
-# subjects were 40 simulated or 15 real ones. Both cohorts have five validation subjects and ten
-# test subjects. The next cell reads the records and counts the runs of each model. With MSE these
-# are six values of λ, and with NCC seven, each with three seeds.
+# The repository contains one JSON record per run, for simulated subjects (`mni`) and real subjects
+# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm, with 40
+# simulated or 15 real training subjects. Both cohorts have five validation subjects and ten test
+# subjects. The grid has six values of λ for MSE and seven for NCC, each with three seeds. The next
+# cell reads the records and counts the runs of each model.
 
 # %%
 import pandas as pd
@@ -95,9 +102,9 @@ from IPython.display import Markdown
 from vxmlib.sources import malf, template
 
 Markdown(f"""
-The grid has {len(all_runs)} runs, and {all_runs["diverged"].sum()} of them diverged. The median
-time of a run was {all_runs["seconds"].median():.0f} s on a CPU. Your time may differ, because it
-depends on the processor and its load.
+The grid has {len(all_runs)} runs, of which {all_runs["diverged"].sum()} diverged. The median
+training time of a run was {all_runs["seconds"].median():.0f} s on a CPU. Your time may differ,
+because it depends on the processor and the load.
 
 *Simulated subjects:* {template.CREDIT}
 
@@ -117,8 +124,8 @@ dice = sweep.curve(all_runs, "dice_mean")
 folding = sweep.curve(all_runs, "folding_percent_brain")
 
 # %% [markdown]
-# The function `curves_of` draws the curves of one cohort. For the cohort of the parameters, it adds
-# the runs that were trained again for this build of the book.
+# The function `curves_of` draws the curves of one cohort. For the cohort in the parameters, it adds
+# the runs that were trained again for this build.
 
 # %%
 live = runs.grid_folder("book", settings)
@@ -133,24 +140,24 @@ def curves_of(name):
 
 
 # %% [markdown]
-# The first figure shows the real subjects. Dice is highest over a range of λ, whereas folding falls
-# steeply as λ grows.
+# The first figure shows the curves of the real subjects. Dice is close to its maximum over a range
+# of λ, whereas folding falls steeply as λ grows.
 
-# %% mystnb={"image": {"alt": "Four panels show Dice (top) and folding (bottom) of real subjects against lambda, for NCC (left) and MSE (right). Dice has a broad maximum. Folding falls steeply as lambda grows. It stays near zero for integrated models at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of real subjects. Markers are means over three seeds, and bars reach from the lowest to the highest seed. The axis of folding is logarithmic, except near 0, where it is linear.", "name": "fig-choose-real"}}
+# %% mystnb={"image": {"alt": "Four panels show Dice (top) and folding (bottom) of real subjects against lambda, for NCC (left) and MSE (right). Dice has a broad maximum. Folding without integration falls steeply as lambda grows. With integration, folding stays near zero at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of real subjects. Markers are means over three seeds, and bars extend from the lowest to the highest value over the seeds. The vertical axis of folding is logarithmic, except near 0, where it is linear.", "name": "fig-choose-real"}}
 curves_of("malf");
 
 # %% [markdown]
-# On simulated subjects, folding is much lower and Dice varies slightly less with λ. Crosses mark
-# the runs that were trained again for this build.
+# On simulated subjects, folding is much lower than on real subjects, and Dice varies slightly less
+# with λ. Crosses mark the runs that were trained again for this build.
 
-# %% mystnb={"image": {"alt": "The same four panels for simulated subjects. Dice varies slightly less with lambda. Folding is far lower, and it is zero at the larger lambdas. For integrated models it is zero at every lambda."}, "figure": {"caption": "The same curves for simulated subjects.", "name": "fig-choose-simulated"}}
+# %% mystnb={"image": {"alt": "The same four panels for simulated subjects. Dice varies slightly less with lambda than for real subjects. Folding is far lower, and reaches zero at the larger lambdas. For integrated models, folding is zero at every lambda."}, "figure": {"caption": "Dice and folding against λ for validation pairs of simulated subjects.", "name": "fig-choose-simulated"}}
 curves_of("mni");
 
 # %% [markdown]
 # ## Choose
 #
-# `sweep.gaps` computes the gap of every λ and its standard error. The table applies the rule to
-# NCC without integration on the real subjects.
+# `sweep.gaps` computes the gap of every λ and the standard error of this gap. The table applies the
+# rule to NCC without integration on the real subjects.
 
 # %%
 pairs = pd.concat([sweep.by_pair(folder / name) for name in grids])
@@ -165,9 +172,9 @@ one[["accepted", "gap", "standard error", "dice"]].rename(columns={"dice": "Dice
 accepted = one.index[one["accepted"] == "yes"]
 folds = sweep.select(folding, **group).set_index("lam")["mean"]
 Markdown(f"""
-The smallest accepted λ is {accepted.min():g} and the largest is {accepted.max():g}. The rule
-chooses the largest. Dice cannot distinguish these two λ, but folding falls from
-{folds[accepted.min()]:.2f} % to {folds[accepted.max()]:.2f} % of the brain between them.
+The smallest accepted λ is {accepted.min():g}. The largest is {accepted.max():g}, which the rule
+chooses. Dice cannot distinguish these two λ, but folding is lower at the larger one: it falls from
+{folds[accepted.min()]:.2f} % to {folds[accepted.max()]:.2f} % of the brain.
 """)
 
 # %% [markdown]
@@ -185,8 +192,8 @@ at_edge = chosen["lam"].to_numpy() == largest.loc[chosen.set_index(sweep.GROUP).
 mse_lams = sweep.select(gaps, image_loss="mse", accepted="yes").groupby(sweep.GROUP)["lam"]
 wide = mse_lams.max() / mse_lams.min()
 Markdown(f"""
-In {at_edge.sum()} of {len(chosen)} rows, all of them with MSE, the chosen λ is the largest of the
-grid. The rule might accept an even larger λ, so the grid ends too early. With MSE, the
+In {at_edge.sum()} of {len(chosen)} rows, all of them with MSE, the chosen λ is the largest λ of the
+grid. The rule might accept an even larger λ, so the grid ends too early there. With MSE, the
 largest accepted λ is {wide.min():.0f} to {wide.max():.0f} times the smallest accepted one, so the
 choice of λ is uncertain.
 """)
@@ -194,15 +201,15 @@ choice of λ is uncertain.
 # %% [markdown]
 # > **Tip: Extend a grid that ends too early**
 # >
-# > Add larger λ to `config/lambda.yaml` and run `make lambda` again, which trains only
-# > the new runs. We keep our grid, because it was fixed before the runs.
+# > Add larger values of λ to `config/lambda.yaml` and run `make lambda` again, which trains only
+# > the new runs. We did not extend our grid, because it was fixed before the runs.
 
 # %% [markdown]
 # ## Report on the test subjects
 #
-# The runs at the chosen λ were measured on all ordered pairs of the test subjects. NCC at
-# λ = 0.01 was measured as well, because much public code uses it, and so was every λ that the first
-# version of the rule chose. The next cell reads these results. No λ is chosen from them.
+# The runs at the chosen λ were measured on all ordered pairs of the test subjects. NCC at λ = 0.01
+# was measured as well, because much public code uses this λ. We also measured every λ that the
+# first version of the rule chose. The next cell reads all these results. No λ is chosen from them.
 
 # %%
 tests = pd.concat([sweep.runs(folder / name / "test") for name in grids])
@@ -213,8 +220,9 @@ common = (report["image_loss"] == "ncc") & (report["int_steps"] == 0) & (report[
 report.loc[common, "why"] = "common"
 
 # %% [markdown]
-# The first table holds the real subjects. In the column "why", "chosen" is the λ of the corrected
-# rule, "first rule" is the λ of its first version, and "common" is the λ of much public code.
+# The first table shows the results for the real subjects. In the column "why", "chosen" marks the λ
+# of the corrected rule, "first rule" the λ of the first version, and "common" the λ of much public
+# code.
 
 # %%
 columns = {"λ": "λ", "why": "why", "dice_mean": "Dice"}
@@ -233,20 +241,20 @@ before = report.groupby("cohort")["identity_dice"].first()
 changed = (report["why"] == "first rule").sum()
 spread = report.loc[report["why"] == "chosen", "dice_sd_seeds"].max()
 Markdown(f"""
-Before registration, Dice is {before["malf"]:.3f} for the real and {before["mni"]:.3f} for the
-simulated subjects. The correction of the rule changed λ in {changed} of {len(chosen)} cases, all of
-them with MSE. At a chosen λ, the SD of Dice over the three seeds is at most {spread:.3f}, which is
-small compared with the gain over the Dice before registration.
+Before registration, the mean Dice is {before["malf"]:.3f} for the real and {before["mni"]:.3f} for
+the simulated subjects. The correction of the rule changed the chosen λ in {changed} of
+{len(chosen)} cases, all of them with MSE. At the chosen λ, the SD of Dice over the three seeds is
+at most {spread:.3f}, which is small compared with the gain over the Dice before registration.
 """)
 
 # %% [markdown]
 # ## Compare with intervals
 #
-# We call two models different only if the interval of their difference excludes 0.
-# `sweep.differences` subtracts Dice pair by pair. A bootstrap that draws subjects with replacement
-# gives the interval (`confidence=0.95`). It draws subjects and not pairs, because the same subject
-# occurs in many pairs. Except in the comparison with λ = 0.01, every model, integrated or not
-# ("plain"), takes the λ that was chosen for it.
+# We call two models different only if the confidence interval of their difference in Dice excludes
+# zero. `sweep.differences` averages this difference over pairs. A bootstrap that draws subjects
+# with replacement gives the interval (`confidence=0.95`). The bootstrap draws subjects and not
+# pairs, because the same subject occurs in many pairs. Every model, integrated or not ("plain"), is
+# compared at the λ that was chosen for it. The only exception is NCC at λ = 0.01.
 
 # %%
 from vxmlib.experiments import statistics
@@ -259,8 +267,8 @@ differences["subjects"] = differences["cohort"].map(sweep.SUBJECTS)
 differences.set_index(["comparison", "subjects"])[["Dice is", "difference"]].sort_index()
 
 # %% [markdown]
-# The column "Dice is" says whether the first of the two models has the higher or the lower Dice.
-# "Undecided" means that these subjects do not show a difference, although there may be one.
+# The column "Dice is" says whether the first model has a higher or a lower Dice than the second.
+# "Undecided" means that these subjects do not show a difference in Dice, although there may be one.
 
 # %% tags=["remove-input"]
 words = differences.set_index(["comparison", "subjects"])["Dice is"]["NCC minus MSE"]
@@ -270,37 +278,39 @@ mse_real = sweep.select(test_pairs, **earlier[[*sweep.GROUP, "lam"]])
 under_first = statistics.paired_difference(ncc_real, mse_real)
 Markdown(f"""
 The verdict on "NCC minus MSE" is **{words["simulated"]}** on simulated and **{words["real"]}** on
-real subjects. We therefore cannot say that one loss is better in general. If MSE takes the λ of
-the first rule (λ = {earlier["lam"]:g}), the difference on real subjects is
+real subjects. We therefore cannot say that one loss is better in general. With the λ of the first
+rule for MSE (λ = {earlier["lam"]:g}), the difference on real subjects is
 {statistics.interval_text(under_first)}. The verdict would then be
-"{statistics.verdict(under_first)}". It thus depends on the rule, so we do not rely on it.
+"{statistics.verdict(under_first)}". The verdict on real subjects thus depends on the version of the
+rule, so we do not rely on it.
 """)
 
 # %% tags=["remove-input"]
 rows = report.set_index(["cohort", "why", "image_loss", "int_steps"])["folding_percent_brain"]
 loose, usual = rows["malf", "common", "ncc", 0], rows["malf", "chosen", "ncc", 0]
 Markdown(f"""
-Dice alone understates what the choice of λ changes. On real subjects, NCC at λ = 0.01 folds
-{loose:.1f} % of the brain, which is {loose / usual:.0f} times as much as at the chosen λ.
+Dice alone understates the effect of λ. On real subjects, NCC at λ = 0.01 folds {loose:.1f} % of the
+brain, which is {loose / usual:.0f} times as much as at the chosen λ.
 """)
 
 # %% [markdown]
 # > **Important: Folding cannot choose λ for an integrated model**
 # >
-# > Integration keeps folding near 0 at every λ, so folding cannot show that λ is too small. Dice
-# > and the [SD of log det J](../book/glossary.md#sd-of-log-det-j) can show it
-# > ([Integrate a velocity](11_diffeomorphic.ipynb)).
+# > Integration keeps folding near 0 at every λ, so folding cannot reveal that λ is too small. Dice
+# > and the [SD of log det J](../book/glossary.md#sd-of-log-det-j) can reveal it ([Integrate a
+# > velocity](11_diffeomorphic.ipynb)).
 
 # %% [markdown]
 # ## Compare with the paper
 #
 # Figure 7 of [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice
-# against λ on the paper's own validation subjects.
-# [Ho](https://github.com/HoChengYun/TRY_voxelmorph) has digitised this figure. The values of Dice
-# cannot be compared, because the paper used other subjects, other structures and 3D images. The
-# shapes of the curves can be compared, so the next cell subtracts the best value from each curve.
+# against λ on the paper's own validation subjects. We use the values that
+# [Ho](https://github.com/HoChengYun/TRY_voxelmorph) digitised from this figure. Our Dice cannot be
+# compared with these values, because the paper used other subjects, other structures and 3D images.
+# The shapes of the curves can be compared, so the next cell subtracts from each curve its highest
+# Dice.
 
-# %% mystnb={"image": {"alt": "Two panels, for NCC and MSE, show Dice relative to each curve's best value against lambda, for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda. Towards lambda 0 the paper's curves fall most."}, "figure": {"caption": "Dice minus the best Dice of each curve, for our runs without integration and for Figure 7 of the paper.", "name": "fig-choose-paper"}}
+# %% mystnb={"image": {"alt": "Two panels, for NCC and MSE, show Dice relative to each curve's best value against lambda, for simulated subjects, real subjects and the paper. Each curve has a plateau around its best lambda. Towards lambda 0, the paper's curves fall more than ours."}, "figure": {"caption": "Dice minus the highest Dice of each curve against λ, for our runs without integration and for Figure 7 of the paper.", "name": "fig-choose-paper"}}
 from importlib import resources
 
 paper = pd.read_csv(resources.files("vxmlib") / "data" / "paper_lambda.csv")
@@ -318,11 +328,11 @@ Markdown(f"""
 With NCC, the paper's Dice is highest at λ = {paper_best["ncc"]}. Ours is highest at
 λ = {ncc["malf"]:g} on real and λ = {ncc["mni"]:g} on simulated subjects. With MSE, the paper's Dice
 is highest at λ = {paper_best["mse"]}. Ours is highest at λ = {mse["malf"]:g} on real and
-λ = {mse["mni"]:g} on simulated subjects. Each curve is flat near its best value, so these λ are
+λ = {mse["mni"]:g} on simulated subjects. Each curve is flat near its maximum, so its best λ is
 uncertain.
 
-Towards λ = 0, the paper's Dice falls more than ours. A possible reason is that our training is
-short, because the displacements of a network become rough only gradually during training.
+Towards λ = 0, the paper's Dice falls more than ours. A possible reason is our short training,
+because the displacements of a network become rough only gradually during training.
 """)
 
 # %% [markdown]
@@ -331,7 +341,7 @@ short, because the displacements of a network become rough only gradually during
 # A few runs of the grid were trained again for this build of the book, with seed 0. The table
 # compares their Dice on the validation pairs with the range of the three recorded seeds. Values
 # slightly outside this range are expected, because three seeds do not cover all random variation
-# and another processor rounds differently.
+# and processors round differently.
 
 # %%
 point = [*sweep.GROUP, "lam"]
@@ -354,13 +364,13 @@ sweep.readable(smoothest)[["λ", "mean"]].rename(columns=columns).round(4)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In most rows folding reaches 0, and the table shows the smallest λ at which this happens. The rule
-# ignores how well the images match. It would even accept a displacement of 0 everywhere, which
-# never folds. Folding can therefore exclude a λ, but it cannot choose one.
+# In most rows, folding reaches 0, and the table shows the smallest λ at which this happens. This
+# rule ignores how well the images match. It would even accept a displacement of 0 everywhere, which
+# never folds. Folding can therefore rule out a λ, but it cannot choose one.
 #
 # </details>
 #
-# **Exercise 2.** Replace the standard error of the gap by the standard error of the best λ's Dice.
+# **Exercise 2.** Replace the standard error of the gap by the standard error of Dice at the best λ.
 # Which λ would the rule then choose for NCC without integration on real subjects?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -372,8 +382,9 @@ print(f"standard error of Dice {error:.4f}, chosen λ = {one.index[one['gap'] <=
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# This standard error is several times as large, because it includes the differences between
-# subjects. The rule would therefore accept a λ whose Dice is clearly lower on the same pairs.
+# The standard error of Dice is several times as large, because it includes the differences between
+# subjects. The rule would therefore accept a λ whose Dice is clearly below the best on the same
+# pairs.
 #
 # </details>
 #
@@ -398,11 +409,11 @@ print(f"standard error over subjects {over_subjects:.4f} (median over λ)")
 # ## Summary
 #
 # - State the rule first, choose λ on validation subjects, and report on test subjects.
-# - Take the standard error of the difference over subjects, because seeds do not show how subjects
-#   differ.
+# - Take the standard error of the difference over subjects, because seeds do not show how
+#   much subjects differ.
 # - Choose a separate λ for each loss and for integrated models, and compare each model at its own
 #   λ.
-# - Give every difference an interval, and call it undecided if the interval contains 0.
+# - Give an interval for every difference, and call the comparison undecided if it contains 0.
 # - If a rule has to be corrected later, say so beside the results.
 #
 # **Read on:** [Train one network for every λ](14_hypermorph.ipynb) shows how to obtain the whole

@@ -15,20 +15,20 @@
 #
 # | | |
 # |---|---|
-# | **You will** | train a model at one λ, compare it with other choices, and run such experiments from the shell |
+# | **You will** | train a model with one λ, compare it with models of other settings, and run such experiments from the shell |
 # | **You will learn** | what the smoothness weight λ changes, why each image loss needs its own λ, and how to run one or a hundred experiments |
 # | **You need** | [Compile and fit](03_fit.ipynb), [Dice](04_dice.ipynb) and [Jacobian](05_jacobian.ipynb) |
 # | **In → out** | λ, an image loss and a seed → one trained model and one record |
-# | **Not here** | choosing λ, which takes many runs and several seeds: [Choose λ](06_choose.ipynb) |
+# | **Not here** | choosing λ, which takes many runs with several seeds ([Choose λ](06_choose.ipynb)) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The first parameters describe one experiment on simulated subjects (`mni`). `evaluate` names the
-# subjects that are measured. `beside` lists other runs for comparison, and each entry changes only
-# the parameters that it names. A model with `int_steps = 7` is called *integrated*, because it
-# integrates a velocity, which prevents almost all folds
+# The parameters up to `schedule` describe one experiment on simulated subjects (`mni`). `evaluate`
+# is the part of the split whose pairs are measured. `beside` lists other runs for comparison, and
+# each entry changes only the parameters that it contains. A model with `int_steps = 7` is called
+# *integrated*, because it integrates a velocity. The integration prevents almost all folds
 # ([Integrate a velocity](11_diffeomorphic.ipynb)).
 
 # %% tags=["parameters"]
@@ -61,10 +61,11 @@ pairs = runs.pairs_of(people, evaluate)
 print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 
 # %% [markdown]
-# `spacing` and `schedule` differ from the earlier lessons, because this experiment will be repeated
-# many times. A slice with voxels of 2 mm has a quarter of the voxels of a slice at 1 mm, so a run is
-# shorter. The cosine learning-rate schedule lowers the rate almost to zero by the last epoch, so
-# that runs differ less by chance.
+# `spacing`, `learning_rate` and `schedule` differ from the earlier lessons, because this experiment
+# will be repeated many times. A slice at 2 mm has a quarter of the voxels of a slice at 1 mm, so a
+# run is shorter. The cosine schedule lowers the learning rate almost to zero by the last epoch, so
+# that runs differ less by chance. The mean rate is about half of the initial rate, so the initial
+# rate is larger than in [Compile and fit](03_fit.ipynb).
 
 # %% [markdown]
 # ## Train one run
@@ -72,18 +73,18 @@ print(len(pairs), evaluate, "pairs on a grid of", people.shape, "voxels")
 # λ is the second of the two loss weights that Keras receives when the model is compiled:
 #
 # ```python
-# model.compile(optimizer, loss=[ncc.loss, grad.loss], loss_weights=[1, lam])
+# model.compile(optimizer, loss=[ncc, grad], loss_weights=[1, lam])
 # ```
 #
-# `runs.run` builds this model, a `VxmDense`, and trains it with `fit()` as in
-# [Compile and fit](03_fit.ipynb). If a run with the same parameters was trained before, `runs.run`
-# loads it instead.
+# Here `ncc` and `grad` are the losses of [Build VxmDense](02_model.ipynb). `runs.run` builds this
+# model, a `VxmDense`, and trains it with `fit()` as in [Compile and fit](03_fit.ipynb). If a run
+# with the same parameters was trained before, `runs.run` loads that run instead.
 
 # %% tags=["hide-output"]
 run = runs.run(settings, people)
 
 # %% [markdown]
-# The next cell trains the runs of `beside` in the same way, or loads them.
+# The next cell trains or loads the runs of `beside` in the same way.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -94,8 +95,8 @@ trained = [run, *(runs.run(other, people) for other in others)]
 # %% [markdown]
 # ## See what λ changes
 #
-# The next cell measures every run on the same pairs. A lower λ permits rougher displacements, so
-# read Dice together with folding and with the SD of log det J.
+# The next cell measures every run on the same pairs. A smaller λ permits rougher displacements than
+# a larger λ, so read Dice together with folding and with the SD of log det J.
 
 # %%
 import pandas as pd
@@ -114,15 +115,16 @@ scores, folds = table["dice_mean"], table["folding_percent_brain"]
 best, worst = scores.idxmax(), folds.idxmax()
 Markdown(f"""
 Before registration the mean Dice is {identity["dice_mean"]:.3f}. The run with the highest Dice is
-"{best}" ({scores[best]:.3f}). The run with the most folding is "{worst}". It folds
-{folds[worst]:.2f} % of the brain and reaches a Dice of {scores[worst]:.3f}.
+"{best}" ({scores[best]:.3f}). The run with the most folding is "{worst}". This run folds
+{folds[worst]:.2f} % of the brain on average and reaches a Dice of {scores[worst]:.3f}.
 """)
 
 # %% [markdown]
-# Each row is one training run with one seed. The table therefore shows the direction of the
-# effect, but it cannot rank two values of λ with similar Dice. Simulated subjects are smooth
-# deformations of one template, so little of the brain folds. [Choose λ](06_choose.ipynb) repeats
-# each run with several seeds and on real subjects, where far more of the brain folds at a small λ.
+# Each row shows one training run with one seed. The table therefore shows the direction of the
+# effect of λ, but it cannot rank two values of λ with similar Dice. Simulated subjects are smooth
+# deformations of one template, so little of the brain folds. In [Choose λ](06_choose.ipynb), each
+# run is repeated with several seeds and on real subjects, where far more of the brain folds at a
+# small λ.
 
 # %% tags=["remove-cell"]
 about = {"diverged": False, "split": evaluate, "identity_dice": identity["dice_mean"]}
@@ -132,7 +134,7 @@ recording.write_record("06_lambda", run, people, file=settings.name, **about, **
 # ## Look at one pair
 #
 # A deformed grid shows where a displacement stretches, squeezes or folds the tissue. A single
-# number cannot show this. The next cell registers one pair with each of the runs.
+# number cannot show these places. The next cell registers one pair with the model of each run.
 
 # %%
 from vxmlib import warp
@@ -143,9 +145,10 @@ displacements = [one.register(moving, fixed) for one in trained]
 warped = [warp.warp_image(moving, displacement) for displacement in displacements]
 
 # %% [markdown]
-# Step through the runs in the next figure, and compare the smallest λ with the largest.
+# Step through the runs in the next figure, and compare the deformed grid at the smallest λ with
+# that at the largest λ.
 
-# %% mystnb={"figure": {"caption": "One pair, registered by each of the runs: the warped image with the edge of the fixed brain, the remaining difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
+# %% mystnb={"figure": {"caption": "One pair, registered by the model of each run: the warped image with the edge of the fixed brain, the remaining difference, the deformed grid, and log det J with folded voxels in magenta. Choose a run with the mouse, or with Tab and the arrow keys.", "name": "fig-lambda-steps"}}
 from vxmlib.book import steppable
 
 brain = people.brain(fixed_id)
@@ -161,40 +164,42 @@ steppable.steps(steps, name="choices", label="run", start=run.title)
 # %% [markdown]
 # ## Understand λ as an exchange rate
 #
-# The loss is similarity + λ · smoothness. The training history holds both terms without their
-# weights. With NCC, the similarity term is minus the NCC, so lower values are better.
+# The loss is the similarity term plus λ times the smoothness term. The training history contains
+# both terms without their weights. With NCC, the similarity term is minus the NCC, so a lower value
+# means a better match. The next cell prints both terms in the first and the last epoch.
 
 # %%
 first, last = run.history.iloc[0], run.history.iloc[-1]
 weighted = settings.lam * last["smoothness_loss"]
 for name in ("image_loss", "smoothness_loss"):
     print(f"{name:16} {first[name]:9.5f} → {last[name]:9.5f}")
-print(f"λ · smoothness at the end {weighted:.5f}")
+print(f"λ · smoothness in the last epoch {weighted:.5f}")
 
 # %% tags=["remove-input"]
 gained = first["image_loss"] - last["image_loss"]
 Markdown(f"""
 From the first epoch to the last, the similarity term fell by {gained:.4f}. In the last epoch, the
-smoothness term times λ = {settings.lam:g} adds {weighted:.4f} to the loss.
+smoothness term, multiplied by λ = {settings.lam:g}, adds {weighted:.4f} to the loss.
 """)
 
 # %% [markdown]
-# A change of the displacement lowers the loss only if it gains more similarity than λ times the
-# roughness that it adds. λ is therefore an exchange rate between two quantities, and a suitable
-# value depends on the scale of both.
+# A change of the displacement lowers the loss only if it lowers the similarity term by more than λ
+# times the increase of the smoothness term. λ is therefore an exchange rate between the two terms,
+# and a suitable λ depends on the scales of both terms.
 
 # %% [markdown]
 # ## Compare the scales of NCC and MSE
 #
-# The next cell compares the scales of the two image losses. It takes the displacement that the first
-# run predicts for the pair above, and computes how much this displacement improves NCC and MSE.
+# The next cell compares the scales of the two image losses. It takes the displacement that the
+# first run predicts for the pair above, and computes by how much this displacement improves NCC and
+# MSE.
 
 # %%
 from vxmlib import metrics
 
 ncc_gain = metrics.local_ncc(warped[0], fixed) - metrics.local_ncc(moving, fixed)
 mse_gain = ((moving - fixed) ** 2).mean() - ((warped[0] - fixed) ** 2).mean()
-print(f"NCC gained {ncc_gain:.4f}, MSE gained {mse_gain:.5f}")
+print(f"NCC improves by {ncc_gain:.4f}, MSE improves by {mse_gain:.5f}")
 
 # %% tags=["remove-input"]
 Markdown(f"""
@@ -204,21 +209,22 @@ that suits MSE is therefore far too small for NCC.
 
 # %% [markdown]
 # The [authors' README](https://github.com/voxelmorph/voxelmorph) and their training script
-# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. Figure 7 of
-# [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice against λ, and
-# [Ho digitised it](https://github.com/HoChengYun/TRY_voxelmorph). With NCC, the highest Dice lies
-# between λ = 1 and λ = 1.5. With MSE, it lies at λ = 0.02. Much public code combines NCC with
-# λ = 0.01, which is the value recommended for MSE.
+# `train.py` recommend λ = 1 with NCC and λ = 0.01 with MSE. Figure 7 of [Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538) shows Dice against λ, and [Ho digitised this
+# figure](https://github.com/HoChengYun/TRY_voxelmorph). With NCC, Dice is highest between λ = 1 and
+# λ = 1.5. With MSE, Dice is highest at λ = 0.02. Much public code combines NCC with λ = 0.01, which
+# is the value recommended for MSE.
 
 # %% [markdown]
 # ## Know the scale of the smoothness term
 #
-# voxelmorph's `Grad` is the *mean* of the squared differences over voxels, components and axes:
+# voxelmorph's `Grad` is the *mean* of the squared differences between neighbouring voxels, taken
+# over voxels, components and axes:
 #
 # $$\text{Grad}(u) = \frac{1}{n_d^2}\;\frac{1}{|\Omega|}\sum_{x\in\Omega}\|\nabla u(x)\|^2$$
 #
 # Here $n_d$ is the number of axes and $\Omega$ is the set of voxels. The paper's formula has
-# $\|\nabla u\|^2$ at each voxel, which is the sum over components and axes and not their mean. At
+# $\|\nabla u\|^2$ at each voxel, which is the sum over components and axes and not the mean. At
 # each voxel, `Grad` is therefore a quarter of the paper's expression in 2D and a ninth in 3D. Check
 # this factor before you copy a λ from other code. The next cell tests the formula on a displacement
 # with a known gradient.
@@ -234,18 +240,19 @@ value = float(tf.reduce_mean(vxm.losses.Grad("l2").loss(stretch, stretch)))
 print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 
 # %% [markdown]
-# > **Note: λ of an integrated model**
+# > **Note: Integrated models and λ**
 # >
-# > With `int_steps = 7` the smoothness term is computed on the
-# > [velocity](../book/glossary.md#velocity), whose grid has half as many voxels along each axis.
-# > voxelmorph's script multiplies `Grad` by 2 in this case, and this book does the same. The λ of
-# > an integrated model therefore cannot be compared with the λ of a model without integration.
+# > With `int_steps = 7`, the smoothness term is computed on the
+# > [velocity](../book/glossary.md#velocity), whose grid has half as many voxels along each axis as
+# > the image. voxelmorph's training script multiplies `Grad` by 2 in this case, and this book does
+# > the same. The λ of an integrated model therefore cannot be compared with the λ of a model
+# > without integration.
 
 # %% [markdown]
 # ## Run one experiment
 #
-# This page is itself one experiment. The program papermill executes it with other parameters, each
-# given by `-p`, and saves the executed page as `out.ipynb`. The second command below uses the real
+# This page is itself one experiment. The program papermill executes the page with other parameters,
+# each given by `-p`, and saves the executed page as `out.ipynb`. The second command below uses real
 # subjects (`malf`).
 #
 # ```sh
@@ -253,9 +260,9 @@ print(f"Grad {value:.6f}, ‖∇u‖² / nd² = {0.1**2 / 4:.6f}")
 # papermill notebooks/06_lambda.ipynb out.ipynb -p image_loss mse -p lam 0.02 -p cohort malf
 # ```
 #
-# Each experiment writes one JSON record. It holds the results of every pair, the parameters, the
-# versions of the software and the commit of the code. The next cell prints the record's file name,
-# which contains the main parameters.
+# Each experiment writes one JSON record. The record contains the results of every pair, the
+# parameters, the versions of the software and the commit of the code. The next cell prints the
+# record's file name, which contains the main parameters.
 
 # %%
 print(f"{settings.name}.json")
@@ -263,8 +270,8 @@ print(f"{settings.name}.json")
 # %% [markdown]
 # ## Run a hundred experiments
 #
-# The file `config/lambda.yaml` describes grids of experiments. In each line of `runs`, the grid
-# `wide` combines all listed values, and it repeats each combination with three seeds:
+# The file `config/lambda.yaml` describes grids of experiments. The grid `wide` combines all values
+# that are listed in one line of `runs`, and it repeats each combination with three seeds:
 #
 # ```yaml
 # wide:
@@ -274,8 +281,8 @@ print(f"{settings.name}.json")
 #     - {image_loss: mse, lam: [0, 0.001, 0.01, 0.02, 0.05, 0.1], int_steps: [0, 7]}
 # ```
 #
-# The next command runs all combinations that have no record yet. `CORES` is the number of runs at
-# the same time:
+# The next command runs all combinations that have no record yet. `CORES` is the number of runs that
+# are executed at the same time:
 #
 # ```sh
 # make lambda GRID=wide COHORT=mni CORES=2
@@ -284,29 +291,29 @@ print(f"{settings.name}.json")
 # %% tags=["remove-input"]
 each = run.history["seconds"].sum()
 Markdown(f"""
-This grid has 78 runs. The first run of this page was trained for {each:.0f} s, so the whole grid
-takes about {78 * each / 3600:.1f} h if one run follows the other. The time depends strongly on the
-processor and its load.
+This grid has 78 runs. The training of the first run of this page took {each:.0f} s, so the whole
+grid takes about {78 * each / 3600:.1f} h if the runs follow one another. This time depends strongly
+on the processor and its load.
 """)
 
 # %% [markdown]
 # The records are collected in `_build/lambda/wide-mni-quick/`. You can stop the command and start
-# it again, because finished runs are kept. If you add a λ to the file, only the new runs are
-# trained.
-# A run whose loss becomes NaN does not stop the others, and its record says that it diverged. The
-# next command runs the same grid on a SLURM cluster, with one job per run:
+# it again, because finished runs are kept. If you add a λ to `config/lambda.yaml`, only the new
+# runs are trained. A run whose loss becomes NaN does not stop the other runs, and the record of
+# this run says that it diverged. The next command runs the same grid on a SLURM cluster, with one
+# job per run:
 #
 # ```sh
 # snakemake --directory _build --profile config/slurm --config grid=wide cohort=mni -- lambda
 # ```
 #
-# The page [The same grid on a cluster](../book/cluster.md) describes how to prepare the cluster.
+# The page [Run a λ grid on a cluster](../book/cluster.md) describes how to prepare the cluster.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** At λ = 0 only the network itself keeps the displacement smooth. Which term does
-# the loss then consist of, and does `fit()` still log the other term?
+# **Exercise 1.** At λ = 0 only the network itself keeps the displacement smooth. Which term remains
+# in the loss, and does `fit()` still log the other term?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 from vxmlib import models
@@ -317,13 +324,14 @@ print(list(free.get_compile_config()["loss_weights"]), free.output_names)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The loss is the similarity alone. The model still has the output `smoothness`, so `fit()` logs
-# `smoothness_loss`. You can use a loss of weight 0 to monitor a quantity during training.
+# Only the similarity term remains in the loss. The model still has the output `smoothness`, so
+# `fit()` logs `smoothness_loss`. You can use a loss with weight 0 to monitor a quantity during
+# training.
 #
 # </details>
 #
 # **Exercise 2.** Suppose that your images have half the intensity range, from 0 to ½. For which
-# image loss must λ change, and by how much?
+# image loss must λ change, and by what factor?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 dark, dark_fixed = 0.5 * moving, 0.5 * fixed
@@ -334,28 +342,28 @@ print(f"MSE ratio {((dark - dark_fixed) ** 2).mean() / ((moving - fixed) ** 2).m
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# MSE falls to a quarter, so its λ must fall to a quarter, too. NCC hardly changes, because it
-# divides by the local variance. Only windows that are almost flat are an exception.
+# MSE falls to a quarter, so λ for MSE must fall to a quarter, too. NCC hardly changes, because its
+# formula divides by the local variances. It changes only in windows that are almost flat.
 #
 # </details>
 #
 # **Exercise 3.** Divide λ · smoothness in the last epoch by the decrease of the similarity term
-# since the first epoch. How large is this share?
+# since the first epoch. How large is this ratio?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 gain = run.history["image_loss"].iloc[0] - run.history["image_loss"]
 cost = settings.lam * run.history["smoothness_loss"]
-print(f"{(cost / gain).iloc[-1]:.2f} of the similarity gained")
+print(f"{(cost / gain).iloc[-1]:.2f} of the decrease of the similarity term")
 
 # %% [markdown]
 # ## Summary
 #
 # - λ is the weight of the smoothness term. With a smaller λ, the displacement becomes rougher and
 #   may fold.
-# - λ depends on the scale of both terms, so each image loss needs its own λ.
+# - A suitable λ depends on the scales of both terms, so each image loss needs its own λ.
 # - State how the smoothness term is normalised, because otherwise nobody can reuse your λ.
 # - Look at the deformed grid and the Jacobian for each λ, not only at Dice.
 # - One `papermill` command runs one experiment, and `make lambda` runs a grid of experiments.
 #
-# **Read on:** [Choose λ](06_choose.ipynb) shows how to choose λ from such a grid, on validation
-# subjects.
+# **Read on:** [Choose λ](06_choose.ipynb) shows how to choose λ from the results of such a grid on
+# validation subjects.

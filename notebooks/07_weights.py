@@ -15,7 +15,7 @@
 #
 # | | |
 # |---|---|
-# | **You will** | rebuild the network of the 2018 paper, load the four weight files that the authors released, and register their two released scans |
+# | **You will** | rebuild the network of the 2018 paper, load the four weight files that the authors released, and register the authors' two released scans |
 # | **You will learn** | how to load old weights safely, how to prove that a displacement is read correctly, and which published numbers a result may be compared with |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
 # | **In → out** | two scans with voxels of 1 mm and four weight files → a table of Dice and folding |
@@ -24,14 +24,14 @@
 
 # %% [markdown]
 # A reproduction has two parts that can fail: the training and the evaluation. The authors' own
-# weights test the evaluation alone. If our evaluation finds no large gain in Dice with weights
-# that are known to work, then the evaluation is wrong, and no further training can repair it.
+# weights test the evaluation alone. If our evaluation finds no large gain in Dice with weights that
+# are known to work, then the evaluation is wrong, and further training cannot correct this error.
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The page always shows the authors' two scans. With `download = True` it fetches the scans and the
-# weights from their public address (60 MB) and checks each file by its hash.
+# This page always uses the authors' two scans. With `download = True`, the cells below download the
+# scans and the weights (60 MB) from the authors' public repository and check the hash of each file.
 
 # %% tags=["parameters"]
 cohort = "mni"  # of the build; this page always shows the authors' two scans
@@ -50,8 +50,8 @@ print(vxm2018.CREDIT)
 print("Terms:", vxm2018.LICENCE)
 
 # %% [markdown]
-# The results of this page are kept in the repository as a record, so the page can be built without
-# the scans. The next cell reads the record.
+# The results of this page are stored in the repository as a record, so the page can be built
+# without the scans. The next cell reads the record.
 
 # %%
 import pandas as pd
@@ -72,20 +72,20 @@ Markdown(f"""
 > **Note: Which numbers this page shows**
 >
 > Tables and figures show the repository's record of {record["created"][:10]}, which was computed on
-> {record["device"].replace("CPU: ", "")}. This build {again}
+> a CPU ({record["device"].replace("CPU: ", "")}). This build {again}
 """)
 
 # %% [markdown]
 # ## Look at the result first
 #
 # The authors released weights of two networks. Network 2 has more filters in its last layers than
-# network 1, and it has one convolution more. Each was trained once with local normalised
-# cross-correlation (NCC) and once with the mean squared error (MSE).
+# network 1, and one more convolution. Each network was trained once with local normalised
+# cross-correlation (NCC) and once with the mean squared error (MSE), which gives four weight files.
 #
-# The two scans are called "test" and "subject 1", and each of them is registered to the other.
-# Dice is the mean over the 30 structures that the authors evaluated in their journal paper
+# The two scans are called "test" and "subject 1", and each of them is registered to the other. Dice
+# is averaged over the 30 structures that the authors evaluated in their journal paper
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The next cell gives the
-# methods readable names and averages the record over both directions.
+# methods readable names and averages the recorded measures over both directions.
 
 # %%
 names = {"identity": "before registration"}
@@ -95,8 +95,8 @@ means = results.groupby("weights")[["dice_mean", "folding_percent_brain"]].mean(
 directions = results.pivot(index="weights", columns="moving", values="dice_mean")
 
 # %% [markdown]
-# The table shows the mean Dice, the Dice of each direction, and the percentage of the brain that
-# is folded.
+# The table shows the Dice averaged over both directions, the Dice of each direction, and the
+# percentage of the brain that is folded.
 
 # %%
 columns = {"dice_mean": "Dice", "test": "test to subject 1", "subject_1": "subject 1 to test"}
@@ -107,23 +107,23 @@ table.rename(index=names, columns=columns).round(3)
 # %% tags=["remove-input"]
 before, cc, l2 = (means.loc[name, "dice_mean"] for name in ("identity", "vm2_cc", "vm2_l2"))
 Markdown(f"""
-Dice is {before:.3f} before registration. Network 2 raises it to {cc:.3f} when it was trained
-with NCC, and to {l2:.3f} when it was trained with MSE. All four networks raise Dice in both
+The mean Dice is {before:.3f} before registration. Network 2 trained with NCC raises it to {cc:.3f},
+and network 2 trained with MSE raises it to {l2:.3f}. All four networks raise Dice in both
 directions.
 """)
 
 # %% [markdown]
-# The cost of these gains is folding. A few percent of the brain voxels have a Jacobian determinant
-# of zero or less. These networks predict the displacement directly instead of integrating a
+# The cost of these gains is folding: a few percent of the brain voxels have a Jacobian determinant
+# of zero or less. The networks predict the displacement directly and do not integrate a
 # [velocity](../book/glossary.md#velocity), so only the smoothness loss works against folds.
 
 # %% [markdown]
 # ## Rebuild the network
 #
 # The authors trained these networks with their code of 2018. The last release of voxelmorph for
-# TensorFlow, version 0.2, contains later code, and its class `VxmDense` builds a different
-# network. The next cell builds both networks on a small grid. The number of voxels does not matter
-# here, because a convolution has the same weights on every grid.
+# TensorFlow, version 0.2, contains newer code, whose class `VxmDense` builds a different network.
+# The next cell builds both networks on a small grid. The size of the grid does not matter for this
+# comparison, because a convolution has the same weights on every grid.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -133,8 +133,8 @@ stock = vxm.networks.VxmDense((32, 32, 32), int_steps=0)
 rebuilt = cvpr2018.build("vm2", (32, 32, 32))
 
 # %% [markdown]
-# The next table counts the convolutions, the layers that halve the size of the grid (strided
-# convolutions or max-pooling), and the weights.
+# The next table compares the numbers of convolutions, of layers that halve the size of the grid
+# (strided convolutions or max-pooling), and of weights.
 
 # %%
 def kinds(model):
@@ -148,13 +148,13 @@ rows = ["convolutions", "of these strided", "max-pooling layers", "weights"]
 pd.DataFrame({"network of 2018": kinds(rebuilt), "VxmDense": kinds(stock)}, index=rows)
 
 # %% [markdown]
-# The network of 2018 halves the size by strided convolutions, and `VxmDense` halves it by
+# The network of 2018 halves the size of the grid by strided convolutions, whereas `VxmDense` uses
 # max-pooling. The numbers of filters differ as well, so the networks have different numbers of
 # weights. `VxmDense` therefore cannot load the released files.
 #
-# The module `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of
-# Fig. 3 of [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell lists
-# the layers that have weights, each with the grid and the number of filters of its output.
+# The module `vxmlib.networks.cvpr2018` rebuilds the network from Keras layers, in the order of Fig.
+# 3 of [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964). The next cell lists the
+# layers that have weights, with the size of the grid and the number of filters of each output.
 
 # %%
 for layer in rebuilt.layers:
@@ -162,20 +162,21 @@ for layer in rebuilt.layers:
         print(f"{layer.name:11} {layer.output_shape[1:]}")
 
 # %% [markdown]
-# The network reduces each side of the grid to a sixteenth and then returns to full size, so every
-# side has to be divisible by 16. The last layer, `flow`, gives the displacement in voxels.
+# The network reduces each side of the grid to a sixteenth and then restores its full length, so
+# every side length must be divisible by 16. The last layer, `flow`, gives the displacement in
+# voxels.
 
 # %% [markdown]
 # ## Load the weights in the order of the layers
 #
-# Keras numbers the layers in the order in which a session creates them. A name such as
-# `conv3d_245` therefore does not say where the layer belongs in the network. Our function
-# `cvpr2018.load` goes through the file in order and compares the shape of every weight array with
-# the rebuilt network.
+# Keras numbers layers in the order in which a session creates them, so a name such as `conv3d_245`
+# does not say where the layer belongs in the network. Our function `cvpr2018.load` therefore
+# ignores the names. It reads the weight arrays in the order of the file and compares the shape of
+# each array with the rebuilt network.
 #
-# The function must refuse the file of another network, because a network with only some of its
-# weights would run without an error but register badly. The next cell saves the weights of
-# network 1, as an example of a wrong file.
+# The function must reject the weights of another network, because a network with only some of its
+# weights would run without an error but register badly. To test this, the next cell saves the
+# weights of network 1 as a wrong file.
 
 # %%
 import tempfile
@@ -187,7 +188,7 @@ file = Path(tempfile.mkdtemp()) / "network1.h5"
 cvpr2018.build("vm1", (32, 32, 32)).save_weights(file)
 
 # %% [markdown]
-# The next cell tries to load this file as network 2 and prints the reason for the refusal.
+# The next cell tries to load this file as network 2 and prints the reason why it is rejected.
 
 # %%
 try:
@@ -198,8 +199,8 @@ except ModelFileError as error:
 # %% [markdown]
 # ## Register both ways
 #
-# The next two cells run only where the scans and the weight files are available. The first scores
-# both directions without any displacement (the identity).
+# The next two cells run only where the scans and the weight files are available. The first cell
+# evaluates both directions without any displacement (the identity).
 
 # %%
 from functools import partial
@@ -212,7 +213,7 @@ if live:
     tables = {"identity": metrics.evaluate_pairs(people, pairs, "identity")}
 
 # %% [markdown]
-# The next cell loads each of the four networks and registers both directions with it.
+# The second cell loads each of the four networks and registers the scans in both directions.
 
 # %%
 if live:
@@ -251,16 +252,16 @@ seen = "This build did not run these cells, because it does not have the scans."
 if live:
     apart = max(abs(pd.DataFrame(fresh)["dice_mean"] - results["dice_mean"]))
     seen = f"""This build ran these cells. They give {len(fresh)} mean Dice values, one for each
-method and direction, and their largest difference from the record is {apart:.4f}."""
+method and direction. The largest difference of these values from the record is {apart:.4f}."""
 Markdown(seen)
 
 # %% [markdown]
 # ## Prove that the displacement is read correctly
 #
-# A displacement has three components, and nothing in the file says to which axis each one belongs.
-# The code of 2018 had an option named "xy". In other software, such as `numpy.meshgrid`, this name
-# means that the first two axes are exchanged. A test answers the question. The next cell reads one
-# predicted displacement in several ways.
+# A displacement has three components, but the weight file does not state which component belongs to
+# which axis. The code of 2018 had an option named "xy". In other software, such as
+# `numpy.meshgrid`, this name means that the first two axes are exchanged. Only a test can show
+# which order is used here, so the next cell reads one predicted displacement in several ways.
 
 # %%
 if live:
@@ -279,8 +280,8 @@ if live:
 recording.keep_record("07_weights", record)
 
 # %% [markdown]
-# A wrong reading should lower Dice. The next table therefore shows the recorded Dice of each
-# reading.
+# A wrong reading should give a lower Dice than the correct one. The next table therefore shows the
+# recorded Dice of each reading.
 
 # %%
 labels = {"identity": "no displacement", "ij": "as it is"}
@@ -292,22 +293,24 @@ readings.rename(labels).to_frame("Dice").round(3)
 gain = readings["ij"] - readings["identity"]
 lost = 100 * (readings["ij"] - readings["swapped"]) / gain
 Markdown(f"""
-Read as it is, the displacement registers the pair. With the sign reversed, Dice falls below its
-value before registration. With two axes exchanged, {lost:.0f} % of the gain is lost.
+Read as it is, the displacement gives the highest Dice, so this reading is correct. With the sign
+reversed, Dice falls below the value before registration. With two axes exchanged, {lost:.0f} % of
+the gain in Dice is lost.
 """)
 
 # %% [markdown]
-# Neither mistake raises an error. Exchanging the axes is the more dangerous one, because Dice still
-# lies above its value before registration. The result therefore looks like that of a poor network.
+# Neither mistake raises an error message. Exchanging the axes is more dangerous than reversing the
+# sign, because Dice is still higher than before registration. The result therefore looks like that
+# of a poor network.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# A mean over structures can hide a structure that gets worse. The figure therefore shows each
-# structure before and after registration by network 2 trained with NCC, as a mean over both
+# A mean over structures can hide a structure whose Dice falls. The figure therefore shows the Dice
+# of each structure before and after registration by network 2 trained with NCC, averaged over both
 # directions.
 
-# %% mystnb={"image": {"alt": "Each of thirty brain structures has two dots joined by a line. The open dot is Dice before registration, and the filled dot is Dice with the 2018 network. The filled dot lies further to the right in every row."}, "figure": {"caption": "Dice of each structure before registration, and after registration by network 2 trained with NCC (released weights, two scans, both directions).", "name": "fig-weights-structures"}}
+# %% mystnb={"image": {"alt": "Each of thirty brain structures has two dots joined by a line. The open dot is Dice before registration, and the filled dot is Dice with the 2018 network. The filled dot lies to the right of the open dot in every row."}, "figure": {"caption": "Dice of each structure before registration, and after registration by network 2 trained with NCC (released weights), averaged over both directions.", "name": "fig-weights-structures"}}
 from vxmlib.book import figures
 
 by_weights = pd.DataFrame(recorded["structures"]).groupby("weights")
@@ -317,17 +320,17 @@ figures.dots_by_structure(old, new, names=("before registration", names["vm2_cc"
 # %% tags=["remove-input"]
 gains = new.set_index("structure")["dice"] - old.set_index("structure")["dice"]
 Markdown(f"""
-Dice rises in {(gains > 0).sum()} of {len(gains)} structures. The {gains.idxmax()} gains most
-({gains.max():+.2f}), and the {gains.idxmin()} gains least ({gains.min():+.2f}).
+Dice rises in {(gains > 0).sum()} of {len(gains)} structures. The gain is largest for the
+{gains.idxmax()} ({gains.max():+.2f}) and smallest for the {gains.idxmin()} ({gains.min():+.2f}).
 """)
 
 # %% [markdown]
 # ## Name the denominator of a folding percentage
 #
-# The same count of folded voxels gives different percentages, because authors divide it by
-# different numbers of voxels. The next cell reads the numbers that the journal paper prints, which
-# are stored in a file of the package. For network 2 trained with NCC, it then collects the count of
-# folds and three possible denominators.
+# The same number of folded voxels gives different percentages, because authors divide it by
+# different numbers of voxels. The next cell reads the results of the journal paper from a file of
+# the package. It then collects the number of folded voxels of network 2 trained with NCC, averaged
+# over both directions, and three possible denominators.
 
 # %%
 from importlib import resources
@@ -339,7 +342,7 @@ of = {"the whole grid": voxels["all"], "the brain": voxels["brain"]}
 of["the number in the paper"] = 5_200_000
 
 # %% [markdown]
-# The next table gives the folds in percent of each denominator.
+# The next table gives the number of folded voxels as a percentage of each denominator.
 
 # %%
 shares = pd.DataFrame({"million voxels": of, "folded, %": of}).astype(float)
@@ -350,21 +353,21 @@ shares.round(2)
 # %% [markdown]
 # The journal paper counts folds in non-background voxels and divides by 5.2 million "brain voxels"
 # ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The brain of a released
-# scan has less than half as many voxels. None of the three percentages is wrong, but a percentage
-# without its denominator cannot be compared.
+# scan has less than half as many voxels as that. None of the three percentages is wrong, but
+# percentages can be compared only if their denominators are stated.
 #
-# The value for the brain differs a little from the first table of this page. That table counts
-# only the folds inside each fixed brain, whereas this one divides all folds by the brain of one
-# scan.
+# The percentage of the brain differs a little from that in the first table of this page. The first
+# table counts only the folds inside each fixed brain, whereas this table divides all folds by the
+# brain voxels of one scan.
 
 # %% tags=["remove-input"]
 ours = shares.loc["the number in the paper", "folded, %"]
 theirs = paper.query("table == 'I' and method == 'VoxelMorph (CC)'")["folding_percent"].item()
 Markdown(f"""
 With the paper's denominator, network 2 trained with NCC folds {ours:.2f} %. Table I of
-[Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) prints {theirs:.3f} %. The
-weights differ, and so do the pairs, because two scans differ more from each other than a scan
-differs from an atlas. Either may explain why our value is larger.
+[Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) gives {theirs:.3f} %. Two
+differences may explain why our value is larger: the weights are not the same, and two scans differ
+more from each other than a scan differs from an atlas.
 """)
 
 # %% [markdown]
@@ -374,9 +377,9 @@ differs from an atlas. Either may explain why our value is larger.
 #
 # | | Table I of the paper | This page |
 # |---|---|---|
-# | pairs | 250 test scans | two scans |
+# | scans | 250 test scans | two scans |
 # | direction | scan to atlas | scan to scan |
-# | weights | of the journal paper | released in 2018 as `cvpr2018_*.h5` |
+# | weights | those of the journal paper | released in 2018 as `cvpr2018_*.h5` |
 # | network code | the authors' code | rebuilt from Keras layers |
 # | warping and Dice | the authors' code | `vxmlib` |
 # | structures | 30 | the same 30 |
@@ -384,8 +387,8 @@ differs from an atlas. Either may explain why our value is larger.
 # Both evaluations start from an affine alignment, but the two alignments are not equally good. The
 # gain over the affine alignment is therefore a better quantity to compare than Dice itself. The
 # next cell takes Dice from two tables of the paper ([Balakrishnan et al.
-# 2019](https://doi.org/10.1109/TMI.2019.2897538)) and from this page. Table I registers scan to
-# atlas, and Table III registers scan to scan.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538)) and from this page. In Table I scans are
+# registered to an atlas, and in Table III to other scans.
 
 # %%
 methods = ["affine", "VoxelMorph (CC)", "VoxelMorph (MSE)"]
@@ -394,7 +397,8 @@ dice = dice.loc[["I", "III"], methods].set_axis(["affine", "NCC", "MSE"], axis=1
 dice.loc["this page"] = means.loc[["identity", "vm2_cc", "vm2_l2"], "dice_mean"].to_numpy()
 
 # %% [markdown]
-# The following table adds the gains. The row of this page uses network 2, which is the larger one.
+# The following table adds the gains over the affine alignment. The row of this page shows network
+# 2, the larger one.
 
 # %%
 dice["gain, NCC"] = dice["NCC"] - dice["affine"]
@@ -405,22 +409,22 @@ dice.round(3)
 # %% tags=["remove-input"]
 pooled = results.query("weights != 'identity'")["dice_sd_pooled"].mean()
 Markdown(f"""
-The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE. Both are
-larger than in the paper, but Dice before registration is lower here. The Dice of single structures
-and pairs varies much more than these gains do. Its pooled SD is
-{pooled:.2f} on this page and about as large in the paper.
+The gain on this page is {cc - before:+.3f} with NCC and {l2 - before:+.3f} with MSE. Both gains are
+larger than those of the paper, but the Dice before registration is lower here. The gains differ
+from the paper's by less than the pooled SD of Dice over structures and pairs, which is {pooled:.2f}
+here and about as large in the paper.
 """)
 
 # %% [markdown]
 # The comparison supports one conclusion. With weights that are known to work, our evaluation finds
-# a gain at least as large as the authors report. It does not reproduce the values of their tables,
-# because two scans cannot represent 250 and because the weights differ.
+# a gain at least as large as the authors report. The comparison does not reproduce the values of
+# the authors' tables, because two scans cannot represent 250 and because the weights differ.
 
 # %% [markdown]
 # ## Exercises
 #
 # **Exercise 1.** How many weights does the last layer have? What would the network predict if all
-# of them were zero?
+# these weights were zero?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 flow = rebuilt.get_layer("flow")
@@ -429,12 +433,14 @@ print(flow.count_params(), "of", rebuilt.count_params(), "weights")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# With weights of zero the network predicts no displacement, which is the identity. Training in
-# voxelmorph begins close to it, because the weights of this layer are drawn with a very small SD.
+# With weights of zero in the last layer, the network predicts no displacement, which is the
+# identity. Training in voxelmorph begins close to the identity, because the initial weights of this
+# layer are drawn with a very small SD.
 #
 # </details>
 #
-# **Exercise 2.** Which of the four networks folds least, and what is its Dice?
+# **Exercise 2.** Which of the four networks has the lowest percentage of folded voxels, and what is
+# its Dice?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 columns = {"dice_mean": "Dice", "folding_percent_brain": "folded, % of brain"}
@@ -447,10 +453,10 @@ print(trained.rename(index=names, columns=columns).round(3).to_string())
 # - Test the evaluation with weights that are known to work, before you train.
 # - Weights belong to one architecture, so load them in order and compare every shape.
 # - Exchange the axes of a displacement and reverse its sign to test that it is read correctly.
-# - Name the denominator of every folding percentage.
-# - Compare a result with a published one directly only if pairs, direction and structures agree.
-# - Otherwise compare the gains over affine alignment, and say what differs.
+# - State the denominator of every folding percentage.
+# - Compare Dice directly with a published value only if scans, direction and structures agree.
+# - Otherwise compare the gains over affine alignment, and state what differs.
 #
 # **Read on:** [Balakrishnan et al. 2018](https://doi.org/10.1109/CVPR.2018.00964) describe the
 # network. [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) report the tables
-# that this page compares with.
+# with which this page compares its results.

@@ -16,18 +16,18 @@
 # | | |
 # |---|---|
 # | **You will** | compare VoxelMorph's networks with SyN and demons on the same pairs of real subjects |
-# | **You will learn** | which measures a fair comparison needs, and how to read a difference with its interval |
+# | **You will learn** | which measures a fair comparison needs, and how to interpret a difference with its confidence interval |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
-# | **In → out** | committed records and weights of long training runs → tables, figures and a repeated registration |
+# | **In → out** | committed records and weights of long training runs → tables and figures, and some registrations repeated |
 # | **Not here** | the training runs themselves, which take about an hour or more each (`make full` repeats them) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters choose the data of the small example on this page. The tables do not depend on
-# them, because they always show the real subjects of the data set `malf`, which is described below.
-# With `download = True` the page also fetches the scans of `malf` and repeats some registrations.
+# The parameters select the data of the small example on this page. They do not change the tables,
+# which always show results for the real subjects of the data set `malf`, described below. With
+# `download = True`, the page also downloads the scans of `malf` and repeats some registrations.
 # The second cell checks the parameters and opens the committed records.
 
 # %% tags=["parameters"]
@@ -48,17 +48,18 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # %% [markdown]
 # ## Read the result first
 #
-# Every method registered all ordered pairs of ten test subjects at 2 mm. The networks are the
-# strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), trained for 3000 steps
-# on fifteen other subjects of `malf`. The loss is computed without labels. The "base network" has
-# the smaller of the two sizes in the paper, and the "wide network" has twice as many filters in
-# most layers.
+# Every method registered all ordered pairs of ten test subjects at 2 mm. All networks are versions
+# of the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), trained for
+# 3000 steps on fifteen other subjects of `malf`. The training loss uses no labels. The "base
+# network" has the smaller of the two sizes in the paper. The "wide network" has twice as many
+# filters as the base network in most layers.
 #
 # Classical SyN was run with two similarity measures, local correlation and mutual information. A
 # network with "two passes" registers the pair, and then registers the warped image to the fixed
 # image. [Instance optimisation](../book/glossary.md#instance-optimisation) starts from the
 # network's displacement and minimises the loss for one pair. The network with an "integrated
-# velocity" predicts a velocity field, whose integral is the displacement.
+# velocity" predicts a velocity field and integrates it to obtain the displacement. The next table
+# compares all methods.
 
 # %%
 table = results.summary()
@@ -68,13 +69,14 @@ shown = table[list(columns)].rename(columns=columns, index=results.titles)
 shown.round({"Dice": 3, "folded, %": 2, "surface, mm": 2, "seconds": 2})
 
 # %% [markdown]
-# *Dice* is the mean over 23 structures and then over pairs. *Folded* is the share of brain voxels
-# whose Jacobian determinant is 0 or less. *Surface* is the 95th percentile of the [distance
-# between the surfaces](../book/glossary.md#surface-distance) of a structure, so a lower value is
-# better. *Seconds* are the median time of one registration, from a run in which all methods took
-# turns on two processor cores. The figure shows Dice and these seconds together.
+# *Dice* is averaged over 23 structures and then over pairs. *Folded* is the percentage of brain
+# voxels whose Jacobian determinant is 0 or less. *Surface* is the 95th percentile of the [distance
+# between the surfaces](../book/glossary.md#surface-distance) of a structure, averaged like Dice. A
+# lower surface distance is better. The column of *seconds* gives the median time of one
+# registration, measured while all methods took turns on two processor cores. The figure plots Dice
+# against this time.
 
-# %% mystnb={"image": {"alt": "Dice against seconds for a pair on a logarithmic axis, one marker for each method. The networks alone lie on the left below one second, instance optimisation and demons in the middle, and SyN on the right; instance optimisation is highest."}, "figure": {"caption": "Dice on the test pairs against the seconds for one registration. The dashed line is the affine alignment alone.", "name": "fig-real-seconds"}}
+# %% mystnb={"image": {"alt": "Dice against the seconds for one pair on a logarithmic axis, with one marker for each method. The networks alone are on the left, below one second. Instance optimisation and demons are in the middle, and SyN is on the right. Instance optimisation has the highest Dice."}, "figure": {"caption": "Mean Dice of the test pairs against the time for one registration. The dashed line marks the Dice after affine alignment alone.", "name": "fig-real-seconds"}}
 from vxmlib.book import figures
 
 figures.dice_by_seconds(table.rename(index=results.titles), before=results.title("identity"));
@@ -88,47 +90,49 @@ gain, times = table["dice"] - table.loc["identity", "dice"], table["seconds"] / 
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**The networks alone are fast, but their overlap is lower than that of the best classical
-setting.** The base network raises Dice by {gain["ncc"]:.3f} over the affine alignment, and the
-wide network in two passes by {gain["wide-twice"]:.3f}. {syn} raises it by {gain[better]:.3f}, and
-demons raise it by {gain["demons"]:.3f}.
+**The networks alone are fast, but their Dice is lower than that of the best classical method.**
+Compared with affine alignment alone, the base network raises Dice by {gain["ncc"]:.3f}, and the
+wide network with two passes raises it by {gain["wide-twice"]:.3f}. {syn} raises Dice by
+{gain[better]:.3f}, and demons raise it by {gain["demons"]:.3f}.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-{syn} takes {times[better]:.0f} times as long as the base network, and demons take
-{times["demons"]:.0f} times as long.
+For one registration, {syn} takes {times[better]:.0f} times as long as the base network, and demons
+take {times["demons"]:.0f} times as long.
 """)
 
 # %% [markdown]
-# One run of SyN gives both directions of a pair. Where both directions are needed, the factor for
-# SyN is therefore half as large.
+# One run of SyN registers a pair in both directions, but one run of a network only in one. If both
+# directions are needed, the factor for SyN is therefore half as large.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**With instance optimisation the networks have a higher Dice than SyN, but they leave folds.** The
-wide network followed by a few steps of [instance optimisation](13_instance.ipynb) reaches a Dice of
-{best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves {best["folding_percent_brain"]:.2f} %
-of the brain folded, and {syn} leaves {reference["folding_percent_brain"]:.2f} %.
+**With instance optimisation, the networks have a higher Dice than SyN, but they leave folds.** The
+wide network followed by a few steps of [instance optimisation](13_instance.ipynb) reaches a Dice
+of {best["dice"]:.3f} in {best["seconds"]:.1f} seconds. It leaves
+{best["folding_percent_brain"]:.2f} % of the brain folded, whereas {syn} leaves
+{reference["folding_percent_brain"]:.2f} %.
 """)
 
 # %% [markdown]
-# **The comparison is not neutral.** The networks had to be trained first, for about an hour or
-# more each, and fifteen training subjects are few. Each network was trained once, so the table has
-# no spread over seeds. For SyN, the text quotes the setting that is better on these test pairs,
-# which favours SyN. Other classical tools, such as NiftyReg and greedy, were not run.
+# **The comparison has limits.** The times do not include training, which took about an hour or
+# more for each network. Fifteen training subjects are few. Each network was trained once, so the
+# table shows no spread over seeds. For SyN, the text reports the setting that is better on these
+# test pairs, which favours SyN. Other classical tools, such as NiftyReg and greedy, were not run.
 
 # %% [markdown]
 # ## Know the subjects and the grid
 #
-# The data set `malf` has 30 real subjects. Fifteen are for training, five for choosing settings
-# (validation subjects), and ten for reporting results (test subjects). The grid has 80 × 96 × 80
-# voxels of 2 mm. Every scan was aligned affinely to the template ([the data](01_data.ipynb)), so
-# the row "affine alignment only" shows the measures before registration.
+# The data set `malf` has 30 real subjects. Fifteen are used for training, five for choosing
+# settings (validation subjects), and ten for reporting results (test subjects). The grid has 80 ×
+# 96 × 80 voxels of 2 mm. Every scan was aligned affinely to the template ([the
+# data](01_data.ipynb)), so the row "affine alignment only" shows the measures before deformable
+# registration.
 #
-# The labels were drawn by hand. The 23 structures leave out cerebral white matter and the cortex.
-# The cortex is also labelled in small regions, called parcels, which are scored separately. The
-# next cell prints the source of the data and the terms of use.
+# The labels were drawn by hand. The 23 structures do not include cerebral white matter or the
+# cortex. The labels also divide the cortex into small regions, called parcels, whose Dice is
+# reported separately. The next cell prints the source of the data and the terms of use.
 
 # %%
 from vxmlib.sources import malf
@@ -139,11 +143,11 @@ print("Terms:", malf.LICENCE)
 # %% [markdown]
 # ## See how the networks were trained
 #
-# All networks are the strided U-Net of the 2018 paper, rebuilt in `vxmlib.networks.strided`. It
-# halves the resolution in its first convolution, so a training step on a processor is cheaper than
-# with voxelmorph's own `VxmDense`. The training runs used `compile()` and `fit()` as in [Compile
-# and fit](03_fit.ipynb). The next table lists the weight λ of the smoothness loss, the hours of
-# training and the number of network weights.
+# The strided U-Net of the 2018 paper is implemented in `vxmlib.networks.strided`. It halves the
+# resolution in its first convolution, so a training step on a processor takes less time than with
+# voxelmorph's own `VxmDense`. The training runs used `compile()` and `fit()` as in [Compile and
+# fit](03_fit.ipynb). The next table lists the weight λ of the smoothness loss, the training time
+# in hours and the number of network weights.
 
 # %%
 trainings = results.trainings().rename(index=results.titles, columns={"lam": "λ"})
@@ -153,27 +157,28 @@ trainings[["λ", "hours", "weights"]]
 # %% tags=["remove-input"]
 base = results.training["ncc"]["parameters"]
 Markdown(f"""
-Each training run has {trainings["steps"].iloc[0]} steps. Each step uses one pair that is drawn
-from the fifteen training subjects. Adam starts at a learning rate of {base["learning_rate"]:g},
-which a cosine schedule lowers to zero.
+Each training run has {trainings["steps"].iloc[0]} steps. Each step uses one pair that is drawn at
+random from the fifteen training subjects. The optimiser Adam starts with a learning rate of
+{base["learning_rate"]:g}, which a cosine schedule lowers to zero.
 """)
 
 # %% [markdown]
-# The image loss is NCC in windows of nine voxels a side, except in the run with MSE. The hours
-# were measured on two cores that also did other work.
+# The image loss is NCC in windows of nine voxels per side, except in the run with MSE. The
+# training times were measured on two processor cores that also ran other programs.
 
 # %% [markdown]
-# No search for λ was made in 3D. The base network's λ = 1 and the integrated network's λ = 0.1
-# were chosen on slices of the validation subjects ([Choose λ](06_choose.ipynb)). The MSE run uses
-# the papers' λ = 0.01, although a larger value was better on the slices. The wide network's λ = 2
-# was chosen by [training runs on slices](ablations.ipynb#cross-size-and-smoothness).
+# We did not search for the best λ in 3D. The base network (λ = 1) and the network with an
+# integrated velocity (λ = 0.1) use values that were chosen on slices of the validation subjects
+# ([Choose λ](06_choose.ipynb)). The MSE run uses the papers' λ = 0.01, although a larger value was
+# better on the slices. The wide network's λ = 2 was chosen by [training runs on
+# slices](ablations.ipynb#cross-size-and-smoothness).
 #
 # ### Augment fifteen subjects
 #
-# A network may memorise fifteen subjects. Augmentation therefore changes every training image at
-# random. It exchanges left and right in half of the draws, it tilts and shifts the image, and it
-# bends the image a little by a smooth diffeomorphism. Augmentation needs no labels. The next cell
-# draws three changed versions of one subject.
+# A network may memorise a training set of fifteen subjects. To reduce this risk, augmentation
+# changes every training image at random. It exchanges left and right in half of the draws, tilts
+# and shifts the image, and bends it slightly by a smooth diffeomorphism. Augmentation needs no
+# labels. The next cell draws three augmented versions of one image.
 
 # %%
 import numpy as np
@@ -187,28 +192,28 @@ augment = results.plan["ablation"]["runs"]["all"].augment
 drawn = [augment(image, generator, people.affine) for _ in range(3)]
 
 # %% [markdown]
-# The figure shows the subject as it is and the three draws.
+# The figure shows the original image and the three augmented versions.
 
-# %% mystnb={"image": {"alt": "One brain slice four times: the original and three random draws, slightly tilted, shifted, bent or mirrored; all look like brains."}, "figure": {"caption": "One subject and three draws of the augmentation that mirrors the head, as used in the training runs on slices.", "name": "fig-real-augment"}}
+# %% mystnb={"image": {"alt": "One brain slice four times: the original and three augmented versions, which are slightly tilted, shifted, bent or mirrored. All four look like brains."}, "figure": {"caption": "The augmentation of the training runs on slices, which mirrors the head: one subject and three random draws.", "name": "fig-real-augment"}}
 figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], columns=4);
 
 # %% [markdown]
 # > **Warning: The 3D networks were trained with reversed arrays**
 # >
-# > The figure shows the augmentation that mirrors the head about its midplane. The training runs in
-# > 3D instead exchanged left and right by reversing the array, which also shifts the head sideways.
-# > On slices this lowers Dice
-# > ([Ablations](ablations.ipynb#mirror-the-head-instead-of-reversing-the-array)). Its cost in 3D
+# > The figure shows the augmentation that mirrors the head about its midplane. The training runs
+# > in 3D instead exchanged left and right by reversing the array, which also shifts the head
+# > sideways. On slices, reversing gives a lower Dice than mirroring
+# > ([Ablations](ablations.ipynb#mirror-the-head-instead-of-reversing-the-array)). The effect in 3D
 # > has not been measured yet.
 
 # %% [markdown]
 # ## Watch the validation subjects during training
 #
-# The loss on training pairs does not show which network is better, because augmentation makes the
-# training images harder to register. The figure therefore shows Dice and folding of the validation
+# The training loss does not show which network is better, because augmentation makes the training
+# images harder to register. The figure therefore shows Dice and folding of the validation
 # subjects.
 
-# %% mystnb={"image": {"alt": "Two panels against the training step for three networks. Dice of the validation subjects rises steeply and flattens; folding rises and levels off below one percent of the brain. The wide network begins with the lowest Dice and ends with the highest, and it folds least."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed each. The wide network was trained with augmentation, too, and with λ = 2.", "name": "fig-real-training"}}
+# %% mystnb={"image": {"alt": "Two panels show Dice and folding of the validation subjects against the training step for three networks. Dice rises steeply and then flattens. Folding levels off below one percent. The wide network begins with the lowest Dice, but ends with the highest Dice and the least folding."}, "figure": {"caption": "Dice and folding of the validation subjects during training in 3D, one seed per network. The wide network was trained with augmentation and with λ = 2.", "name": "fig-real-training"}}
 names = {"ncc": "augmented", "ncc-none": "not augmented", "ncc-wide": "wide"}
 courses = {word: results.history(name) for name, word in names.items()}
 lines = {results.title(name): courses[word] for name, word in names.items()}
@@ -218,20 +223,20 @@ figures.steps_of(lines, measures, ["Dice", "folding, % of brain"]);
 # %% tags=["remove-input"]
 end = {word: course.iloc[-1] for word, course in courses.items()}
 Markdown(f"""
-At the end, the training loss is {end["not augmented"]["loss"]:.3f} without augmentation and
-{end["augmented"]["loss"]:.3f} with it, so it is lower without. Dice of the validation subjects
-does not follow this order: it is {end["augmented"]["val_dice"]:.3f} with augmentation and
+After the last step, the training loss is {end["not augmented"]["loss"]:.3f} without augmentation
+and {end["augmented"]["loss"]:.3f} with augmentation. The lower loss does not mean a higher Dice:
+the validation subjects have a Dice of {end["augmented"]["val_dice"]:.3f} with augmentation and
 {end["not augmented"]["val_dice"]:.3f} without.
 """)
 
 # %% [markdown]
 # This difference in Dice is small, and each network was trained once. The training runs on slices
-# have several seeds, and they show a larger gain
-# ([Ablations](ablations.ipynb#compare-the-parts-of-the-augmentation)). The values above are means
-# over 27 structures, because they include white matter and cortex. They therefore differ from
-# tables with 23 structures.
+# have several seeds and show a larger gain from augmentation
+# ([Ablations](ablations.ipynb#compare-the-parts-of-the-augmentation)). The values of Dice in the
+# figure are means over 27 structures, which include white matter and cortex. They therefore differ
+# from those in tables with 23 structures.
 #
-# The results of the validation subjects also decided how many passes a network makes. In a [second
+# The validation subjects were also used to choose the number of passes. In a [second
 # pass](13_instance.ipynb), the same network registers the warped image to the fixed image, and the
 # two displacements are composed.
 
@@ -239,18 +244,19 @@ does not follow this order: it is {end["augmented"]["val_dice"]:.3f} with augmen
 passes = results.passes()
 second = {name: by_pass["dice"].diff()[2] for name, by_pass in passes.items()}
 Markdown(f"""
-On the validation subjects, a second pass changes the wide network's Dice by
-{second["ncc-wide"]:+.3f} and the base network's by {second["ncc"]:+.3f}. The first change is
-larger, so only the wide network was run with two passes on the test subjects.
-[Ablations](ablations.ipynb#repeat-the-passes) lists every pass.
+A second pass changes the validation Dice of the wide network by {second["ncc-wide"]:+.3f} and that
+of the base network by {second["ncc"]:+.3f}. The gain is larger for the wide network, so only this
+network was run with two passes on the test subjects. All passes are listed in
+[Ablations](ablations.ipynb#repeat-the-passes).
 """)
 
 # %% [markdown]
 # ## Compare methods pair by pair
 #
-# The spread over pairs is large, but all methods registered the same pairs, so their *differences*
-# spread much less. Pairs that share a subject are not independent. The interval is therefore a
-# bootstrap over subjects, as in [Choose λ](06_choose.ipynb).
+# Dice varies widely between pairs, but all methods registered the same pairs, so the *differences*
+# between methods usually vary less. Pairs that share a subject are not independent. The confidence
+# intervals are therefore computed by a bootstrap over subjects, as in [Choose λ](06_choose.ipynb).
+# The next cell computes them.
 
 # %%
 better = table.loc[["syn-cc", "syn-mattes"], "dice"].idxmax()
@@ -261,8 +267,8 @@ asked += [("wide-instance", better), ("wide-instance", "ncc-instance")]
 compared = results.differences({pair: pair for pair in asked})
 
 # %% [markdown]
-# The next table gives each difference with its interval. A difference is called "undecided" when
-# its interval contains 0, because with other subjects its sign might be the opposite.
+# The next table gives each difference with its interval. A difference is called "undecided" if its
+# interval contains 0, because its sign might be the opposite for other subjects.
 
 # %%
 import pandas as pd
@@ -278,18 +284,18 @@ shown.rename(index=results.titles).rename_axis(["method", "compared with"])
 # %% tags=["remove-input"]
 integrated, wide = compared.loc[("ncc-integrated", "ncc")], compared.loc[("wide-instance", better)]
 Markdown(f"""
-The intervals describe the choice of test subjects, not the choice of seed. The Dice of the wide
+The intervals reflect the choice of test subjects, not the choice of seed. The Dice of the wide
 network with instance optimisation differs from that of SyN only a little, by
-{statistics.interval_text(wide)}. The integrated network differs from the base network by
-{integrated["difference"]:+.3f}. It was trained with its own λ, so the difference may not be due to
-the integration alone.
+{statistics.interval_text(wide)}. The Dice of the network with an integrated velocity differs from
+that of the base network by {integrated["difference"]:+.3f}. These two networks have different λ,
+so the difference may not be due to the integration alone.
 """)
 
 # %% [markdown]
-# Dice of the 23 structures is only one measure. The next cell therefore adds Dice of the cortical
-# parcels and the surface distance, and compares the networks with SyN on all three. The parcels are
-# harder to align, because they are thin and differ between subjects. Their borders follow a
-# labelling convention as much as the image.
+# Dice of the 23 structures is only one measure. The next cell therefore also compares the networks
+# with SyN by the Dice of the cortical parcels and by the surface distance. The parcels are harder
+# to align than the 23 structures, because they are thin and differ between subjects. Their borders
+# depend on a labelling convention as much as on the image.
 
 # %%
 words = {"dice": "Dice", "dice_cortex": "Dice, cortex", "surface_mm": "surface distance"}
@@ -301,22 +307,23 @@ verdicts = {
 pd.DataFrame(verdicts).rename(index=results.titles)
 
 # %% [markdown]
-# A lower surface distance is better, so "higher" is worse in the last column.
+# Each entry compares a network with SyN. A lower surface distance is better, so "higher" means
+# worse in the last column.
 
 # %% tags=["remove-input"]
 cortex, back = table["dice_cortex"], table["inverse_consistency_mm"]
 Markdown(f"""
-On the cortex the networks with instance optimisation lose their lead. Dice of the parcels is
-{cortex[better]:.3f} with SyN and {cortex["wide-instance"]:.3f} with the wide network and
-instance optimisation.
+The networks with instance optimisation have no higher Dice than SyN on the cortical parcels. The
+Dice of the parcels is {cortex[better]:.3f} with SyN and {cortex["wide-instance"]:.3f} with the
+wide network and instance optimisation.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-A network registers each direction separately, so its two displacements need not be inverse to
-each other. A point that the wide network in two passes maps forward and back ends
-{back["wide-twice"]:.1f} mm from its start, on average over the brain. With SyN this distance is
-{back[better]:.2f} mm, because its two fields are inverse by construction.
+A network registers each direction separately, so the two displacements need not be inverse to each
+other. A point that the wide network with two passes maps forward and back ends
+{back["wide-twice"]:.1f} mm from its original position, on average over the brain. With SyN, this
+distance is {back[better]:.2f} mm, because its two displacement fields are inverse by construction.
 """)
 
 # %% tags=["remove-cell"]
@@ -362,10 +369,10 @@ recording.keep_record("08_real", record)
 # %% [markdown]
 # ## Give SyN a longer search
 #
-# If the search of a reference method stops early, the method that is compared with it looks better
-# than it is. In the first table, SyN with correlation makes no iterations at 2 mm, because each
-# iteration is slow there and 90 pairs would take too long. A longer search was therefore run for a
-# few pairs. The next cell lists the iterations at voxels of 8, 4 and 2 mm.
+# If the search of a reference method stops too early, a method compared with it looks better than
+# it is. In the first table, SyN with correlation makes no iterations at 2 mm, because these
+# iterations are slow and 90 pairs would take too long. A longer search was therefore run for only
+# a few pairs. The next cell lists the iterations of each search at voxels of 8, 4 and 2 mm.
 
 # %%
 searches = results.plan["methods"] | results.plan["few"]
@@ -373,8 +380,8 @@ for name in ("syn-cc", "syn-cc-fine", "syn-mattes"):
     print(f"{results.title(name):32}", searches[name]["iterations"])
 
 # %% [markdown]
-# The next table compares the longer search with other methods on these few pairs. They are the
-# same pairs that were used to measure the seconds.
+# The next table compares the longer search with other methods on these few pairs, on which the
+# times in the first table were also measured.
 
 # %%
 fine = results.pairs("syn-cc-fine", "few")
@@ -387,23 +394,24 @@ pd.DataFrame(few).T.rename(index=results.titles, columns=columns).round(3)
 # %% tags=["remove-input"]
 longer = few["syn-cc-fine"]["dice"]
 Markdown(f"""
-Over these {len(fine)} ordered pairs, the longer search changes the Dice of SyN with correlation
-by {longer - few["syn-cc"]["dice"]:+.3f}. The longer search takes
-{fine["seconds"].mean() / 60:.1f} minutes for a pair, on a machine that also did other work. Its
-Dice is {longer:.3f}, and SyN with mutual information has {few["syn-mattes"]["dice"]:.3f}.
+On average over these {len(fine)} ordered pairs, the longer search raises the Dice of SyN with
+correlation by {longer - few["syn-cc"]["dice"]:.3f}. It takes {fine["seconds"].mean() / 60:.1f}
+minutes per pair on a machine that also ran other programs. It reaches a Dice of {longer:.3f}, and
+SyN with mutual information reaches {few["syn-mattes"]["dice"]:.3f}.
 """)
 
 # %% [markdown]
-# These pairs come from too few subjects for an interval, so the table cannot order methods that
-# lie close together.
+# These pairs come from too few subjects for an interval, so the table cannot rank methods with
+# similar values.
 
 # %% [markdown]
 # ## Look at each structure
 #
-# A mean over structures hides which of them gain and which lose. The figure therefore compares SyN
-# with the wide network followed by instance optimisation, structure by structure.
+# A mean over structures does not show which structures gain and which lose. The figure therefore
+# shows the Dice of each structure with SyN and with the wide network followed by instance
+# optimisation.
 
-# %% mystnb={"image": {"alt": "Two dots joined by a line for each of 23 structures: Dice by SyN as an open dot and by the wide network with instance optimisation as a filled one."}, "figure": {"caption": "Dice of each structure, means over the test pairs: SyN at the better of its settings, and the wide network followed by instance optimisation.", "name": "fig-real-structures"}}
+# %% mystnb={"image": {"alt": "For each of 23 structures, an open dot for the Dice of SyN and a filled dot for that of the wide network with instance optimisation, joined by a line."}, "figure": {"caption": "Dice of each structure, averaged over the test pairs, for SyN with the better of its two settings and for the wide network followed by instance optimisation.", "name": "fig-real-structures"}}
 figures.dots_by_structure(
     results.by_structure(better),
     results.by_structure("wide-instance"),
@@ -414,20 +422,21 @@ figures.dots_by_structure(
 both = [results.by_structure(name).set_index("structure")["dice"] for name in (better, "wide-instance")]
 ahead = both[0].index[both[0] > both[1]]
 Markdown(f"""
-SyN has the higher mean in {len(ahead)} of {len(both[0])} structures: {", ".join(ahead)}.
+SyN has a higher mean Dice than the wide network with instance optimisation in {len(ahead)} of
+{len(both[0])} structures: {", ".join(ahead)}.
 """)
 
 # %% [markdown]
-# These are differences of means without intervals, so a small one may be due to the choice of
-# subjects.
+# No intervals were computed for single structures, so a small difference may be due to the choice
+# of subjects.
 
 # %% [markdown]
 # ## Compare a scan with its rescan
 #
 # The five validation subjects were scanned twice. The anatomy is the same in both scans of a
-# subject, so almost nothing has to be registered. A method that still predicts a large displacement
-# reports differences that do not exist. The next table shows how far each method moves a rescan,
-# and how far it moves the scan of another subject.
+# subject, so registration should change almost nothing. A method that still predicts a large
+# displacement shows differences that do not exist. The next table compares the displacement
+# between two scans of one subject with that between different subjects.
 
 # %%
 retest = results.retest().astype(float).rename(index=results.titles)
@@ -436,38 +445,38 @@ lengths |= {"Dice, same person": "Dice, same subject"}
 retest[list(lengths)].rename(columns=lengths).round(3)
 
 # %% [markdown]
-# The columns in millimetres are mean lengths of the displacement in the brain. A small
+# The columns in millimetres give the mean length of the displacement in the brain. A small
 # displacement is justified even between two scans of one subject, because each scan was aligned to
 # the template separately.
 
 # %% tags=["remove-input"]
 moved = results.retest()["same person, mm"]
 Markdown(f"""
-The wide network in two passes moves a rescan by {moved["wide-twice"]:.2f} mm, and SyN moves it
-by {moved[better]:.2f} mm. The wide network with instance optimisation moves it by
-{moved["wide-instance"]:.2f} mm.
+On average, the wide network with two passes moves a rescan by {moved["wide-twice"]:.2f} mm, and
+SyN moves it by {moved[better]:.2f} mm. The wide network with instance optimisation moves a rescan
+by {moved["wide-instance"]:.2f} mm.
 """)
 
 # %% [markdown]
-# A likely reason is that the network was trained only on pairs of different subjects, so it
-# predicts too large a displacement for a rescan. SyN and instance optimisation minimise a loss for
-# the pair itself, so they can find that a small displacement is enough.
+# Without instance optimisation, the network probably predicts too large a displacement for a
+# rescan because it was trained only on pairs of different subjects. SyN and instance optimisation
+# minimise a loss for the given pair, so they can find that a small displacement is sufficient.
 
 # %% tags=["remove-input"]
 agree = results.retest()["Dice, same person"]
 Markdown(f"""
-The labels of both scans were drawn by hand, and they overlap with a Dice of
-{agree["identity"]:.3f} before any registration. No method raised this value noticeably, and the two
-networks without instance optimisation lowered it most.
+The labels of both scans were drawn by hand, and their Dice is {agree["identity"]:.3f} before
+deformable registration. No method raised this Dice noticeably, and the two networks without
+instance optimisation lowered it most.
 """)
 
 # %% [markdown]
 # ## Register some pairs again with the committed weights
 #
-# The weights are stored in `results/malf/weights`. The function `models.load` reads them, and
-# `models.register` predicts a displacement. Where the scans are available, the next cells register
-# three test pairs in both directions. They fail if any Dice differs from its record by `0.005` or
-# more.
+# The trained weights are stored in `results/malf/weights`. The function `models.load` reads them,
+# and `models.register` predicts a displacement. If the scans are available, the next cells
+# register three test pairs in both directions. An error is raised if any Dice differs from the
+# recorded value by `0.005` or more.
 
 # %%
 from vxmlib import cohorts
@@ -480,7 +489,7 @@ if live:
 
 # %% [markdown]
 # The function `trained.again` loads a network, registers the pairs, and compares each Dice with
-# the recorded one.
+# the recorded value.
 
 # %%
 rows = {}
@@ -496,9 +505,10 @@ repeated.round(4) if live else "not run: the scans are not on this machine"
 # %% [markdown]
 # ## Know what these numbers may be compared with
 #
-# Table III of the journal paper also reports the registration of pairs of scans ([Balakrishnan et
-# al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Its Dice is a mean over 30 structures that
-# FreeSurfer labelled. The next cell shows this Dice and the gain over the affine alignment.
+# Table III of the journal paper also reports results for pairs of scans ([Balakrishnan et al.
+# 2019](https://doi.org/10.1109/TMI.2019.2897538)). The Dice in that table is a mean over 30
+# structures, labelled by FreeSurfer. The next cell shows this Dice and the gain over affine
+# alignment.
 
 # %%
 from importlib import resources
@@ -508,35 +518,36 @@ paper = paper[paper["table"] == "III"].set_index("method")["dice"]
 pd.DataFrame({"Dice": paper, "gain": paper - paper["affine"]})
 
 # %% [markdown]
-# The values of Dice cannot be compared with those of this page, because the paper has other
-# subjects and structures, automatic labels, voxels of 1 mm and thousands of training scans. The
-# gains over the affine alignment can be compared roughly.
+# The Dice values in the paper cannot be compared with those on this page, because the paper uses
+# other subjects and structures, automatic labels, voxels of 1 mm and thousands of training scans.
+# Only the gains over affine alignment can be compared roughly.
 
 # %% tags=["remove-input"]
 theirs = paper - paper["affine"]
 Markdown(f"""
-VoxelMorph with NCC gains {theirs["VoxelMorph (CC)"]:.3f} in the paper, and our base network gains
-{gain["ncc"]:.3f}. With doubled filters it gains {theirs["VoxelMorph (CC), doubled filters"]:.3f}
-in the paper, and SyN gains {theirs["ANTs SyN (CC)"]:.3f} there. On this page the wide network gains
-{gain["ncc-wide"]:.3f} in one pass, and {syn} gains {gain[better]:.3f}.
+VoxelMorph with NCC gains {theirs["VoxelMorph (CC)"]:.3f} in the paper, whereas our base network
+gains {gain["ncc"]:.3f}. In the paper, VoxelMorph with doubled filters gains
+{theirs["VoxelMorph (CC), doubled filters"]:.3f}, and SyN gains {theirs["ANTs SyN (CC)"]:.3f}. On
+this page, the wide network gains {gain["ncc-wide"]:.3f} with one pass, and {syn} gains
+{gain[better]:.3f}.
 """)
 
 # %% [markdown]
-# The order of methods depends on the data. In a comparison of fourteen classical tools, the
+# The ranking of methods depends on the data. In a comparison of fourteen classical tools, the
 # ranking changed with the labels and the measure ([Klein et al.
 # 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037)). In the LUMIR challenge, which has
-# thousands of training scans, VoxelMorph has a higher Dice than SyN and more folds ([results of
-# LUMIR](https://github.com/JHU-MedImage-Reg/LUMIR_L2R)). Learn2Reg ranks methods by overlap,
-# distance, smoothness and time together ([Hering et al.
+# thousands of training scans, VoxelMorph has a higher Dice than SyN, but also more folds ([results
+# of LUMIR](https://github.com/JHU-MedImage-Reg/LUMIR_L2R)). The Learn2Reg challenge ranks methods
+# by overlap, distance, smoothness and time together ([Hering et al.
 # 2023](https://doi.org/10.1109/TMI.2022.3213983)).
 #
-# The comparison was not run with voxels of 1 mm, because memory and time would grow about
-# eightfold. To run it, set `spacing: 1.0` in `config/real.yaml`.
+# We did not run the comparison with voxels of 1 mm, because memory and time would grow about
+# eightfold. To run it at 1 mm, set `spacing: 1.0` in `config/real.yaml`.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** In how many of the pairs does each network have a higher Dice than SyN?
+# **Exercise 1.** In how many of the test pairs does each network have a higher Dice than SyN?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 other = results.pairs(better)["dice"]
@@ -545,8 +556,8 @@ for name in ("ncc", "ncc-wide", "wide-twice", "ncc-instance", "wide-instance"):
     print(f"{results.title(name):36} {above} of {len(other)}")
 
 # %% [markdown]
-# **Exercise 2.** Does the base network fold more on pairs on which SyN has a low Dice? Compute the
-# correlation, over pairs, between the network's number of folds and the Dice of SyN.
+# **Exercise 2.** Does the base network cause more folds in pairs for which SyN has a low Dice?
+# Compute the correlation, over pairs, between the network's number of folds and the Dice of SyN.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"r = {np.corrcoef(results.pairs('ncc')['folds'], other)[0, 1]:+.2f}")
@@ -554,23 +565,24 @@ print(f"r = {np.corrcoef(results.pairs('ncc')['folds'], other)[0, 1]:+.2f}")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The correlation is negative, so the network tends to fold more on pairs on which SyN has a lower
-# Dice. Some pairs may be harder for both methods, but a correlation does not show the cause.
+# The correlation is negative, so the network tends to cause more folds in pairs for which SyN has
+# a lower Dice. Some pairs may be harder to register for both methods, but a correlation does not
+# show the cause.
 #
 # </details>
 #
 # ## Summary
 #
-# - On these pairs the networks alone are much faster than SyN with mutual information, but their
+# - On these pairs, the networks alone are much faster than SyN with mutual information, but their
 #   Dice is lower.
-# - With instance optimisation the networks have a higher Dice than SyN, but they leave folds.
+# - With instance optimisation, the networks have a higher Dice than SyN, but they leave folds.
 # - Register the same pairs with every method, and choose every setting on other subjects.
-# - Report paired differences with an interval over subjects, and say "undecided" where it contains
-#   0.
+# - Report paired differences with an interval over subjects, and call a difference "undecided" if
+#   its interval contains 0.
 # - Time all methods in one run on one machine.
-# - Report folding, surface distance and inverse consistency beside overlap.
-# - Give the classical tool enough iterations, and try more than one setting.
+# - Report folding, surface distance and inverse consistency in addition to Dice.
+# - Give the classical method enough iterations, and try more than one setting.
 #
-# **Read on:** [Klein et al. 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037) compare fourteen
-# tools on four sets of labelled brains. [Refine one pair](13_instance.ipynb) shows how instance
-# optimisation works.
+# **Read on:** [Klein et al. 2009](https://doi.org/10.1016/j.neuroimage.2008.12.037) compare
+# fourteen tools on four sets of labelled brains. Instance optimisation is explained in [Refine one
+# pair](13_instance.ipynb).

@@ -16,24 +16,24 @@
 # | | |
 # |---|---|
 # | **You will** | build a model that predicts a velocity, integrate the velocity yourself, and find the displacement in the model |
-# | **You will learn** | which output is the displacement, what integration gives and costs, and why λ has to be chosen anew |
+# | **You will learn** | which tensor is the displacement, what integration gains and costs, and why λ must be chosen separately |
 # | **You need** | [the Jacobian](05_jacobian.ipynb) and [Weigh smoothness with λ](06_lambda.ipynb) |
-# | **In → out** | a model with integration and one without → Dice and folding of both, inverse displacements |
+# | **In → out** | a model with integration and one without → Dice and folding of both models, and inverse displacements |
 # | **Not here** | velocities that change over time |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
-# So far the network predicted the displacement itself. A diffeomorphic model predicts a
-# [velocity](../book/glossary.md#velocity) $v$ instead. Every point flows along $v$ for one unit of
-# time. The vector from its start to its end is the displacement, and computing it is called
-# *integration*. The paths of a smooth flow do not cross, so in theory nothing folds ([Dalca et al.
-# 2019](https://doi.org/10.1016/j.media.2019.07.006)).
+# So far, the network predicted the displacement itself. A diffeomorphic model predicts a
+# [velocity](../book/glossary.md#velocity) $v$ instead, and every point flows along $v$ for one unit
+# of time. The displacement of a point is the vector from its first to its last position, and
+# computing this vector is called *integration*. The paths of a smooth flow do not cross, so in
+# theory nothing folds ([Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006)).
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the training run of a model that integrates a velocity (an *integrated*
-# model). The section "Choose λ anew" explains why it uses λ = 0.1.
+# The parameters select the training run of a model that integrates a velocity (an *integrated*
+# model). The section "Choose λ anew" explains why this model uses λ = 0.1.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -59,11 +59,10 @@ people = runs.load_cohort(settings)
 # %% [markdown]
 # ## Look at the result first
 #
-# The stored comparison of methods [in 3D](08_real.ipynb) has a network without integration
-# ("plain") and an integrated one. Both are the U-Net with strided convolutions of the 2018 paper.
-# Each was trained with the λ that was chosen for it on slices. The training took 3000 steps, with
-# NCC and 15 real subjects at 2 mm. The table shows means over the 90 ordered pairs of ten test
-# subjects.
+# The stored comparison of methods [in 3D](08_real.ipynb) includes a network without integration
+# ("plain") and an integrated one. Both use the U-Net with strided convolutions from the 2018 paper.
+# Each network was trained for 3000 steps with NCC, on 15 real subjects at 2 mm, with the λ that was
+# chosen for it on slices. The table shows means over the 90 ordered pairs of the ten test subjects.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
@@ -72,7 +71,7 @@ results = results_folder()
 real = Comparison(results / "malf", results.parent / "config" / "real.yaml")
 names = {"ncc": "plain, λ = 1", "ncc-integrated": "integrated, λ = 0.1"}
 columns = {"dice": "Dice", "folding_percent_brain": "folded, % of the brain"}
-columns |= {"sd_log_jacobian": "SD of log det J", "seconds": "seconds for a pair"}
+columns |= {"sd_log_jacobian": "SD of log det J", "seconds": "seconds per pair"}
 real.summary().loc[list(names), list(columns)].rename(index=names, columns=columns).round(3)
 
 # %% tags=["remove-input"]
@@ -83,21 +82,22 @@ from vxmlib.experiments.statistics import interval_text
 gap = real.differences({"gap": ("ncc-integrated", "ncc")}).loc["gap"]
 folds = real.summary()["folding_percent_brain"]
 Markdown(f"""
-The Dice of the integrated network differs from that of the plain one by {interval_text(gap)}. The
-brackets hold the 95 percent interval over subjects. Folding is {folds["ncc"]:.2f} % of the brain
-for the plain network and {folds["ncc-integrated"]:.4f} % for the integrated one.
+The Dice of the integrated network minus that of the plain one is {interval_text(gap)}. The range in
+brackets is the 95 percent interval over subjects. The plain network folds {folds["ncc"]:.2f} % of
+the brain, and the integrated one folds {folds["ncc-integrated"]:.4f} %.
 """)
 
 # %% [markdown]
-# If you need invertible maps, this small loss of Dice may be acceptable. Both networks register a
-# pair in about the same time. The rest of the page shows how an integrated model works, on slices.
+# If you need invertible maps, this small decrease in Dice may be acceptable. In addition, both
+# networks register a pair in about the same time. The rest of the page shows, on slices, how an
+# integrated model works.
 
 # %% [markdown]
 # ## Build a model that integrates
 #
-# In voxelmorph a single argument, `int_steps`, turns the integration on. Its default in `VxmDense`
-# is 7, so a model that is built with the default arguments integrates a velocity. The next cell
-# lists the last layers of such a model.
+# In voxelmorph, a single argument, `int_steps`, turns integration on. The default value in
+# `VxmDense` is 7, so a model with the default arguments integrates a velocity. The next cell lists
+# the last layers of such a model.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -107,9 +107,9 @@ for layer in model.layers[-5:]:
     print(f"{type(layer).__name__:18} {layer.output_shape[1:]}")
 
 # %% [markdown]
-# The U-Net predicts the velocity at full size. The first `RescaleTransform` reduces it to half the
-# size, and `VecInt` integrates it there. The second `RescaleTransform` enlarges the result, the
-# displacement, to the size of the image. Then the `SpatialTransformer` warps the moving image.
+# The U-Net predicts the velocity at full size. The first `RescaleTransform` reduces the velocity to
+# half the size, at which `VecInt` integrates it. The second `RescaleTransform` enlarges the result,
+# the displacement, to the size of the image. The `SpatialTransformer` then warps the moving image.
 #
 # The next cell trains a `VxmDense` with the parameters above, or loads it if this build has already
 # trained it.
@@ -118,8 +118,8 @@ for layer in model.layers[-5:]:
 run = runs.run(settings, people)
 
 # %% [markdown]
-# The next cell registers one pair of test subjects. With integration, `predict` returns the warped
-# image and the velocity.
+# The next cell registers one pair of test subjects. For an integrated model, `predict` returns the
+# warped image and the velocity.
 
 # %%
 from vxmlib import cohorts
@@ -133,9 +133,10 @@ warped, velocity = run.model.predict(batch, verbose=0)
 # ## Integrate by scaling and squaring
 #
 # *Scaling and squaring* ([Arsigny et al. 2006](https://doi.org/10.1007/11866565_113)) first divides
-# the velocity by $2^7$. The result is nearly the displacement after $1/2^7$ of the time. Each
-# squaring composes the current displacement with itself, which doubles the time. Seven squarings
-# therefore cover the whole unit of time. The next cell implements this method.
+# the velocity by $2^7$. The quotient is approximately the displacement after $1/2^7$ of the unit of
+# time. Each *squaring* composes the current displacement with itself, which doubles the time
+# covered. Seven squarings therefore cover the whole unit of time. The next cell implements this
+# method.
 
 # %%
 import numpy as np
@@ -147,9 +148,9 @@ for _ in range(7):
     flow = warp.compose(flow, flow)
 
 # %% [markdown]
-# voxelmorph's layer `VecInt` does the same. `RescaleTransform` then enlarges the field to the size
-# of the image and doubles its values. We put both layers into a function, because later sections
-# integrate other velocities.
+# voxelmorph's layer `VecInt` does the same. In the model, `RescaleTransform` then enlarges the
+# field to the size of the image and doubles its values. We put both layers into a function, because
+# later sections integrate other velocities.
 
 # %%
 def integrate(velocity, steps=7):
@@ -158,7 +159,7 @@ def integrate(velocity, steps=7):
 
 
 # %% [markdown]
-# The next cell compares our loop with the layer `VecInt`.
+# The next cell compares our result with that of the layer `VecInt`.
 
 # %%
 by_layer = vxm.layers.VecInt(method="ss", int_steps=7)(velocity)[0]
@@ -168,8 +169,8 @@ print(f"largest difference: {abs(flow - by_layer.numpy()).max():.0e} voxels")
 # ## Take the displacement, not the second output
 #
 # The second output of `predict` is the velocity at half the size, because the smoothness loss is
-# computed from it. The displacement is a tensor inside the model, `references.pos_flow`. The next
-# cell reads it and compares it with our function `integrate`.
+# computed from this velocity. The displacement is a tensor inside the model, `references.pos_flow`.
+# The next cell computes this tensor and compares it with the result of our function `integrate`.
 
 # %%
 to_displacement = tf.keras.Model(run.model.inputs, run.model.references.pos_flow)
@@ -179,9 +180,9 @@ difference = abs(integrate(velocity[0]) - displacement).max()
 print(f"largest difference from integrate: {difference:.0e} voxels")
 
 # %% [markdown]
-# voxelmorph's `model.register` returns this displacement, but it builds a new model in each call.
-# The function `models.register` of `vxmlib` builds this model once, checks the images, and returns
-# an array without a batch axis. Both displacements should agree.
+# voxelmorph's `model.register` also returns this displacement, but it builds a new Keras model in
+# each call. Our function `models.register` builds the Keras model only once, checks the images, and
+# returns an array without a batch axis. Its result should equal the displacement above.
 
 # %%
 from vxmlib import models
@@ -192,9 +193,9 @@ print(f"largest difference: {abs(same - displacement).max():.0e} voxels")
 # %% [markdown]
 # ### Measure the mistake
 #
-# This section measures what happens if the second output is taken for the displacement. The mistake
-# matters most where deformations are large. The next cell therefore bends the moving image of
-# every test pair at random, together with its label map.
+# This section measures what happens if the second output is mistaken for the displacement. The
+# mistake matters most where deformations are large. The next cell therefore bends the moving image
+# and label map of every test pair at random.
 
 # %%
 from vxmlib.augment import Augmentation, upsample
@@ -208,10 +209,10 @@ for first, second in pairs:
     bent.append((image, warp.warp_labels(people.labels(first), change), second))
 
 # %% [markdown]
-# There are three ways to mistake the velocity for the displacement. The velocity can be used
-# unchanged, or it can be enlarged to the size of the image. When it is enlarged, its values can
-# also be doubled, because one voxel of the small grid is as wide as two voxels of the image. The
-# next function returns these three fields and the displacement.
+# The velocity can be mistaken for the displacement in three ways. It can be used unchanged, or
+# enlarged to the size of the image. The enlarged velocity can also be doubled, because one voxel of
+# the small grid is as wide as two voxels of the image. The next function returns these three fields
+# and the displacement.
 
 # %%
 def readings(image, second):
@@ -226,8 +227,8 @@ def readings(image, second):
 
 
 # %% [markdown]
-# The next function measures each of these fields. Folding is given in percent of the voxels of the
-# field. Dice needs a field of the size of the labels, so it cannot be computed for the unchanged
+# The next function measures one field. Folding is given in percent of the voxels of the field. Dice
+# requires a field of the size of the label maps, so it cannot be computed for the unchanged
 # velocity.
 
 # %%
@@ -245,7 +246,7 @@ def measured(u, labels, second):
 
 
 # %% [markdown]
-# The next cell measures each field for every bent pair.
+# The next cell measures the four fields of every bent pair.
 
 # %%
 rows = [
@@ -255,7 +256,7 @@ rows = [
 ]
 
 # %% [markdown]
-# The table shows means over these pairs.
+# The table shows means over the bent pairs.
 
 # %%
 read = pd.DataFrame(rows).groupby("reading", sort=False).mean()
@@ -267,24 +268,26 @@ raw, small, straight = (read.loc[name] for name in names_read)
 right = read.loc["displacement"]
 unmoved = np.mean([measured(0 * same, x, s)["Dice"] for _, x, s in bent])
 Markdown(f"""
-Before registration these pairs have a Dice of {unmoved:.3f}. The enlarged velocity gives
-{small["Dice"]:.3f}, which looks like the result of a weak model, and the displacement gives
-{right["Dice"]:.3f}. The enlarged and doubled velocity gives {straight["Dice"]:.3f}, so Dice does
-not reveal this mistake.
+Before registration, the mean Dice of the bent pairs is {unmoved:.3f}, and the displacement gives
+{right["Dice"]:.3f}. The enlarged velocity gives {small["Dice"]:.3f}, which could pass for the
+result of a weak model. The enlarged and doubled velocity gives {straight["Dice"]:.3f}, so Dice does
+not reveal this form of the mistake.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Folding can mislead, too. In the unchanged velocity {raw["folded, %"]:.2f} % of the voxels seem to
-be folded, whereas {right["folded, %"]:.3f} % are folded in the displacement. The first number
-suggests that integration does not work. No error or warning appeared in any of these computations.
+Folding can mislead, too. If the unchanged velocity is read as a displacement,
+{raw["folded, %"]:.2f} % of its voxels seem to be folded, whereas {right["folded, %"]:.3f} % are
+folded in the displacement. The first number suggests that integration does not work. None of these
+computations raised an error or a warning.
 """)
 
 # %% [markdown]
 # ## Compute the inverse
 #
-# A flow is inverted by flowing backwards, that is by integrating $-v$. The negative *displacement*
-# is not the inverse. The next cell computes both, and an inverse by fixed-point iteration.
+# A flow is inverted by reversing it, that is, by integrating $-v$. The negative *displacement* is
+# not the inverse. The next cell computes both of these fields, and an inverse by fixed-point
+# iteration.
 
 # %%
 brain = people.brain(pairs[0][1])
@@ -295,7 +298,8 @@ ways = {
 }
 
 # %% [markdown]
-# The next cell maps every point forwards and back, and measures its distance from the start.
+# The next cell maps each point of the brain forwards and then back by each of these fields. It
+# measures the mean distance from the starting point.
 
 # %%
 missed = {
@@ -304,9 +308,9 @@ missed = {
 pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 
 # %% [markdown]
-# The integrated inverse needs no iteration. It is not exact, because both fields are integrated on
-# a grid of half the size and interpolated. The displacement of a plain model can be inverted by
-# iteration, too, but only where it does not fold.
+# The integral of $-v$ needs no iteration. It is not the exact inverse, because the displacement and
+# its inverse are integrated on a grid of half the size and then interpolated. The displacement of a
+# plain model can also be inverted by iteration, but only where it does not fold.
 #
 # Because the inverse is cheap, `VxmDense(..., bidir=True)` also warps the fixed image to the moving
 # one. The image loss can then be computed in both directions.
@@ -314,15 +318,15 @@ pd.Series(missed, name="mean distance in the brain, voxels").to_frame().round(4)
 # %% [markdown]
 # ## Choose λ anew
 #
-# λ does not have the same meaning for the two models. It weighs the smoothness of the velocity in
-# the integrated model and that of the displacement in the plain one. In addition, voxelmorph's
-# training script multiplies the loss `Grad` by `int_resolution`, and `models.build` does so for
+# λ does not have the same meaning in the two models. It weights the smoothness of the velocity in
+# the integrated model, but that of the displacement in the plain one. In addition, voxelmorph's
+# training script multiplies the loss `Grad` by `int_resolution`, and our `models.build` does so for
 # integrated models.
 #
-# For these reasons λ was chosen for each model separately, on validation subjects, as described in
-# [Choose λ](06_choose.ipynb). The table shows Dice and folding of the stored runs, which trained a
-# `VxmDense` with NCC for 1000 steps on slices of 15 real subjects. Each value is a mean over three
-# seeds.
+# For these reasons, λ was chosen separately for each model, as described in [Choose
+# λ](06_choose.ipynb). The table shows Dice and folding of the stored runs on validation subjects.
+# Each run trained a `VxmDense` with NCC for 1000 steps on slices of 15 real subjects. Each value is
+# a mean over three seeds.
 
 # %%
 def grid(kind):
@@ -340,17 +344,17 @@ by_lam.rename(columns=models_of).rename_axis("λ").rename_axis(columns=[None, "m
 chosen = grid("chosen").set_index("int_steps")["lam"]
 overlap, folded = by_lam["Dice"][7], by_lam["folded, %"][7]
 Markdown(f"""
-The rule chooses the largest λ whose Dice is within one standard error of the best. It gives
-λ = {chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
+The rule selects the largest λ whose Dice is at most one standard error below the best. It gives λ =
+{chosen[0]:g} for the plain model and λ = {chosen[7]:g} for the integrated one.
 
-At λ = 0.01 the integrated model folds only {folded[0.01]:.3f} % of the brain, so its folding does
-not show that this λ is too small. Its Dice does show it, because Dice is {overlap[0.01]:.3f} there
+At λ = 0.01, the integrated model folds only {folded[0.01]:.3f} % of the brain, so folding does not
+show that this λ is too small. Dice does show it, because Dice is {overlap[0.01]:.3f} at λ = 0.01
 and {overlap[chosen[7]]:.3f} at the chosen λ.
 """)
 
 # %% [markdown]
-# We therefore compare the two models at the λ that was chosen for each by Dice. The next cell
-# trains the plain model with λ = 1, or loads it.
+# We therefore compare the two models at different λ, each chosen by Dice. The next cell trains the
+# plain model with λ = 1, or loads it.
 
 # %% tags=["hide-output"]
 from dataclasses import replace
@@ -358,8 +362,8 @@ from dataclasses import replace
 plain = runs.run(replace(settings, int_steps=0, lam=1.0), people)
 
 # %% [markdown]
-# Both models of this build are `VxmDense`, trained on the same slices for the same number of steps.
-# The table shows means over the test pairs.
+# Both models of this build are versions of `VxmDense`, trained on the same slices for the same
+# number of steps. The table shows means over the test pairs.
 
 # %%
 from vxmlib.experiments import recording
@@ -373,19 +377,20 @@ table.rename(columns=keys).round(3)
 # %% tags=["remove-input"]
 change = table.loc[run.title, "dice_mean"] - table.loc[plain.title, "dice_mean"]
 Markdown(f"""
-On these slices the Dice of the integrated model differs from that of the plain one by
-{change:+.4f}. This is the mean over {len(pairs)} pairs of {len(people.split["test"])} test
-subjects. Each model was trained once, with {len(people.split["train"])} training subjects and
-{settings.steps} steps. A single run of each cannot show whether such a small difference comes from
-integration or from chance.
+On these slices, the Dice of the integrated model minus that of the plain one is {change:+.4f}. This
+is the mean over {len(pairs)} pairs of {len(people.split["test"])} test subjects. Each model was
+trained once, with {len(people.split["train"])} training subjects and {settings.steps} steps. A
+single run of each model cannot show whether such a small difference comes from integration or from
+chance.
 """)
 
 # %% [markdown]
 # ## Make it fold
 #
-# In theory a flow never folds. On a grid it can fold if the velocity changes faster than the grid
-# can represent. The next cell multiplies the velocity by a factor and integrates it with two, seven
-# and ten squarings. The table gives the folded part of the brain in percent.
+# In theory, a smooth flow never folds. On a grid, however, it can fold if the velocity changes
+# faster than the grid can represent. The next cell multiplies the velocity by a factor and
+# integrates it with two, seven and ten squarings. The table shows the folded part of the brain in
+# percent.
 
 # %%
 def folded_share(scale, steps):
@@ -418,17 +423,17 @@ recording.write_record(
 # %% tags=["remove-input"]
 most = scaled[8]
 Markdown(f"""
-At eight times the velocity, {most["7 squarings"]:.2f} % of the brain is folded with seven
-squarings and {most["2 squarings"]:.2f} % with two. Ten squarings do not solve the problem
-({most["10 squarings"]:.2f} %), because they divide the time more finely but keep the same grid.
+At eight times the velocity, {most["7 squarings"]:.2f} % of the brain is folded with seven squarings
+and {most["2 squarings"]:.2f} % with two. Ten squarings do not solve the problem
+({most["10 squarings"]:.2f} %), because they divide the time more finely but use the same grid.
 """)
 
 # %% [markdown]
 # ## Know the cost
 #
-# Each squaring interpolates the field once at every voxel of its grid. The next cell times the
-# integration alone for a 3D image of 80 × 96 × 80 voxels. The field has the size of the image, half
-# of it (the default) or a quarter.
+# The cost depends on the grid, because each squaring interpolates the field once at every voxel.
+# The next cell times the integration alone for a 3D image of 80 × 96 × 80 voxels. The grid has the
+# size of the image, half of it (the default) or a quarter.
 
 # %%
 import timeit
@@ -448,14 +453,14 @@ both = real.trainings()["seconds"][["ncc", "ncc-integrated"]] / 3600
 Markdown(f"""
 Integration at half the size is several times faster than at full size. The 3D training runs took
 {both.iloc[1]:.2f} hours with integration at half the size and {both.iloc[0]:.2f} hours without it.
-These two times are only rough, because the two cores of the machine also did other work.
+These two times are only rough estimates, because the two cores of the machine also ran other jobs.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Are seven squarings enough? Compare several numbers of squarings with Euler's
-# method, which follows the velocity in 1000 small, straight steps.
+# **Exercise 1.** Are seven squarings enough? Compare the results of several numbers of squarings
+# with that of Euler's method, which follows the velocity in 1000 small, straight steps.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 walked = warp.identity(velocity.shape[1:-1])
@@ -464,13 +469,13 @@ for _ in range(1000):
 for steps in (0, 1, 3, 5, 7, 9):
     flow = vxm.layers.VecInt(method="ss", int_steps=steps)(velocity)[0].numpy()
     distance = metrics.endpoint_error(flow, walked)
-    print(f"squarings {steps}, distance {distance:.4f} voxels of the velocity's grid")
+    print(f"{steps} squarings: mean distance {distance:.4f} voxels of the velocity's grid")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Yes, because the distance between the two results hardly changes beyond seven squarings. The
-# distance that remains comes from interpolation, which differs between the two methods.
+# Yes, because the distance from Euler's result hardly changes beyond seven squarings. The remaining
+# distance comes from interpolation, which differs between the two methods.
 #
 # </details>
 #
@@ -491,13 +496,13 @@ print(f"largest difference from our warp: {abs(ours - warped[0, ..., 0]).max():.
 #
 # ## Summary
 #
-# - With `int_steps` above 0 the second output of the model is a velocity at half the size. The
-#   displacement is `references.pos_flow`, which `register` returns.
-# - Integrating minus the velocity gives the inverse, but minus the displacement is not the inverse.
-# - An integrated model hardly folds at any λ, so folding cannot show whether λ is right. Choose λ
-#   for it separately.
+# - If `int_steps` is above 0, the second output of the model is a velocity, by default at half the
+#   size. The displacement is `references.pos_flow`, which `register` returns.
+# - The inverse is the integral of the negative velocity, not the negative displacement.
+# - An integrated model hardly folds at any λ, so folding cannot show whether λ is suitable. Choose
+#   its λ separately, by Dice.
 # - An integrated model can still fold where the velocity changes faster than its grid can
 #   represent.
 #
 # **Read on:** [Dalca et al. 2019](https://doi.org/10.1016/j.media.2019.07.006) describe the model,
-# and [Arsigny et al. 2006](https://doi.org/10.1007/11866565_113) the integration.
+# and [Arsigny et al. 2006](https://doi.org/10.1007/11866565_113) describe the integration.

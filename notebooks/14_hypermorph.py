@@ -15,18 +15,18 @@
 #
 # | | |
 # |---|---|
-# | **You will** | build voxelmorph's `HyperVxmDense`, train it with `fit()`, and compare its curve over λ with separately trained networks |
-# | **You will learn** | how a network can take λ as an input, what this costs, and which questions one network leaves open |
+# | **You will** | build voxelmorph's `HyperVxmDense`, train it with `fit()`, and compare its curves over λ with those of separately trained networks |
+# | **You will learn** | how a network can take λ as an input, what such a network costs, and which questions it leaves open |
 # | **You need** | [Weigh smoothness with λ](06_lambda.ipynb) and [Choose λ](06_choose.ipynb) |
-# | **In → out** | two images and λ → a displacement; the records of two long training runs → a curve |
-# | **Not here** | the long training itself: `python -m tools.hyper` made the records that this page reads |
+# | **In → out** | two images and λ → a displacement; the records of two long training runs → curves over λ |
+# | **Not here** | the long training runs: `python -m tools.hyper` made the records that this page reads |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters describe a short training run that shows how the network is used. All results come
-# from stored records of the real and the simulated subjects of [Choose λ](06_choose.ipynb).
+# The parameters describe a short training run that only shows how the network is used. All results
+# come from stored records of the real and the simulated subjects of [Choose λ](06_choose.ipynb).
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -48,8 +48,8 @@ print("grid of", people.shape, "voxels")
 # ## See the result first
 #
 # We compare two kinds of network. The *network for all λ* takes λ as an input and was trained once
-# for each cohort. A *plain network* was trained for a single λ. The next cell reads the records of
-# both.
+# for each cohort. Each *plain network* was trained for a single λ. The next cell reads the records
+# of both kinds.
 
 # %%
 import pandas as pd
@@ -83,11 +83,11 @@ def curves_of(name):
 # %% [markdown]
 # The figure compares both kinds of network on the real subjects.
 
-# %% mystnb={"image": {"alt": "Two panels for real subjects show Dice (above) and folding (below) against lambda. The curve of the plain networks has bars over seeds. The network for all lambda is a dash-dotted line with higher Dice, which folds less than the plain networks at small lambda and more at lambda 1. A diamond close to this line marks a plain network that was trained for as many steps."}, "figure": {"caption": "Dice and folding of real subjects, with NCC and without integration. Bars of the plain networks reach from the lowest to the highest of three seeds. The diamond is a plain network that was trained for as many steps as the network for all λ.", "name": "fig-hypermorph-curve"}}
+# %% mystnb={"image": {"alt": "Two panels for real subjects show Dice (above) and folding (below) against lambda. The curve of the plain networks has bars over seeds. The network for all lambda is a dash-dotted curve with higher Dice than the plain networks, less folding at small lambda and more at lambda 1. A diamond close to the dash-dotted curve marks a plain network that was trained for as many steps."}, "figure": {"caption": "Dice and folding on validation pairs of real subjects, with NCC and without integration. Bars of the plain networks reach from the lowest to the highest value of three seeds. The diamond is a plain network that was trained for as many steps as the network for all λ.", "name": "fig-hypermorph-curve"}}
 curves_of("malf");
 
 # %% [markdown]
-# The next cell subtracts the Dice of the plain networks from that of the network for all λ.
+# The next cell subtracts the mean Dice of the plain networks from that of the network for all λ.
 
 # %%
 laid = hyper_runs.merge(sweep.curve(plain, "dice_mean"), on=[*sweep.GROUP, "lam"])
@@ -102,28 +102,29 @@ steps, plain_steps = hyper_runs[["steps", "plain_steps"]].iloc[0]
 real = laid[laid["cohort"] == "malf"].set_index("lam")
 gain = real["difference"]
 Markdown(f"""
-On real subjects, the network for all λ has the higher Dice at every λ, by {gain.min():.3f} to
-{gain.max():.3f}. However, it was trained for {steps:.0f} steps instead of {plain_steps:.0f}. A
-plain network that was trained for as many steps at λ = 1 (diamond) has a similar Dice. The main
-benefit is therefore the whole curve from one training run, and not a higher Dice.
+On real subjects, the network for all λ has a higher Dice than the plain networks at every λ. The
+difference ranges from {gain.min():.3f} to {gain.max():.3f}. However, the network for all λ was
+trained for {steps:.0f} steps instead of {plain_steps:.0f}. A plain network that was trained for
+equally many steps at λ = 1 (diamond) has a similar Dice. The main benefit is therefore the whole
+curve from one training run, and not a higher Dice.
 """)
 
 # %% [markdown]
 # ## Understand the idea
 #
 # HyperMorph ([Hoopes et al. 2021](https://doi.org/10.1007/978-3-030-78191-0_1),
-# [2022](https://doi.org/10.59275/j.melba.2022-74f1)) adds a second network, the *hypernetwork*. It
-# consists of dense layers, takes a number $h$ between 0 and 1, and computes the weights of the
-# registration network's convolutions. The loss of a training pair is
+# [2022](https://doi.org/10.59275/j.melba.2022-74f1)) adds a second network, the *hypernetwork*. The
+# hypernetwork consists of dense layers, takes a number $h$ between 0 and 1, and computes the
+# weights of the registration network's convolutions. The loss of a training pair is
 #
 # $$(1 - h) \cdot \text{image loss} + h \cdot \text{Grad},$$
 #
 # where $\text{Grad}$ is the smoothness loss and $h$ is drawn at random for each pair. The network
 # thus learns all trade-offs between the two losses at once, and a user sets $h$ after training.
 #
-# Only the ratio of the two weights decides where the loss is lowest. Each $h$ therefore corresponds
-# to $\lambda = h / (1 - h)$ in the usual loss, and $h = \tfrac{1}{2}$ corresponds to λ = 1. This
-# conversion suits NCC, and a note below describes another one for MSE.
+# Only the ratio of the two loss weights determines where the loss is lowest. Each $h$ therefore
+# corresponds to $\lambda = h / (1 - h)$ in the usual loss, and $h = \tfrac{1}{2}$ corresponds to
+# λ = 1. This conversion suits NCC, and a note below describes another one for MSE.
 
 # %% [markdown]
 # ## Build voxelmorph's network
@@ -140,7 +141,7 @@ single = vxm.networks.VxmDense(people.shape, **unet)
 raw = vxm.networks.HyperVxmDense(people.shape, nb_hyp_layers=6, nb_hyp_units=128, **unet)
 
 # %% [markdown]
-# `HyperVxmDense` has three inputs, whose shapes are printed next.
+# `HyperVxmDense` has three inputs. The next cell prints their shapes.
 
 # %%
 print([tuple(each.shape) for each in raw.inputs])
@@ -156,15 +157,15 @@ pd.Series(count, name="weights").to_frame()
 # %% tags=["remove-input"]
 ratio = count["HyperVxmDense"] / count["VxmDense"]
 Markdown(f"""
-voxelmorph's default hypernetwork has 6 layers of 128 units. It makes the model {ratio:.0f} times as
-large as `VxmDense`. Every weight of a convolution becomes a weighted sum over the units of the last
-dense layer, so the model grows with the number of these units.
+voxelmorph's default hypernetwork has 6 layers of 128 units. With it, the model has {ratio:.0f}
+times as many weights as `VxmDense`. Every weight of a convolution becomes a weighted sum over the
+units of the last dense layer, so the model grows with the number of these units.
 """)
 
 # %% [markdown]
-# neurite, the library of layers that voxelmorph uses, provides a convolution whose kernel comes
-# from the dense layers. Only the last convolution, which computes the displacement, has its own
-# trained weights. The next cell counts the layers of each kind.
+# neurite, the library of layers that voxelmorph uses, provides a convolution whose kernel is
+# computed by the dense layers. Only the last convolution, which computes the displacement, has
+# trained weights of its own. The next cell counts the layers of each kind.
 
 # %%
 kinds = pd.Series([type(layer).__name__ for layer in raw.layers])
@@ -172,17 +173,17 @@ kinds[kinds.str.contains("Conv|Dense")].value_counts().to_frame("layers")
 
 # %% [markdown]
 # voxelmorph's script `train_hypermorph.py` uses the input tensor of $h$
-# (`model.references.hyper_val`) to weight the losses. For this purpose it switches TensorFlow 2
-# behaviour off, so many current features of Keras cannot be used. The next section shows a way that
-# keeps these features.
+# (`model.references.hyper_val`) to weight the losses. For this purpose, the script switches
+# TensorFlow 2 behaviour off, so many current features of Keras cannot be used. The next section
+# shows a method that can use these features.
 
 # %% [markdown]
 # ## Draw λ inside `train_step`
 #
-# Keras lets a model replace its training step, while `fit()` keeps the rest, such as callbacks and
-# checkpoints. The class in `vxmlib.networks.hyper` inherits from voxelmorph's `HyperVxmDense`. The
-# next cell prints two of its methods. `train_step` draws $h$, and `compute_loss` weights the two
-# losses of each pair by $1 - h$ and $h$.
+# In Keras, a model can replace its training step, while `fit()` keeps the rest, such as callbacks
+# and checkpoints. Our class in `vxmlib.networks.hyper` inherits from voxelmorph's `HyperVxmDense`
+# and replaces this step. The next cell prints two methods of our class. `train_step` draws $h$, and
+# `compute_loss` weights the two losses of each pair by $1 - h$ and $h$.
 
 # %%
 import inspect
@@ -193,11 +194,11 @@ for method in (hyper.HyperVxmDense.train_step, hyper.HyperVxmDense.compute_loss)
     print(inspect.getsource(method))
 
 # %% [markdown]
-# You do not need your own training loop here. [The four situations](16_situations.ipynb) explain
-# when you need one.
+# You do not need your own training loop here. For cases that need one, see [the four
+# situations](16_situations.ipynb).
 #
-# `hyper.build` builds and compiles this model, as `models.build` does for a plain one. The next
-# cell uses the smaller hypernetwork of the records, which trains about twice as fast.
+# `hyper.build` builds and compiles our model, as `models.build` does for a plain one. The next cell
+# uses the smaller hypernetwork of the records, which trains about twice as fast as the default one.
 
 # %%
 model = hyper.build(
@@ -208,12 +209,12 @@ print(f"{model.count_params():,} weights")
 # %% [markdown]
 # > **Note: Two details of our version**
 # >
-# > neurite initialises the generated kernels with far too small values. The signal therefore
-# > becomes weaker from layer to layer, and the loss hardly falls at first. `hyper.build`
+# > neurite initialises the generated kernels with values that are far too small. The signal
+# > therefore becomes weaker from layer to layer, and the loss hardly falls at first. `hyper.build`
 # > initialises the kernels like those of a plain network.
 # >
-# > For MSE, $h = \tfrac{1}{2}$ corresponds to λ = 0.01 (`middle=0.01`). Otherwise, most draws would
-# > give values of λ that are far too large for this loss.
+# > For MSE, $h = \tfrac{1}{2}$ corresponds to λ = 0.01 (`middle=0.01`). With the conversion for
+# > NCC, most draws would give a λ that is far too large for MSE.
 
 # %% [markdown]
 # ## Train a few steps and register at two λ
@@ -240,15 +241,15 @@ for lam in (0.1, 5):
 
 # %% [markdown]
 # The two displacements come from the same trained network and differ only because of λ. After only
-# ten steps, neither their lengths nor their quality can be interpreted. The comparison below uses
-# the record of the complete training run.
+# ten steps, neither their lengths nor their quality can be interpreted. The comparisons below
+# therefore use the records of the complete training runs.
 
 # %% [markdown]
 # ## Compare after equally many steps
 #
 # Longer training may raise Dice by itself. To separate this effect from that of the hypernetwork, a
-# plain network was trained at λ = 1 for as many steps as the network for all λ. The table shows
-# Dice at λ = 1.
+# plain network was trained at λ = 1 for as many steps as the network for all λ. The table shows the
+# Dice of all networks at λ = 1.
 
 # %%
 alike = laid.dropna(subset="as_long_dice").set_index("subjects")
@@ -265,16 +266,16 @@ plain network is {rest["real"]:+.3f} on real and {rest["simulated"]:+.3f} on sim
 """)
 
 # %% [markdown]
-# We call the differences after equally many steps undecided. Each long training was run with one
-# seed only, and the record does not hold the Dice of each pair, so we cannot compute an interval.
-# The higher Dice on simulated subjects may also come from the larger size of the network for all λ.
+# We call the differences after equally many steps undecided. Each long training run used one seed
+# only, and the records do not contain the Dice of each pair, so we cannot compute an interval. The
+# higher Dice on simulated subjects may also come from the larger size of the network for all λ.
 
 # %% [markdown]
 # ## Check the curve at small λ
 #
-# The curve is only useful if the network behaves at each λ like a network that was trained for this
-# λ. Folding tests this better than Dice, because it changes more with λ. The table shows the folded
-# part of the brain in %, on real subjects.
+# The curve is useful only if the network for all λ behaves at each λ like a network that was
+# trained for this λ. Folding is a better test of this than Dice, because folding changes more with
+# λ. The table shows the folded part of the brain in percent, on real subjects.
 
 # %%
 separate = sweep.curve(plain, "folding_percent_brain").rename(columns={"mean": "plain"})
@@ -290,24 +291,24 @@ Markdown(f"""
 At λ = 0.01, the network for all λ folds {folds.loc[0.01, "for all λ"]:.1f} % of the brain, whereas
 plain networks fold {folds.loc[0.01, "plain"]:.1f} %. The Dice of the network for all λ is highest
 at λ = {peak:g}, and that of plain networks at λ = {plain_peak:g}. At λ = 1, the network for all λ
-folds more than plain networks do. The longer training may explain this, because the plain network
-that was trained for as many steps folds {long_folds:.2f} %.
+folds more than plain networks do. Longer training may explain this difference, because the plain
+network that was trained for as many steps folds {long_folds:.2f} %.
 """)
 
 # %% [markdown]
 # In our setting (slices at 2 mm, `hyper_units=32`), the network for all λ thus does not reproduce
-# plain networks at small λ. A likely reason is that few draws of $h$ lie near 0. A tenth of the
-# draws give values below λ = 0.11, and a hundredth give values below λ = 0.01. In addition, the
-# network may first learn what all λ have in common. voxelmorph's script replaces two fifths of the
-# draws by 0 or 1, but our training did not (`oversample=0`).
+# the folding of plain networks at small λ. A likely reason is that few draws of $h$ are close to 0.
+# A tenth of the draws give values below λ = 0.11, and a hundredth give values below λ = 0.01. In
+# addition, the network may learn the differences between λ last. voxelmorph's script replaces two
+# fifths of the draws by 0 or 1, but our training did not (`oversample=0`).
 
 # %% [markdown]
 # ## Count the cost
 #
-# The network for all λ needs more time for a step, and more steps, than a plain network. However,
-# it needs only one training run. The steps of both networks were timed alternately in one process,
-# so that both ran on the same processor. The table multiplies these times by the number of steps.
-# Its last two columns are for plain networks at every λ.
+# The network for all λ needs more time per step, and more steps, than a plain network, but only one
+# training run. The steps of both networks were timed alternately in one process, so that both ran
+# on the same processor. The table shows these times multiplied by the number of steps. The last two
+# columns give the time of training plain networks at every λ.
 
 # %%
 cost = hyper_runs.groupby("cohort").first().rename(index=sweep.SUBJECTS)
@@ -322,30 +323,30 @@ cheaper = one_seed / minutes["for all λ"]
 slower = cost["step_seconds"] / cost["plain_step_seconds"]
 Markdown(f"""
 A step of the network for all λ takes {slower.min():.1f} to {slower.max():.1f} times as long as a
-plain step. One seed has {n_lams} plain networks. Training them takes {cheaper.min():.1f} to
-{cheaper.max():.1f} times as long as training the network for all λ. The cost is therefore similar,
-but the network for all λ also registers at every λ in between.
+step of a plain network. Training the {n_lams} plain networks of one seed takes {cheaper.min():.1f}
+to {cheaper.max():.1f} times as long as training the network for all λ. The cost is therefore
+similar, but the network for all λ can also register at every λ in between.
 """)
 
 # %% [markdown]
 # > **Important: Questions that one network leaves open**
 # >
 # > - One training run does not show how much the results vary between seeds.
-# > - Its curve may show too little folding at small λ.
-# > - The rule of [Choose λ](06_choose.ipynb) is still needed to choose the λ to report, with
+# > - The curve of this network may show too little folding at small λ.
+# > - The rule of [Choose λ](06_choose.ipynb) is still needed to choose the reported λ, with
 # >   validation subjects and standard errors over subjects.
 # > - We have not tested integrated models, MSE or 3D.
 #
 # One network for every λ is a good choice if λ must be set after training, for example for each
 # data set or structure, as [Hoopes et al. 2022](https://doi.org/10.59275/j.melba.2022-74f1)
 # propose. If you know the useful range of λ, a few plain networks with several seeds give a more
-# reliable choice. You can also combine both methods. The curve shows the useful range, and plain
+# reliable choice. You can also combine both methods: the curve shows the useful range, and plain
 # networks within this range give the final choice.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** What does the network learn at $h = 0$ and at $h = 1$? Convert both to λ.
+# **Exercise 1.** What does the network learn at $h = 0$ and at $h = 1$? Convert both $h$ to λ.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for h in (0, 0.5, 1):
@@ -354,29 +355,31 @@ for h in (0, 0.5, 1):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# At $h = 0$ only the images count (λ = 0). At $h = 1$ only smoothness counts, so the best
-# displacement is 0 everywhere (λ is infinite).
+# At $h = 0$ only the image loss counts (λ = 0). At $h = 1$ only the smoothness loss counts (λ is
+# infinite), so a displacement of 0 everywhere is optimal.
 #
 # </details>
 #
-# **Exercise 2.** Draw many $h$. Which share of the draws corresponds to λ = 0.1 to λ = 10? Which
+# **Exercise 2.** Draw many $h$. What share of the draws corresponds to λ = 0.1 to λ = 10? What
 # share would exceed λ = 0.02 if MSE used the same conversion (`middle=1`)?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 h = hyper.draw(10_000, seed=0, step=0).numpy()
 lams = h / (1 - h)
-print(f"between: {np.mean((lams > 0.1) & (lams < 10)):.2f}, above: {np.mean(lams > 0.02):.2f}")
+print(f"share from λ = 0.1 to 10: {np.mean((lams > 0.1) & (lams < 10)):.2f}")
+print(f"share above λ = 0.02: {np.mean(lams > 0.02):.2f}")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Most draws lie within a factor of 10 of λ = 1, which suits NCC. Almost all draws exceed λ = 0.02,
-# so few remain for the smaller λ of MSE. Therefore `hyper.build` uses `middle=0.01` for MSE.
+# Most draws give values between λ = 0.1 and λ = 10, which suits NCC. Almost all draws exceed
+# λ = 0.02, so few remain for the smaller λ that suit MSE. Therefore `hyper.build` uses
+# `middle=0.01`.
 #
 # </details>
 #
 # **Exercise 3.** Train the network for all λ on the cohort `mni` yourself with the command below.
-# How much does its curve change with the seed?
+# By how much does its curve change with the seed?
 #
 # ```sh
 # python -m tools.hyper --cohort mni --seed 1 --results my_results
@@ -384,8 +387,8 @@ print(f"between: {np.mean((lams > 0.1) & (lams < 10)):.2f}, above: {np.mean(lams
 #
 # <details><summary>Answer</summary>
 #
-# `sweep.hyper_curves("my_results/mni/hyper")` reads the new record. Compare its `dice_mean` with
-# that of the same λ in `hyper_runs`.
+# `sweep.hyper_curves("my_results/mni/hyper")` reads the new record. Compare its `dice_mean` at each
+# λ with that of the cohort `mni` in `hyper_runs`.
 #
 # </details>
 
@@ -396,9 +399,9 @@ print(f"between: {np.mean((lams > 0.1) & (lams < 10)):.2f}, above: {np.mean(lams
 #   training.
 # - voxelmorph's `HyperVxmDense` has $h$, which stands for λ, as its third input. With a
 #   `train_step` and a `compute_loss` of a few lines, `fit()` can train it.
-# - Compare such a network with plain networks that were trained for as many steps.
-# - In our setting, its Dice at λ = 1 was close to that of a plain network after equally many steps.
-#   At small λ, it folded less than plain networks.
+# - Compare a network for all λ with plain networks that were trained for as many steps.
+# - In our setting, the Dice of this network at λ = 1 was close to that of a plain network after
+#   equally many steps. At small λ, this network folded less than plain networks.
 # - One training run does not show how much the results vary between seeds.
 #
 # **Read on:** [Hoopes et al. 2022](https://doi.org/10.59275/j.melba.2022-74f1) tune several

@@ -15,10 +15,10 @@
 #
 # | | |
 # |---|---|
-# | **You will** | train with `fit()`, with your own `train_step` and with a loop that you write (a *bare loop*), and compare the losses step by step |
-# | **You will learn** | what `fit()` can already do, and what you give up with each of the other two ways |
+# | **You will** | train with `fit()`, with a custom `train_step` and with a loop that you write (a *bare loop*), and compare the losses step by step |
+# | **You will learn** | what `fit()` can do, and what you give up when you replace parts of it |
 # | **You need** | [Compile and fit](03_fit.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
-# | **In → out** | training subjects → three lists of losses and the time of a step |
+# | **In → out** | training subjects → the loss at every step and the time of a step, for each way |
 # | **Not here** | the choice between the three ways, which is the subject of [the next lesson](16_situations.ipynb) |
 # | **Time** | 20 minutes |
 
@@ -31,7 +31,7 @@ result = display(Markdown("The result appears here when the page has run."), dis
 # ## Set the parameters
 #
 # The training runs of this lesson are short and use slices with voxels of 2 mm. This is enough,
-# because the lesson compares single training steps and not the quality of a registration.
+# because the lesson compares single training steps, not the quality of a registration.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -51,8 +51,8 @@ people = runs.load_cohort(settings)
 print(people.shape, "voxels,", len(people.split["train"]), "training subjects")
 
 # %% [markdown]
-# The two losses are local NCC for the images and voxelmorph's `Grad` for the smoothness of the
-# displacement, as in [Compile and fit](03_fit.ipynb).
+# As in [Compile and fit](03_fit.ipynb), the losses are local NCC for the images and voxelmorph's
+# `Grad` for the smoothness of the displacement.
 
 # %%
 from vxmlib import losses
@@ -62,7 +62,7 @@ image_loss = losses.LocalNCC().loss
 smoothness = vxm.losses.Grad("l2").loss
 
 # %% [markdown]
-# Every training run of this page starts from the same weights. The function `fresh` therefore sets
+# All training runs of this lesson start from the same weights. The function `fresh` therefore sets
 # the seed before it builds and compiles voxelmorph's `VxmDense`.
 
 # %%
@@ -79,7 +79,8 @@ def fresh(network=vxm.networks.VxmDense):
 
 
 # %% [markdown]
-# Every training run also uses the same pairs in the same order. The function `data` returns them.
+# All training runs also use the same pairs in the same order. The function `data` returns these
+# pairs.
 
 # %%
 from vxmlib import pairs
@@ -94,13 +95,13 @@ def data():
 # ## Ask `fit()` first
 #
 # Four tasks are often given as reasons for a custom loop: clipping gradients, freezing layers,
-# changing the learning rate during training, and monitoring the displacement. Keras has a property,
-# an argument or a callback for each of them.
+# changing the learning rate during training, and monitoring the displacement. For each task, Keras
+# has a property, an argument or a callback.
 #
 # ### Freeze and clip
 #
-# A layer with `trainable = False` keeps its weights. Set this property before `compile`, because
-# Keras collects the trainable weights at that moment. The next cell freezes the encoder.
+# The weights of a layer with `trainable = False` do not change during training. Set this property
+# before `compile`, which collects the trainable weights. The next cell freezes the encoder.
 
 # %%
 model = fresh()
@@ -109,11 +110,11 @@ for layer in model.layers:
         layer.trainable = False
 
 # %% [markdown]
-# Every Keras optimiser can limit the norm of the gradients. The argument `clipnorm` limits it for
-# each weight tensor separately, and `global_clipnorm` for all tensors together. We use plain
-# gradient descent with a learning rate of 1 here, because its step is exactly as long as the
-# clipped gradient. Adam divides each gradient by a running average of its size, so the length of
-# its step would not show the clipping.
+# Every Keras optimiser can limit the norm of the gradients. The argument `clipnorm` limits the norm
+# for each weight tensor separately, and `global_clipnorm` for all tensors together. Here we use
+# plain gradient descent with a learning rate of 1, so each step is exactly as long as the clipped
+# gradient. The steps of Adam would not show the clipping, because Adam divides each gradient by a
+# running average of the gradient's size.
 
 # %%
 limit = 0.01
@@ -123,8 +124,8 @@ model.compile(optimizer, loss=model.loss, loss_weights=[1.0, settings.lam])
 # %% [markdown]
 # ### Change the learning rate and monitor the displacement
 #
-# Keras has a callback for learning-rate schedules. The next cell uses it to halve the rate at the
-# start of the third epoch and of each later one.
+# Keras has a callback for learning-rate schedules. Here this callback halves the learning rate at
+# the start of the third epoch and of each later epoch.
 
 # %%
 falling = tf.keras.callbacks.LearningRateScheduler(
@@ -132,7 +133,7 @@ falling = tf.keras.callbacks.LearningRateScheduler(
 )
 
 # %% [markdown]
-# Monitoring needs a new callback. The next cell takes one validation pair for it.
+# To monitor the displacement, we write a callback. The next cell selects a validation pair for it.
 
 # %%
 from vxmlib import metrics, models
@@ -141,8 +142,8 @@ moving, fixed = runs.validation_pairs(people)[0]
 images = people.image(moving), people.image(fixed)
 
 # %% [markdown]
-# The callback registers this pair after each epoch and adds the percentage of folded voxels in the
-# brain to the log.
+# After each epoch, the callback registers this pair and logs the percentage of folded voxels in the
+# brain.
 
 # %%
 class WatchFolding(tf.keras.callbacks.Callback):
@@ -153,12 +154,13 @@ class WatchFolding(tf.keras.callbacks.Callback):
 
 
 # %% [markdown]
-# Our callback `training.RegistrationMonitor` does the same for a list of pairs and adds their Dice.
+# Our callback `training.RegistrationMonitor` does the same for a list of pairs and also logs their
+# mean Dice.
 #
 # ### Run all four at once
 #
-# The first epoch has a single step, so that the next cell can measure how far this step moved each
-# weight tensor.
+# The first epoch has a single step. The next cell measures the largest change of a weight tensor in
+# this step.
 
 # %%
 import numpy as np
@@ -170,13 +172,13 @@ moved = [w.numpy() - old for w, old in zip(model.weights, start, strict=True)]
 longest = max(np.linalg.norm(change) for change in moved)
 
 # %% [markdown]
-# Three longer epochs follow, so that the schedule changes the learning rate.
+# Three longer epochs follow, in which the schedule changes the learning rate.
 
 # %%
 history = model.fit(data(), initial_epoch=1, epochs=4, steps_per_epoch=5, **callbacks)
 
 # %% [markdown]
-# The next cell tests whether the encoder kept its weights and whether the single step of the first
+# The next cell tests whether the encoder is unchanged, and whether the single step of the first
 # epoch stayed within the limit.
 
 # %%
@@ -189,7 +191,7 @@ print("encoder unchanged:", all(encoder))
 print(f"longest step of a weight tensor: {longest:.4f} (limit {limit})")
 
 # %% [markdown]
-# The log shows the learning rate of each epoch and the folding that the callback measured.
+# The log shows the learning rate, the loss and the folding of the monitored pair for each epoch.
 
 # %%
 import pandas as pd
@@ -198,14 +200,14 @@ log = pd.DataFrame(history.history, index=[2, 3, 4]).rename_axis("epoch")
 log[["lr", "loss", "folded, % of the brain"]].rename(columns={"lr": "learning rate"}).round(4)
 
 # %% [markdown]
-# None of the four tasks needed a loop. The rest of the page shows how to write the training step
-# yourself, for the rare task that needs it.
+# None of the four tasks needed a custom loop. For the rare task that does, the rest of the lesson
+# shows how to write the training step yourself.
 
 # %% [markdown]
 # ## First way: call `fit()`
 #
-# `fit()` reports the mean loss of an epoch. Epochs of one step therefore give the loss of each
-# step.
+# `fit()` reports the mean loss over the steps of an epoch. To obtain the loss of each step, we
+# therefore use epochs of one step.
 
 # %%
 steps = 50 if settings.profile != "smoke" else 10
@@ -214,9 +216,9 @@ history = model.fit(data(), epochs=steps, steps_per_epoch=1, verbose=0)
 by_step = {"fit()": np.array(history.history["loss"])}
 
 # %% [markdown]
-# The callback `loops.Clock` records when each step ends, and the differences are the times of the
-# steps. We report their tenth percentile, because other programs on the machine can only make a
-# step slower.
+# The callback `loops.Clock` records when each step ends, and the time of a step is the difference
+# between two successive records. We report the tenth percentile of these times, because other
+# programs on the machine can only make a step slower.
 
 # %%
 from vxmlib.methods import loops
@@ -238,8 +240,8 @@ times = {"fit()": milliseconds(clock)}
 # ## Second way: replace `train_step`
 #
 # `fit()` calls the model's `train_step` once for each batch. A subclass that replaces this method
-# keeps everything else of `fit()`, such as callbacks, history, checkpoints and training on several
-# devices. The method has only six lines.
+# keeps everything else in `fit()`, such as callbacks, history, checkpoints and training on several
+# devices. The body of the method has only six lines.
 
 # %%
 class OwnStep(vxm.networks.VxmDense):
@@ -254,11 +256,11 @@ class OwnStep(vxm.networks.VxmDense):
 
 # %% [markdown]
 # To change the gradients before they are applied, replace `minimize` by `tape.gradient` and
-# `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision) you then have to
-# scale the loss yourself, whereas `minimize` does so automatically.
-# [HyperMorph](14_hypermorph.ipynb) is trained by a `train_step` of this kind.
+# `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision), you then have to
+# scale the loss yourself, whereas `minimize` scales it automatically.
+# [HyperMorph](14_hypermorph.ipynb) is trained with a custom `train_step`, too.
 #
-# The model is trained and timed in the same way as before.
+# The next cell trains and times the new model in the same way as before.
 
 # %%
 model = fresh(OwnStep)
@@ -271,7 +273,7 @@ times["own train_step"] = milliseconds(clock)
 # %% [markdown]
 # ## Third way: write the loop
 #
-# A bare loop uses nothing of `fit()`. The next cell builds the model and prepares its optimiser.
+# A bare loop does not call `fit()`. The next cell builds the model and prepares its optimiser.
 
 # %%
 model = fresh()
@@ -279,8 +281,8 @@ optimizer, weights = model.optimizer, model.trainable_variables
 optimizer.build(weights)
 
 # %% [markdown]
-# The step needs the same operations as before, and the sum of the losses has to be written out,
-# too. `tf.function` compiles the step, and without it the loop would be much slower.
+# The step has the same operations as `train_step`, but the weighted sum of the losses also has to
+# be written out. Without `tf.function`, which compiles the step, the loop would be much slower.
 
 # %%
 @tf.function
@@ -296,7 +298,7 @@ def one_step(inputs, targets):
 
 
 # %% [markdown]
-# The loop takes the batches one by one and records the times with the same clock as before.
+# The loop makes one step for each batch, and `loops.Clock` again records when each step ends.
 
 # %%
 clock, by_loop = loops.Clock(), []
@@ -309,13 +311,13 @@ times["bare loop"] = milliseconds(clock)
 # %% [markdown]
 # ## Guard the loop
 #
-# The loop above would continue with a loss of NaN until its last step. Our function `loops.train`
-# is the same loop with additional checks (guards):
+# If the loss became NaN, the loop above would still continue until the last step. Our function
+# `loops.train` is the same loop with additional checks (*guards*):
 #
 # - It stops with a message when the loss or a weight is no longer finite, or when the batches run
 #   out.
-# - It can keep the last good weights in a file, and it returns a table with every term of the loss.
-# - It refuses an optimiser that scales the loss for mixed precision.
+# - It can save the last good weights in a file, and it returns a table with every term of the loss.
+# - It raises an error if the optimiser expects a scaled loss, as in mixed precision.
 #
 # `loops.compiled_terms` takes the losses and their weights from the compiled model.
 
@@ -327,20 +329,20 @@ by_step["guarded loop"] = table["loss"].to_numpy()
 times["guarded loop"] = milliseconds(clock)
 
 # %% [markdown]
-# The returned table has one row for each step, and the next cell shows the last two rows.
+# The returned table has one row for each step. The next cell shows the last two rows.
 
 # %%
 table.set_index("step").set_axis(["loss", "image loss", "smoothness"], axis=1).tail(2).round(4)
 
 # %% [markdown]
-# Neither the bare loop nor the guarded one can resume an interrupted training run, because the
+# Neither the bare loop nor the guarded loop can resume an interrupted training run, because the
 # state of the optimiser is not saved.
 #
 # ## Compare the losses and the time of a step
 #
-# If every way is written correctly, all of them give the same loss at every step. The table shows
-# the largest relative difference from `fit()` over all steps, the time of a step, and the loss of
-# the last step.
+# If all four variants are correct, they give the same loss at every step, up to rounding. The table
+# shows the largest relative difference from the losses of `fit()`, the time of a step, and the loss
+# of the last step.
 
 # %%
 reference = by_step["fit()"]
@@ -355,20 +357,20 @@ most = max(apart.values())
 assert most < 1e-4
 equal = f"equal to within a relative difference of {most:.0e}" if most else "exactly equal"
 Markdown(f"""
-Over {steps} steps, the losses of all ways are {equal}. On another machine the ways may add numbers
-in a different order, and single precision rounds every sum. A relative difference of up to about
-`1e-5` is therefore no error.
+Over {steps} steps, the losses of the four variants are {equal}. On another machine, the variants
+may add numbers in different orders, and single precision rounds every sum. A relative difference of
+up to about `1e-5` therefore does not indicate an error.
 """)
 
 # %% [markdown]
-# The times depend on the machine and on its load. Before you replace `fit()` because of its speed,
-# measure both `fit()` and your loop on your machine.
+# The time of a step depends on the machine and on its load. Before you replace `fit()` to save
+# time, measure a step of `fit()` and a step of your loop on your machine.
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
-**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal}. The
-comparison has {steps} steps of voxelmorph's `VxmDense` on slices of {people.shape[0]} ×
-{people.shape[1]} voxels. A step takes {times["fit()"]:.0f} ms in `fit()` and {times["bare loop"]:.0f} ms in the bare loop.
+**Result.** The losses of `fit()`, of a custom `train_step` and of a bare loop are {equal}. Each of
+them trained voxelmorph's `VxmDense` for {steps} steps, on slices of {people.shape[0]} ×
+{people.shape[1]} voxels. A step takes {times["fit()"]:.0f} ms with `fit()` and {times["bare loop"]:.0f} ms with the bare loop.
 """))
 
 # %% tags=["remove-cell"]
@@ -394,26 +396,28 @@ recording.keep_record("15_steps", record)
 # %% [markdown]
 # ## Know what you give up
 #
+# The table shows what each way provides.
+#
 # | | `fit()` | own `train_step` | bare loop |
 # |---|---|---|---|
 # | Callbacks, progress log | yes | yes | you write them |
-# | Resume from a checkpoint | yes | yes | you write it |
-# | Several devices (`tf.distribute`) | yes | yes | you write it |
+# | Resuming from a checkpoint | yes | yes | you write it |
+# | Training on several devices (`tf.distribute`) | yes | yes | you write it |
 # | Mixed precision | yes | with `minimize` | you write the scaling |
-# | Stop at NaN | a callback | a callback | you write it (as in `loops.train`) |
-# | Change the gradients | only clipping | yes | yes |
-# | Two optimisers in turn | no | yes | yes |
+# | Stopping at NaN | a callback | a callback | you write it (as in `loops.train`) |
+# | Changing the gradients | only clipping | yes | yes |
+# | Two optimisers that alternate | no | yes | yes |
 #
 # > **Tip: Keep `fit()` as the reference**
 # >
-# > If you write a loop, first let it make the same step as `fit()`, and compare the losses as this
-# > page does. Then change one thing at a time.
+# > If you write a loop, first let it make the same step as `fit()`, and compare the losses as in
+# > this lesson. Then change one thing at a time.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Leave the smoothness term out of the loop, as if you had forgotten it. At which
-# step does the comparison with `fit()` show the mistake?
+# **Exercise 1.** Leave the smoothness term out of the guarded loop, as if you had forgotten it. At
+# which step does the comparison with `fit()` reveal the mistake?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 model = fresh()
@@ -423,12 +427,12 @@ difference = abs(wrong.set_index("step")["loss"] / reference - 1)
 print(difference.iloc[[0, 1, 4, 9]].map("{:.0e}".format).to_string())
 
 # %% [markdown]
-# The solution prints the relative difference at four steps. The first step shows no difference,
-# because the untrained network moves almost nothing, so the smoothness term is almost zero. The
-# difference then grows, and after a few steps it is larger than rounding can explain.
+# The solution prints the relative difference from `fit()` at four steps. The first difference is
+# almost zero, because the displacement of the untrained network is almost zero, and so is the
+# smoothness term. After a few steps, the difference is larger than rounding can explain.
 #
-# **Exercise 2.** Clip the gradients of the bare loop. Which line do you add? For brevity, the
-# solution uses the image loss only.
+# **Exercise 2.** Clip the gradients in the bare loop. Which line do you add? For brevity, the
+# solution uses only the image loss.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 with tf.GradientTape() as tape:
@@ -441,12 +445,12 @@ print(f"norm before {norm:.4f}, after {tf.linalg.global_norm(clipped):.4f}")
 # %% [markdown]
 # ## Summary
 #
-# - Clipping, freezing, a learning-rate schedule and monitoring are arguments and callbacks of
-#   Keras.
-# - A custom `train_step` of six lines keeps the rest of `fit()`.
-# - A bare loop gives the same losses, but you have to write resuming, mixed precision and guards
-#   yourself.
-# - Test a loop against `fit()` step by step before you change it.
+# - Clipping, freezing, a learning-rate schedule and monitoring need only a property, an argument or
+#   a callback of Keras.
+# - A custom `train_step` of six lines keeps everything else in `fit()`.
+# - A bare loop gives the same losses as `fit()`, but you have to write resuming, mixed precision
+#   and guards yourself.
+# - Before you change a loop, compare its losses with those of `fit()` step by step.
 #
-# **Read on:** [Decide whether you need a loop](16_situations.ipynb) goes through the situations for
-# which loops are written.
+# **Read on:** [Decide whether you need a loop](16_situations.ipynb) covers situations in which
+# loops are often written.

@@ -15,8 +15,8 @@
 #
 # | | |
 # |---|---|
-# | **You will** | try four situations for which training loops are often written, and compare each variant with `fit()` |
-# | **You will learn** | the simplest code that each situation needs, and whether the variant improved the registration here |
+# | **You will** | go through four situations in which training loops are often written, and compare each variant with a reference |
+# | **You will learn** | the simplest code for each situation, and whether each variant improved the registration here |
 # | **You need** | [the training step three ways](15_steps.ipynb) |
 # | **In → out** | training subjects → short training runs of equal length, scored on validation pairs |
 # | **Not here** | a ranking of the variants, because each was trained only once and for few steps |
@@ -24,9 +24,9 @@
 
 # %% [markdown]
 # Few projects need a custom training loop. The table lists the usual reasons for writing one, and
-# the simplest tool that is enough for each.
+# the simplest sufficient tool in each case.
 #
-# | You want | It is enough to use |
+# | Aim | Sufficient tool |
 # |---|---|
 # | clipped gradients | an argument of the optimiser |
 # | frozen layers | a property of the layer |
@@ -45,13 +45,13 @@ from time import perf_counter
 from IPython.display import Markdown, display
 
 began = perf_counter()
-result = display(Markdown("The result will stand here when the page has run."), display_id=True)
+result = display(Markdown("The result appears here when the page has run."), display_id=True)
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The images are slices with voxels of 2 mm, and each run is short. A dozen training runs therefore
-# take only a few minutes.
+# The images are slices with voxels of 2 mm, and each training run is short. The dozen runs of this
+# lesson therefore take only a few minutes.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -73,9 +73,9 @@ steps = max(settings.steps // 4, 6)
 print(steps, "steps for each training run")
 
 # %% [markdown]
-# All runs train voxelmorph's own `VxmDense`. Unless the text says otherwise, they start from the
-# same weights and use the same pairs in the same order. The functions `fresh` and `data` therefore
-# fix the seeds of the model and of the pairs.
+# All runs train voxelmorph's `VxmDense`. Unless the text says otherwise, they start from the same
+# weights and use the same pairs in the same order. The functions `fresh` and `data` therefore fix
+# the seeds of the model and of the pairs.
 
 # %%
 from vxmlib import backend, models, pairs
@@ -96,7 +96,7 @@ def data(seed=settings.seed, **options):
 
 # %% [markdown]
 # The function `measure` scores a trained model on all validation pairs, so that every variant is
-# judged by the same numbers.
+# judged by the same measures.
 
 # %%
 from functools import partial
@@ -117,9 +117,9 @@ def measure(name, register):
 # %% [markdown]
 # ## Train the reference with `fit()`
 #
-# The reference is a model that `fit()` trains for the same number of steps. We train it with three
-# seeds, because their range shows how large a difference in Dice can be by chance. The first line
-# scores the [identity](../book/glossary.md#identity), which moves nothing.
+# The reference is a model that `fit()` trains for as many steps as each variant. We train it with
+# three seeds, because the range of the Dice shows how large a difference can arise by chance. The
+# first line scores the [identity](../book/glossary.md#identity), which moves nothing.
 
 # %%
 measure("identity", "identity")
@@ -132,8 +132,8 @@ for name, number in {"fit()": 0, "fit(), second seed": 1, "fit(), third seed": 2
 fitted = [row["dice_mean"] for name, row in results.items() if name.startswith("fit()")]
 reference, seed_range = fitted[0], max(fitted) - min(fitted)
 Markdown(f"""
-The three seeds differ by up to {seed_range:.3f} in Dice. A smaller difference between a variant and
-`fit()` can therefore be due to chance.
+Between the three seeds, Dice differs by up to {seed_range:.3f}. A smaller difference in Dice
+between a variant and the reference can therefore be due to chance.
 """)
 
 # %% [markdown]
@@ -142,9 +142,9 @@ The three seeds differ by up to {seed_range:.3f} in Dice. A smaller difference b
 # ### A curriculum for λ
 #
 # A [curriculum](../book/glossary.md#curriculum) begins with an easier task. Here λ starts at ten
-# times its final value, so that at first only very smooth deformations are possible. It reaches its
-# final value after half of the steps. Keras compiles a loss only once and then treats its numbers
-# as constants, so a number that changes later has to be a `tf.Variable`.
+# times its final value, which at first favours very smooth deformations. λ reaches its final value
+# after half of the steps. Keras compiles a loss only once and then treats the numbers in it as
+# constants, so a number that changes later has to be a `tf.Variable`.
 
 # %%
 stiffness = tf.Variable(10 * settings.lam)
@@ -183,14 +183,14 @@ loops.train(model, data(), terms, steps=steps, after=lambda step, *_: loosen(ste
 measure("curriculum, loop", partial(models.register, model))
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, and the result is the same up to rounding.
+# **Is `fit()` enough?** Yes, and the result is that of the loop, up to rounding.
 #
 # ### A λ that follows a folding budget
 #
-# Here a rule changes λ so that folding stays near a budget of `percent` of all voxels. λ starts at
-# a tenth of its usual value. After each step, it is multiplied by `rate` if more voxels fold than
-# the budget allows, and divided by `rate` otherwise. `loops.FoldingBudget` applies this rule to a
-# running average of the folding, in which `memory` is the weight of the earlier steps.
+# Here a rule changes λ so that the percentage of folded voxels stays near a budget, `percent`.
+# λ starts at a tenth of its usual value. After each step, λ is multiplied by `rate` if folding is
+# above the budget, and divided by `rate` otherwise. `loops.FoldingBudget` applies this rule to a
+# running average of folding, in which `memory` is the weight of the earlier steps.
 
 # %%
 from vxmlib import metrics
@@ -205,7 +205,7 @@ def follow(step, logs, outputs):
 
 
 # %% [markdown]
-# The loop calls `follow` after each step and adds the returned values to its table.
+# After each step, the loop calls `follow` and adds the returned values to the table of losses.
 
 # %%
 model = fresh()
@@ -214,17 +214,17 @@ adapted = loops.train(model, data(), terms, steps=steps, after=follow).set_index
 measure("λ by a folding budget, loop", partial(models.register, model))
 
 # %% [markdown]
-# λ falls at first, because the displacement of the untrained network has no folds.
+# In the figure, λ falls at first, because the displacement of the untrained network has no folds.
 
-# %% mystnb={"image": {"alt": "The left line plot shows the weight lambda at each training step. It rises while folding is above the budget and falls while folding is below. The right plot shows the percentage of folded voxels."}, "figure": {"caption": "λ and the percentage of folded voxels of each training pair, while λ follows the folding budget.", "name": "fig-situations-budget"}}
+# %% mystnb={"image": {"alt": "Two line plots against the training step. On the left, the weight lambda rises while average folding is above the budget and falls otherwise. The right plot shows the percentage of folded voxels."}, "figure": {"caption": "λ (left) and the percentage of folded voxels of the training pair (right) at each step, while λ follows the folding budget.", "name": "fig-situations-budget"}}
 from vxmlib.book import figures
 
 labels = ["λ", "folded, % of all voxels"]
 figures.steps_of({"training pair": adapted}, ["λ", "folding"], labels);
 
 # %% [markdown]
-# **Could `fit()` do it?** Nearly. A callback has no access to the displacement of the training
-# pair. It can, however, register a validation pair every few steps and change λ by the same rule.
+# **Is `fit()` enough?** Nearly. A callback has no access to the displacement of the training pair.
+# However, a callback can register a validation pair every few steps and change λ by the same rule.
 #
 # ### A discriminator in place of NCC
 #
@@ -232,9 +232,9 @@ figures.steps_of({"training pair": adapted}, ["λ", "folding"], labels);
 # well-aligned ones, and the registration network learns to deceive it
 # ([Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545)). As the
 # well-aligned image, we use a weighted mean of the fixed and the moving image, with most of the
-# weight on the fixed one.
-# `loops.AdversarialSimilarity` holds the discriminator and its optimiser. It has a separate λ,
-# because its loss has another scale than NCC.
+# weight on the fixed image.
+# `loops.AdversarialSimilarity` contains the discriminator and its optimiser. The adversarial loss
+# differs from NCC in scale, so it has a separate λ.
 
 # %%
 model = fresh()
@@ -249,23 +249,24 @@ from math import log
 judged = contest["discriminator_loss"]
 against = results["discriminator, loop"]
 Markdown(f"""
-The loss of the discriminator went from {judged.iloc[0]:.2f} to {judged.iloc[-20:].mean():.2f}.
-A discriminator that only guesses has a loss of $2 \\ln 2 \\approx$ {2 * log(2):.2f}. The
-registration network was trained without NCC, and its Dice went from
-{results["identity"]["dice_mean"]:.3f} before registration to {against["dice_mean"]:.3f}.
+The loss of the discriminator went from {judged.iloc[0]:.2f} at the first step to
+{judged.iloc[-20:].mean():.2f} (mean of the last steps). A discriminator that cannot distinguish the
+images has a loss of $2 \\ln 2 \\approx$ {2 * log(2):.2f}. The registration network was trained
+without NCC. With this network, Dice is {against["dice_mean"]:.3f}, compared with
+{results["identity"]["dice_mean"]:.3f} before registration.
 """)
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, with a `train_step` that updates both networks. A loss function
-# alone is not enough, because there are two optimisers.
+# **Is `fit()` enough?** Yes, with a `train_step` that updates both networks. A loss function alone
+# is not enough, because each network has its own optimiser.
 #
 # ## Situation 2: the gradients are measured or restricted
 #
 # ### The gradient of each loss term
 #
-# `fit()` uses only the gradient of the weighted sum of the losses. A `tf.GradientTape` gives the
-# gradient of each term for one batch. The table shows the norm of each gradient over all trainable
-# weights, before and after training. The loss weights are left out.
+# `fit()` computes only the gradient of the weighted sum of the losses. A `tf.GradientTape` gives
+# the gradient of each loss term for one batch. The table shows the norm of each gradient over all
+# trainable weights, before and after training, without the loss weights.
 
 # %%
 import pandas as pd
@@ -278,18 +279,18 @@ columns = {"image_loss": "image loss", "smoothness_loss": "smoothness"}
 pd.DataFrame(norms).T.rename(columns=columns)
 
 # %% [markdown]
-# The displacement of the untrained network is almost 0, so the smoothness term has almost no
-# gradient. λ therefore has an effect only after the network has learned to deform the image. The
-# gradient of the image loss belongs to a single pair, so it need not be small after training on
-# many pairs.
+# The displacement of the untrained network is almost 0, so the gradient of the quadratic smoothness
+# term is almost 0, too. λ therefore has an effect only after the network has learned to deform the
+# image. The gradient of the image loss is computed for a single pair, so its norm need not be small
+# after training on many pairs.
 #
-# **Could `fit()` do it?** The measurement needs a tape for one batch, but no loop.
+# **Is `fit()` enough?** No, but the measurement needs only a tape for one batch, not a loop.
 #
 # ### Two stages
 #
 # The first stage trains all weights with ten times the usual λ. The second stage freezes the
-# encoder, so that its weights no longer change, and trains the other layers with the usual λ. In
-# Keras, each stage is one call of `compile` and one of `fit()`.
+# encoder and trains the other layers with the usual λ. In Keras, each stage is one call of
+# `compile` and one call of `fit()`.
 
 # %%
 half = steps // 2
@@ -303,16 +304,17 @@ model.fit(data(start_step=half), steps_per_epoch=steps - half, verbose=0)
 measure("two stages, fit()", partial(models.register, model))
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, as the cell shows. A loop (`loops.train(..., variables=...)`) could
-# also keep the running averages of the optimiser between the stages.
+# **Is `fit()` enough?** Yes, as the cell shows. A loop (`loops.train(..., variables=...)`) could
+# also carry the running averages of the optimiser over to the second stage.
 #
 # ## Situation 3: each subject has two contrasts
 #
-# Some studies have two contrasts of each subject, such as T1 and T2. We simulate the second one by
-# inverting the intensities inside the head. The network receives both contrasts of both subjects.
-# The loss compares the warped *first* contrast with the *second* contrast of the fixed subject.
-# Both contrasts are computed from the same image, so they always belong to the same subject. If
-# yours come from files, read both files of a subject with the same index.
+# Some studies have two contrasts of each subject, such as T1 and T2. We simulate the second
+# contrast by inverting the intensities inside the head. The network receives both contrasts of the
+# moving and of the fixed subject. The loss compares the warped *first* contrast with the *second*
+# contrast of the fixed subject. Here the two contrasts are computed from the same image, so they
+# always belong to the same subject. If you read contrasts from files, read both files of a subject
+# with the same index.
 
 # %%
 def second(image):
@@ -325,8 +327,8 @@ def both(inputs, targets):
 
 
 # %% [markdown]
-# `VxmDense` accepts images with several channels. Its warped image has both contrasts, so the loss
-# takes the first channel.
+# `VxmDense` accepts images with several channels. The warped image contains both contrasts, so the
+# loss selects the first channel.
 
 # %%
 def across(similarity):
@@ -342,7 +344,8 @@ def across(similarity):
 
 
 # %% [markdown]
-# Our `models.register` takes images of one contrast, so the next function registers pairs with two.
+# Our `models.register` accepts only one contrast, so the next function registers pairs with two
+# contrasts.
 
 # %%
 def register_both(model):
@@ -357,9 +360,9 @@ def register_both(model):
 
 
 # %% [markdown]
-# The second contrast is inverted, so aligned images have a negative correlation. Our NCC, like
-# voxelmorph's, counts a negative correlation as 0, so it does not reward the alignment. We
-# therefore also train with voxelmorph's
+# The second contrast is inverted, so the correlation of aligned images is negative. Like
+# voxelmorph's NCC, our NCC counts a negative correlation as 0, so this loss does not reward
+# alignment. We therefore also train with voxelmorph's
 # [mutual information](../book/glossary.md#mutual-information), which measures how well the
 # intensities of one image predict those of another.
 
@@ -371,7 +374,8 @@ correlation = losses.LocalNCC().loss
 information = vxm.losses.MutualInformation(nb_bins=16).loss
 
 # %% [markdown]
-# The next cell trains one model with each loss. λ stays the same, although it was chosen for NCC.
+# The next cell trains one model with each image loss. The value of λ is the same for both models,
+# although it was chosen for NCC.
 
 # %%
 for name, similarity in {"NCC": correlation, "mutual information": information}.items():
@@ -395,24 +399,24 @@ by_fit, by_loop = (dice[f"two contrasts, mutual information, {way}"] for way in 
 rounding = abs(by_loop - by_fit)
 Markdown(f"""
 With NCC, Dice is {ncc:.3f}, compared with {dice["identity"]:.3f} before registration. With mutual
-information it is {by_fit:.3f} with `fit()` and {by_loop:.3f} with the loop.
+information, Dice is {by_fit:.3f} with `fit()` and {by_loop:.3f} with the loop.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two training runs with mutual information do the same, but add some numbers in a different
-order. Rounding alone therefore changed Dice by {rounding:.3f}, so a difference of this size has no
-meaning.
+The two training runs with mutual information do the same computation, but add some numbers in a
+different order. Their difference of {rounding:.3f} in Dice is therefore due to rounding alone, so a
+difference of this size between variants has no meaning.
 """)
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes. The network takes two channels, the data set delivers both contrasts
-# together, and mutual information is a loss like any other.
+# **Is `fit()` enough?** Yes. The network accepts two channels, the data set provides both contrasts
+# together, and mutual information is used like any other loss.
 #
 # ## Situation 4: the registration is shown during training
 #
-# A callback can register a validation pair after any step. The next callback keeps the displacement
-# of this pair at six steps.
+# A callback can register a validation pair after any step. The next callback stores the
+# displacement of one validation pair after six of the steps.
 
 # %%
 import numpy as np
@@ -432,9 +436,10 @@ class Look(tf.keras.callbacks.Callback):
 fresh().fit(data(), steps_per_epoch=steps, callbacks=[Look()], verbose=0);
 
 # %% [markdown]
-# The next cell draws the pair for each stored displacement, so that you can compare the steps.
+# The next cell draws the pair for each stored displacement, so that you can compare the
+# registrations.
 
-# %% mystnb={"figure": {"caption": "One validation pair, registered at several steps of the training. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
+# %% mystnb={"figure": {"caption": "One validation pair, registered after several of the training steps. Choose a step with the mouse, or with Tab and the arrow keys.", "name": "fig-situations-film"}}
 from vxmlib import warp
 from vxmlib.book import steppable
 
@@ -445,8 +450,8 @@ for step, u in film.items():
 steppable.steps(frames, name="film", label="step", start=str(kept[-1]))
 
 # %% [markdown]
-# **Could `fit()` do it?** Yes, as the callback shows. You need a custom `train_step` only for values
-# that exist only inside a training step, such as the activations of a layer.
+# **Is `fit()` enough?** Yes, as the callback shows. A custom `train_step` is needed only to show
+# values from inside a training step, such as the activations of a layer.
 #
 # ## Compare what each variant gained
 #
@@ -465,24 +470,24 @@ above = list(gain.index[gain > noise])
 
 # %% tags=["remove-input"]
 beyond = "Compared with the first seed, " + (
-    f"these variants gain more than this range: {'; '.join(above)}."
+    f"these variants raise Dice by more than this range: {'; '.join(above)}."
     if above
-    else "no variant gains more than this range or the effect of rounding."
+    else "no variant raises Dice by more than both this range and the effect of rounding."
 )
 Markdown(f"""
 Every network is a `VxmDense` that was trained for {steps} steps with {len(people.split["train"])}
-subjects. The voxels of the slices are {settings.spacing:g} mm wide. The first seed of `fit()`
-reaches a Dice of {reference:.3f}, and the three seeds cover a range of {seed_range:.3f}. {beyond}
-Each variant was trained only once and for few steps, so even a larger gain would not be enough for
-a ranking.
+subjects. The voxels of the slices are {settings.spacing:g} mm wide. With the first seed, the
+reference reaches a Dice of {reference:.3f}, and the range over the three seeds is {seed_range:.3f}.
+{beyond} Each variant was trained only once and for few steps, so even a larger gain would not be
+sufficient for a ranking.
 """)
 
 # %% tags=["remove-cell"]
 result.update(Markdown(f"""
 **Result.** In training runs of {steps} steps, `fit()` reached a Dice of {reference:.3f} with the
-first seed. Three seeds cover a range of {seed_range:.3f}. {beyond} All but two variants ran inside
-`fit()`. The λ that follows a folding budget could use a callback, and the discriminator could use a
-`train_step`.
+first seed. The range over three seeds is {seed_range:.3f}. {beyond} All but two variants ran inside
+`fit()`. A callback could make λ follow a folding budget, and a `train_step` could train the
+discriminator.
 """))
 
 # %% tags=["remove-cell"]
@@ -506,9 +511,9 @@ recording.keep_record("16_situations", record)
 # %% [markdown]
 # ## See how a loop fails
 #
-# A loop without guards continues after the loss has become NaN. `loops.train` stops and reports
-# where the last good weights are. The next cell provokes a failure with a learning rate of ten
-# thousand.
+# A loop without guards continues after the loss has become NaN, whereas `loops.train` stops and
+# reports where it saved the last good weights. The next cell provokes such a failure with a
+# learning rate of ten thousand.
 
 # %%
 import tempfile
@@ -531,26 +536,28 @@ except loops.LoopStopped as reason:
 # <details><summary>Answer</summary>
 #
 # None of them. The curriculum, the two stages, the two contrasts and the pictures ran inside
-# `fit()`. A callback can follow a folding budget on validation pairs, and a `train_step` can train
-# a discriminator. A loop can become the simpler choice when you need several of these together.
+# `fit()`. A callback can make λ follow a folding budget on validation pairs, and a `train_step` can
+# train a discriminator. A loop can be the simpler choice if you combine several of these variants.
 #
 # </details>
 #
-# **Exercise 2.** While λ followed the budget, how often did it turn from rising to falling or back?
+# **Exercise 2.** While λ followed the folding budget, how often did it change direction, that is,
+# from rising to falling or back?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 turns = np.diff(np.sign(adapted["λ"].diff().dropna())) != 0
-print(f"λ turned {int(turns.sum())} times and ended at {float(budget.lam):.3f}")
+print(f"λ changed direction {int(turns.sum())} times and ended at {float(budget.lam):.3f}")
 
 # %% [markdown]
 # ## Summary
 #
-# - Before you write a loop, try arguments of the optimiser, callbacks, `tf.data` and `train_step`.
+# - Before you write a loop, try the optimiser's arguments, callbacks, `tf.data` and `train_step`.
 # - A loop is needed when two networks or optimisers alternate in ways that `train_step` cannot
 #   express, or for research on the training step itself.
-# - Compare every variant with `fit()` at the same number of steps, by Dice and folding.
-# - Train the reference with several seeds, and compare each gain with their range.
-# - If you write a loop, let it stop at NaN with a message and keep the last good weights.
+# - Compare the Dice and the folding of every variant with those of `fit()` at the same number of
+#   steps.
+# - Train the reference with several seeds, and compare each gain in Dice with the range over seeds.
+# - If you write a loop, make it stop at NaN with a message and save the last good weights.
 #
 # **Read on:** [Fan et al. 2019](https://doi.org/10.1016/j.media.2019.101545) train a registration
 # network with a discriminator.

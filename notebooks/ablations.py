@@ -15,20 +15,20 @@
 #
 # | | |
 # |---|---|
-# | **You will** | compare training runs that differ from a reference in one choice |
+# | **You will** | compare training runs that differ from a reference in one or two choices |
 # | **You will learn** | which choices raised Dice, which of them also caused more folds, and how large the spread over seeds is |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
-# | **In → out** | records of runs on slices, and of repeated passes in 3D → tables and figures |
+# | **In → out** | records of training runs on slices, and of repeated passes in 3D → tables and figures |
 # | **Not here** | the comparison with SyN, which is [Register real brains in 3D](08_real.ipynb) |
 # | **Time** | 15 minutes |
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters choose the data of the small example on this page. The tables do not depend on
-# them, because they always show the real subjects of the data set `malf`, which [Register real
-# brains in 3D](08_real.ipynb) describes. The second cell checks the parameters and opens the
-# committed records.
+# The parameters select the data of the small example on this page. They do not change the tables,
+# which always show results for the real subjects of the data set `malf`, described in [Register
+# real brains in 3D](08_real.ipynb). The second cell checks the parameters and opens the committed
+# records.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -49,11 +49,11 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 #
 # A training run in 3D takes about an hour or more, which is too long to repeat every run with
 # several seeds. The choices were therefore compared on coronal slices of the same subjects, where
-# a run is short. The reference is the base network, which is the strided U-Net of the [2018
-# paper](https://doi.org/10.1109/CVPR.2018.00964) at its smaller size. It was trained with NCC at λ
-# = 1 and with the full augmentation. The figure shows every run.
+# a run takes only minutes. The reference run trains the base network, which is the strided U-Net
+# of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964) at its smaller size. This run uses
+# NCC, λ = 1 and the full augmentation. The figure shows the results of every run.
 
-# %% mystnb={"image": {"alt": "Two panels with one line for each run on slices: Dice of the validation subjects, and folding in percent of the brain, each a dot with a bar for the spread over seeds. A dashed line marks the reference. Larger networks have the highest Dice and fold most."}, "figure": {"caption": "All runs on slices: means over seeds with their SD, on the validation subjects. The dashed line is the reference.", "name": "fig-ablations-runs"}}
+# %% mystnb={"image": {"alt": "Two panels for Dice and folding of the validation subjects, with one row for each run on slices. Each dot is a mean with a bar for the SD over seeds. A dashed line marks the reference. The two largest networks at λ = 1 have the highest Dice and the most folding."}, "figure": {"caption": "Dice and folding of the validation subjects for all runs on slices: mean and SD over seeds. The dashed line marks the reference.", "name": "fig-ablations-runs"}}
 from vxmlib.book import figures
 
 tried = results.ablation()
@@ -63,8 +63,8 @@ spreads = {"dice": "dice_sd", "folding_percent_brain": "folding_sd"}
 figures.dots_of_runs(seen, spreads, ["Dice", "folding, % of brain"], reference=reference);
 
 # %% [markdown]
-# Dice and folding are those of the five validation subjects after the last step. The test subjects
-# were not used.
+# Dice and folding were measured on the five validation subjects after the last training step. The
+# test subjects were not used.
 
 # %% tags=["remove-cell"]
 from IPython.display import Markdown
@@ -76,36 +76,36 @@ gain, top = dice - bare["dice"], dice.idxmax()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Each run was repeated with {int(usual["seeds"])} seeds and has {steps["all"]} steps. Each step
-uses four pairs that are drawn from fifteen training subjects. Only the run "twice the steps" has
-{steps["all, twice the steps"]} steps.
+Each run was repeated with {int(usual["seeds"])} seeds. All runs have {steps["all"]} steps, except
+for the run "twice the steps", which has {steps["all, twice the steps"]}. Each step uses four pairs
+that are drawn from fifteen training subjects.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**Most choices that raise Dice also fold more.** Over all runs, Dice and folding correlate with r =
-{folds.corr(dice):.2f}. The run with the highest Dice is called "{results.title(top)}". It reaches
-{dice[top]:.3f} and leaves {folds[top]:.2f} % of the brain folded.
+**Most choices that raise Dice also increase folding.** Over all runs, the correlation between Dice
+and folding is r = {folds.corr(dice):.2f}. The run "{results.title(top)}" has the highest Dice,
+{dice[top]:.3f}, and leaves {folds[top]:.2f} % of the brain folded.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-**One combination improves both measures.** A wider network with λ = 2 has a Dice of
-{both["dice"]:.3f} with {both["folding_percent_brain"]:.2f} % folded. The reference has
-{usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. Both runs use
+**One combination clearly improves both measures.** The wide network with λ = 2 has a Dice of
+{both["dice"]:.3f} with {both["folding_percent_brain"]:.2f} % of the brain folded. The reference
+has {usual["dice"]:.3f} with {usual["folding_percent_brain"]:.2f} % folded. Both runs use
 augmentation. Without it, the Dice of the base network is only {bare["dice"]:.3f}.
 """)
 
 # %% [markdown]
 # ## Compare the parts of the augmentation
 #
-# Augmentation changes each training image at random and needs no label. It has three parts. It
-# mirrors the head in half of the draws, it tilts and shifts the head by a small random affine map,
-# and it bends the head by a smooth random diffeomorphism.
+# Augmentation changes each training image at random and needs no labels. It has three parts. It
+# mirrors the head in half of the draws, tilts and shifts the head by a small random affine map,
+# and bends the head by a smooth random diffeomorphism.
 #
-# The next table compares runs that differ in the augmentation alone. Two of them reverse the image
-# array instead of mirroring the head, and [the next
-# section](#mirror-the-head-instead-of-reversing-the-array) explains the difference.
+# The next table compares runs that differ only in how training pairs are made. Two runs reverse
+# the image array instead of mirroring the head. The difference is explained in [the next
+# section](#mirror-the-head-instead-of-reversing-the-array).
 
 # %%
 kinds = ["none", "affine", "bend", "flip", "flip, the array reversed"]
@@ -117,42 +117,43 @@ tried.loc[kinds, list(words)].rename(index=results.titles, columns=words).round(
 # %% tags=["remove-input"]
 largest = gain[["flip", "affine", "bend"]].idxmax()
 Markdown(f"""
-All three parts together change Dice by {gain["all"]:+.3f} compared with no augmentation. Each
-part alone changes it by less. Among these, the run "{results.title(largest)}" gains most, with
-{gain[largest]:+.3f}.
+Compared with no augmentation, all three parts together raise Dice by {gain["all"]:.3f}. Each part
+alone raises Dice by less. Among the runs with one part, "{results.title(largest)}" has the largest
+gain, {gain[largest]:.3f}.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The SD over seeds is up to {tried.loc[kinds, "dice_sd"].max():.3f}, so a difference of this size
-may be noise.
+In this table, the SD over seeds is up to {tried.loc[kinds, "dice_sd"].max():.3f}, so a difference
+of this size may be noise.
 """)
 
 # %% [markdown]
-# In the run with stronger augmentation, the affine map and the bend are two to four times as
-# large. Its pairs may then differ more than real subjects do, so the network may learn large
-# deformations that it does not need.
+# In the run with stronger augmentation, the affine map and the bend are two to four times as large
+# as in the reference. Augmented pairs may then differ more than real pairs do, so the network may
+# learn unnecessarily large deformations.
 
 # %% tags=["remove-input"]
 Markdown(f"""
-Stronger augmentation changes Dice by {gain["all, strong"]:+.3f} compared with no augmentation, so
-it does not help. Another run trains both directions of each pair in one batch, so a batch holds
-fewer different pairs. Its Dice differs from that of the reference by
+Stronger augmentation lowers Dice by {-gain["all, strong"]:.3f} compared with no augmentation, so
+it does not help. Another run trains both directions of each pair in one batch, so a batch contains
+fewer different pairs. The Dice of this run differs from that of the reference by
 {gain["all, both ways"] - gain["all"]:+.3f}, which is within the spread over seeds.
 """)
 
 # %% [markdown]
-# The training loss does not show which run is best, because it also depends on how easily the
-# training images can be registered. In this table the run with the lowest loss does not have the
-# highest Dice.
+# The training loss does not show which run is best, because the loss also depends on how easily
+# the augmented images can be registered. In this table, the run with the lowest loss does not have
+# the highest Dice.
 
 # %% [markdown]
 # ## Mirror the head instead of reversing the array
 #
 # Augmentation code often exchanges left and right by `image[::-1]`. This reflects the array about
-# the middle of the *grid*. A head is approximately symmetric about its *midplane*, which is x = 0
-# in millimetre coordinates. If the two planes differ, a reversed head is also shifted sideways.
-# The next cell computes the distance between them on the grid of this page's example.
+# the middle of the *grid*. A head, however, is approximately symmetric about its *midplane*, which
+# is x = 0 in millimetre coordinates. If these two planes differ, reversing the array also shifts
+# the head sideways. The next cell computes the distance between the two planes on the grid of this
+# page's example.
 
 # %%
 import numpy as np
@@ -166,10 +167,10 @@ print(f"the middle of the grid lies at x = {x_of_middle:.1f} mm")
 
 # %% [markdown]
 # Reversing the array shifts the head by twice this distance. The function `axes.mirror_labels`
-# reflects a label map about the midplane. It also exchanges "Left" and "Right", which a supervised
-# loss would need. The next cell compares a subject's label map with two reflected copies of
-# itself. The first is mirrored about x = 0, and the second about the middle of the grid, which is
-# the same as reversing the array.
+# reflects a label map about the midplane. It also exchanges the labels of left and right
+# structures, which a supervised loss would need. The next cell compares a subject's label map with
+# two reflected copies. The first copy is mirrored about x = 0. The second is mirrored about the
+# middle of the grid, which is the same as reversing the array.
 
 # %%
 from vxmlib import axes, metrics
@@ -183,29 +184,31 @@ for name, affine in {"mirrored": people.affine, "reversed": centred}.items():
 
 # %% [markdown]
 # No subject is exactly symmetric about the midplane, so even the mirrored copy does not match the
-# original perfectly. The reversed copy matches it less, because it is also shifted.
+# original perfectly. The reversed copy matches less well than the mirrored copy, because it is
+# also shifted.
 
 # %% tags=["remove-input"]
 alone = dice["flip, the array reversed"] - dice["flip"]
 together = dice["all, the array reversed"] - dice["all"]
 Markdown(f"""
-On the slices, reversing the array instead of mirroring the head changes the validation Dice by
-{alone:+.3f} when it is the only augmentation, and by {together:+.3f} with the other parts.
+On the slices, reversing the array instead of mirroring the head lowers the validation Dice by
+{-alone:.3f} if it is the only augmentation, and by {-together:.3f} if it is combined with the
+other parts.
 """)
 
 # %% [markdown]
 # > **Warning: The 3D networks were trained with reversed arrays**
 # >
-# > The mistake was noticed after the training runs of [Register real brains in 3D](08_real.ipynb)
-# > had ended. Its cost in 3D has not been measured yet.
+# > The mistake was noticed only after the training runs of [Register real brains in
+# > 3D](08_real.ipynb) had finished. The effect in 3D has not been measured yet.
 
 # %% [markdown]
 # ## Compare learning rates, sizes and lengths
 #
-# The next table lists the other runs, which all use the full augmentation. Each differs from the
-# reference in one choice, except for one run that differs in two. Each run and the reference have
-# an SD over seeds. A difference in Dice is called "within spread" when it does not exceed the
-# larger of these two SDs.
+# The other runs all use the full augmentation. Each differs from the reference in one choice,
+# except for the wide network with λ = 2, which differs in two. A difference in Dice is called
+# "within spread" if it does not exceed the larger of the SDs over seeds of the run and the
+# reference.
 
 # %%
 others = tried.drop(index=kinds)
@@ -214,8 +217,7 @@ spread = others["dice_sd"].clip(lower=tried.loc["all", "dice_sd"])
 verdicts = np.where(change > spread, "higher", np.where(change < -spread, "lower", "within spread"))
 
 # %% [markdown]
-# The table shows this verdict for each run, with its difference from the reference and its
-# folding.
+# The next table shows this verdict for each run, with its difference in Dice and its folding.
 
 # %%
 shown = others.assign(verdict=verdicts, change=change)
@@ -225,32 +227,32 @@ shown[list(words)].rename(index=results.titles, columns=words).round(3)
 # %% tags=["remove-input"]
 slow, fast, constant = "all, a third of the rate", "all, three times the rate", "all, constant rate"
 Markdown(f"""
-The reference has {folds["all"]:.2f} % of the brain folded. A third of the learning rate is too
-low for this number of steps and changes Dice by {change[slow]:+.3f}. Three times the rate
-changes Dice by {change[fast]:+.3f} and leaves {folds[fast]:.2f} % folded. A constant rate
+The reference leaves {folds["all"]:.2f} % of the brain folded. A third of the learning rate is too
+low for this number of steps and lowers Dice by {-change[slow]:.3f}. Three times the learning rate
+raises Dice by {change[fast]:.3f} and leaves {folds[fast]:.2f} % folded. A constant learning rate
 instead of the cosine schedule changes Dice by {change[constant]:+.3f}.
 """)
 
 # %% [markdown]
-# Larger networks have a higher Dice and fold more. The small network has half the filters of the
-# base network in most layers. VoxelMorph-2 is the second network of the 2018 paper, which has more
-# filters in its last layers.
+# Larger networks have a higher Dice than smaller ones and fold more. The small network has half
+# the filters of the base network in most layers. VoxelMorph-2, the second network of the 2018
+# paper, has more filters than the base network in its last layers.
 
 # %% tags=["remove-input"]
 double, longer = "all, twice the filters", "all, twice the steps"
 Markdown(f"""
-The network with twice the filters of VoxelMorph-2 has the largest difference,
-{change[double]:+.3f}, and leaves {folds[double]:.2f} % folded. Twice the steps change Dice by
-{change[longer]:+.3f} and leave {folds[longer]:.2f} % folded. Therefore compare networks after the
-same number of steps.
+The network with twice the filters of VoxelMorph-2 has the largest gain over the reference,
+{change[double]:.3f}, and leaves {folds[double]:.2f} % of the brain folded. Twice the steps raise
+Dice by {change[longer]:.3f} and leave {folds[longer]:.2f} % folded, so compare networks only after
+the same number of steps.
 """)
 
 # %% [markdown]
 # ## Cross size and smoothness
 #
-# Network size and λ may depend on each other, so both sizes were trained with both values of λ.
-# The wide network has twice as many filters as the base network, and four times as many in its
-# last layer at half resolution. The next cell names the four runs.
+# The effects of network size and λ may depend on each other, so two sizes were trained with two
+# values of λ. The wide network has twice as many filters as the base network in most layers, and
+# four times as many in its last layer at half resolution. The next cell lists the four runs.
 
 # %%
 import pandas as pd
@@ -272,26 +274,28 @@ pd.concat(table, axis=1).round(3)
 # %% tags=["remove-input"]
 at_usual, at_wide = (dice[two] - dice[one] for one, two in names.to_numpy())
 Markdown(f"""
-Doubling λ removes most folds. It changes Dice by {at_usual:+.3f} with the base network and by
-{at_wide:+.3f} with the wide network.
+Doubling λ removes most folds. It changes the Dice of the base network by {at_usual:+.3f} and that
+of the wide network by {at_wide:+.3f}.
 """)
 
 # %% [markdown]
-# The wide network has the higher Dice at either λ, but at λ = 1 it also has more folds than the
-# reference. Only both changes together raise Dice and lower folding. The wide network was
-# therefore trained in 3D with λ = 2.
+# At either λ, the wide network has a higher Dice than the base network, but at λ = 1 it also has
+# more folds. The wide network improves both measures over the reference only with λ = 2, so this
+# combination was trained in 3D.
 
 # %% [markdown]
 # ## Repeat the passes
 #
-# A trained network can register a pair again. The moving image is warped by the first displacement,
-# the same network registers the warped image to the fixed image, and the two displacements are
-# composed. The composed displacement is applied to the original moving image, so the result is
-# interpolated only once. [Refine one pair](13_instance.ipynb) explains the composition, which [Zhao
-# et al. 2019](https://arxiv.org/abs/1907.12353) call shared-weight cascading.
+# A trained network can register a pair in several passes. The moving image is warped by the first
+# displacement, the same network registers the warped image to the fixed image, and the two
+# displacements are composed. The composed displacement is applied to the original moving image, so
+# this image is interpolated only once. The composition is explained in [Refine one
+# pair](13_instance.ipynb). [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) call such passes
+# shared-weight cascading.
 #
-# The next table shows each pass of the 3D networks on the pairs of the validation subjects. Dice
-# is the mean over the same 23 structures as in [Register real brains in 3D](08_real.ipynb).
+# The next table shows the results of each pass of the 3D networks, averaged over the validation
+# pairs. Dice is the mean over the same 23 structures as in [Register real brains in
+# 3D](08_real.ipynb).
 
 # %%
 passes = results.passes()
@@ -300,10 +304,10 @@ words = {"dice": "Dice", "folding_percent_brain": "folded, %", "seconds": "secon
 by_pass.rename(columns=words).round(3)
 
 # %% [markdown]
-# *Seconds* are the time of each pass alone. The figure shows how Dice and folding change with the
-# number of passes.
+# The column of *seconds* gives the time of each pass alone. The figure shows how Dice and folding
+# change with the number of passes.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of passes, one curve for each of three networks. Dice of the wide network rises at the second pass, stays at the third and falls a little at the fourth. Dice of the others hardly changes at the second and then falls. Folding falls for the wide network and leaves zero for the integrated one."}, "figure": {"caption": "Dice and folding of the validation subjects when a 3D network registers a pair one to four times.", "name": "fig-ablations-passes"}}
+# %% mystnb={"image": {"alt": "Two panels show Dice and folding against the number of passes, one curve for each of three networks. Dice of the wide network rises at the second pass, hardly changes at the third and falls slightly at the fourth. Dice of the other networks hardly changes at the second pass and then falls. Folding falls for the wide network and leaves zero for the network with an integrated velocity."}, "figure": {"caption": "Dice and folding of the validation subjects when a 3D network makes one to four passes.", "name": "fig-ablations-passes"}}
 curves = {results.title(name): table for name, table in passes.items()}
 measures = ["dice", "folding_percent_brain"]
 figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="passes");
@@ -311,14 +315,15 @@ figures.steps_of(curves, measures, ["Dice", "folding, % of brain"], xlabel="pass
 # %% tags=["remove-input"]
 wide, base = (passes[name]["dice"].diff() for name in ("ncc-wide", "ncc"))
 Markdown(f"""
-The second pass changes the wide network's Dice by {wide[2]:+.3f}, and the third by {wide[3]:+.3f}.
-Two passes of this network were therefore measured on the test subjects. The base network's Dice
-changes by {base[2]:+.3f} with the second pass and by {base[3]:+.3f} with the third.
+The second pass changes the Dice of the wide network by {wide[2]:+.3f}, and the third pass by
+{wide[3]:+.3f}. This network was therefore run with two passes on the test subjects. The Dice of
+the base network changes by {base[2]:+.3f} with the second pass and by {base[3]:+.3f} with the
+third.
 """)
 
 # %% [markdown]
-# The two networks differ in size and in λ, so these runs cannot show which of the two makes a
-# second pass useful.
+# The base and wide networks differ in size and in λ, so these runs cannot show which difference
+# makes a second pass useful.
 
 # %% tags=["remove-input"]
 last = passes["ncc-integrated"]["folding_percent_brain"].iloc[-1]
@@ -328,15 +333,15 @@ brain is folded after four.
 """)
 
 # %% [markdown]
-# Composed displacements are interpolated on the grid, so a composition may fold although none of
-# its parts does. More passes do not always improve the result. A likely reason is that the network
-# was trained to predict *one* smooth displacement for a pair after affine alignment, and never for
-# an image that is already registered.
+# Composition interpolates one displacement on the grid, so the composed displacement may fold
+# although neither of its parts does. More passes do not always raise Dice either. A likely reason
+# is that the network was trained to predict *one* smooth displacement for a pair after affine
+# alignment, and never for an image that is already registered.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Which runs have a higher Dice than the reference *and* fewer folds? Are their
+# **Exercise 1.** Which runs have a higher Dice than the reference *and* fewer folds? Are these
 # differences in Dice larger than the spread over seeds?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
@@ -347,31 +352,32 @@ better &= tried["folding_percent_brain"] < tried.loc["all", "folding_percent_bra
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The difference of "both directions in a batch" is within the spread over seeds. Only the wide
-# network with λ = 2 has a difference in Dice that is larger.
+# The gain of "both directions in a batch" over the reference is within the spread over seeds. Only
+# the gain of the wide network with λ = 2 is larger than this spread.
 #
 # </details>
 #
-# **Exercise 2.** The verdicts compare a difference with an SD over three seeds. Why is this weaker
-# than the intervals of [Register real brains in 3D](08_real.ipynb)?
+# **Exercise 2.** The verdicts compare a difference with an SD over three seeds. Why are they
+# weaker evidence than the intervals in [Register real brains in 3D](08_real.ipynb)?
 #
 # <details><summary>Answer</summary>
 #
-# Three seeds give a poor estimate of the spread, and the SD says nothing about other subjects. The
-# intervals resample the test subjects, although they in turn say nothing about other seeds. A
-# complete comparison would have both.
+# Three seeds give a poor estimate of the spread, and the SD over seeds says nothing about other
+# subjects. The intervals resample the test subjects, but they say nothing about other seeds. A
+# complete comparison would cover both seeds and subjects.
 #
 # </details>
 
 # %% [markdown]
 # ## Summary
 #
-# - Repeat each run with several seeds, and do not interpret a difference that is smaller than
-#   their spread.
-# - Judge a choice by Dice and folding together, because most choices that raise Dice also fold more.
+# - Repeat each run with several seeds, and do not interpret a difference that is smaller than the
+#   spread over seeds.
+# - Judge a choice by Dice and folding together, because most choices that raise Dice also increase
+#   folding.
 # - Choose network size and λ together.
 # - Mirror a head about its midplane, because reversing the array also shifts the head.
-# - Let validation subjects decide how many passes help.
+# - Choose the number of passes on validation subjects.
 #
-# **Read on:** [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) train the passes of a cascade
-# jointly, which this book does not do.
+# **Read on:** [Zhao et al. 2019](https://arxiv.org/abs/1907.12353) train all passes of a cascade
+# jointly, which is not done in this book.

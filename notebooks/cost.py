@@ -15,11 +15,11 @@
 #
 # | | |
 # |---|---|
-# | **You will** | read how long each lesson of this build took, time a training step, and estimate a training run at full size |
-# | **You will learn** | where time and memory go, and what several devices and half precision change |
+# | **You will** | read how long each lesson of this build took, time a training step, and estimate training time at full size |
+# | **You will learn** | what needs most of the time and memory, and what several devices and half precision change |
 # | **You need** | [Compile and fit](03_fit.ipynb) |
-# | **In → out** | the costs that the lessons recorded, and short measurements → tables of seconds and GB |
-# | **Not here** | the time to register one pair, which [Real brains](08_real.ipynb) compares with classical methods |
+# | **In → out** | the recorded costs of the lessons, and short measurements → tables of time and memory |
+# | **Not here** | the time to register one pair, which is compared between methods in [Real brains](08_real.ipynb) |
 # | **Time** | 10 minutes |
 
 # %% [markdown]
@@ -34,9 +34,10 @@ seed = 0
 root = None
 
 # %% [markdown]
-# TensorFlow accepts some settings only before it uses a device. By default it reserves all the
-# memory of a GPU. With memory growth, it reserves memory only when it needs it. The cell also
-# splits the processor into two logical devices for the section [Several devices](#several-devices).
+# TensorFlow accepts some settings only before it uses a device. By default, TensorFlow reserves
+# all the memory of a GPU. The next cell turns on memory growth, so that only the necessary memory
+# is reserved. It also splits the processor into two logical devices for the section [Several
+# devices](#several-devices).
 
 # %%
 from vxmlib.backend import device_summary, set_seed, tf, versions, vxm
@@ -54,8 +55,8 @@ print(device_summary())
 # %% [markdown]
 # ## Read the time and memory of each lesson
 #
-# The build records the seconds of each lesson and the largest memory that its Python process held.
-# The next cell collects these records.
+# The build records the running time of each lesson and the peak memory of its Python process. The
+# next cell collects these records.
 
 # %%
 import json
@@ -70,7 +71,7 @@ costs = {LESSONS[k]: json.loads(p.read_text()) for k, p in paths.items() if p.ex
 costs = pd.DataFrame(costs, index=["seconds", "peak_gb", "threads"]).T
 
 # %% [markdown]
-# The table has one row for each lesson that this build has executed.
+# The next table has one row for each lesson that this build executed.
 
 # %%
 table = pd.DataFrame(index=pd.Index(costs.index, name="lesson"))
@@ -85,30 +86,31 @@ from vxmlib import records
 grid_folder = runs.output_folder().parents[1] / "lambda"
 grid_runs = sorted(grid_folder.glob(f"*-{settings.cohort}-{settings.profile}/*.json"))
 grid_seconds = [records.read(path)["seconds"] for path in grid_runs]
-grid_text = "This build has no λ grid."
+grid_text = "This build did not train the λ grid."
 if grid_seconds:
-    grid_text = f"The {len(grid_seconds)} training runs of the λ grid are not in the table. They "
-    grid_text += f"took {sum(grid_seconds) / 60:.0f} minutes."
+    grid_text = f"The {len(grid_seconds)} training runs of the λ grid, which are not in the table, "
+    grid_text += f"took {sum(grid_seconds) / 60:.0f} minutes in total."
 
 # %% tags=["remove-input"]
 from IPython.display import Markdown
 
 largest = table["GB"].idxmax() if len(table) else "no lesson"
 Markdown(f"""
-Together the {len(table)} lessons took {table["seconds"].sum() / 60:.0f} minutes. The lesson with
-the most memory is "{largest}", with {table["GB"].max():.1f} GB. {grid_text}
+Together, the {len(table)} lessons took {table["seconds"].sum() / 60:.0f} minutes. The lesson with
+the highest peak memory is "{largest}", with {table["GB"].max():.1f} GB. {grid_text}
 """)
 
 # %% [markdown]
-# A lesson whose training run is already finished loads it instead of training again. The row of
-# such a lesson therefore does not include the training. In a new output folder every lesson trains
-# what it needs, so all rows are complete.
+# If the training run of a lesson is already finished, the lesson loads the trained network instead
+# of training again. The time of such a lesson therefore does not include training. In a new output
+# folder, every lesson trains what it needs, so all times include training.
 #
 # ## Time a training step
 #
-# A training run takes the number of steps times the seconds of one step, so it is sufficient to
-# measure one step. The next cell compiles voxelmorph's own network with voxelmorph's own losses.
-# The grid is that of a brain at 2 mm, but the profile `smoke` uses a smaller one.
+# The time of a training run is the number of steps times the time of one step, so it is sufficient
+# to measure one step. The next cell compiles voxelmorph's own network with voxelmorph's own
+# losses. The grid is that of a brain at 2 mm, except in the profile `smoke`, which uses a smaller
+# grid.
 
 # %%
 grid = (48, 64, 48) if settings.profile == "smoke" else (80, 96, 80)
@@ -117,9 +119,9 @@ stock_losses = [vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss]
 stock.compile(tf.keras.optimizers.Adam(1e-4), loss=stock_losses, loss_weights=[1, 1])
 
 # %% [markdown]
-# The time does not depend on the content of the images, so random images are sufficient. `Clock` is
-# a callback that records when each step ends. It gives the median time from the end of one step to
-# the end of the next, so the slow first step is not counted.
+# The time of a step does not depend on the content of the images, so random images are sufficient.
+# The callback `Clock` records when each step ends. It gives the median time from the end of one
+# step to the end of the next, so the slow first step is not counted.
 
 # %%
 import numpy as np
@@ -139,9 +141,10 @@ def step_seconds(model, steps=6):
 
 
 # %% [markdown]
-# `models.build` compiles the same network with our NCC, which computes the same value faster. It
-# can also build the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964). The
-# next cell times all three combinations.
+# The function `models.build` compiles the same network with our NCC, which computes the same value
+# as voxelmorph's in less time. It can also build the strided U-Net of the [2018
+# paper](https://doi.org/10.1109/CVPR.2018.00964). The next cell times three combinations of
+# network and loss.
 
 # %%
 from vxmlib import models
@@ -156,8 +159,8 @@ timed = {
 seconds = pd.Series({name: step_seconds(model) for name, model in timed.items()})
 
 # %% [markdown]
-# The second column gives the hours of 3000 steps, which is the length of the training runs in
-# [Real brains](08_real.ipynb).
+# In the next table, the second column gives the hours for 3000 steps, the length of the training
+# runs in [Real brains](08_real.ipynb).
 
 # %%
 steps = pd.DataFrame({"seconds per step": seconds.round(2)})
@@ -168,17 +171,17 @@ steps.rename_axis("network, loss")
 voxelmorph_step, our_step, strided_step = seconds
 Markdown(f"""
 A step of VxmDense takes {voxelmorph_step / our_step:.1f} times as long with voxelmorph's NCC as
-with ours. With our NCC, it takes {our_step / strided_step:.1f} times as long as a step of the
-strided U-Net. VxmDense is slower because it has more convolutions at full resolution. Other
+with ours. With our NCC, a step of VxmDense takes {our_step / strided_step:.1f} times as long as a
+step of the strided U-Net, because VxmDense has more convolutions at full resolution. Other
 programs on the machine can lengthen these times, so compare ratios rather than seconds.
 """)
 
 # %% [markdown]
 # ## Time the NCC loss
 #
-# voxelmorph sums over each window with one dense convolution. Our NCC sums along one axis after the
-# other, which needs fewer operations in 3D. The next cell times the loss and its gradient for both
-# and takes the best of three repeats.
+# voxelmorph's NCC sums over each window with one dense convolution. Our NCC sums along one axis
+# after the other, which needs fewer operations in 3D. The next cell defines a function that times
+# a loss with its gradient and takes the best of three repeats.
 
 # %%
 from time import perf_counter
@@ -203,8 +206,8 @@ def loss_seconds(loss, repeats=3):
 
 
 # %% [markdown]
-# The next table also shows the value of each loss, because comparing the times is fair only if both
-# losses compute the same value.
+# The next table shows the time and the value of each loss, because comparing the times is fair
+# only if both losses compute the same value.
 
 # %%
 ncc = {"voxelmorph's NCC": vxm.losses.NCC().loss, "our NCC": losses.LocalNCC().loss}
@@ -215,8 +218,8 @@ ncc_table.round({"value": 5, "seconds": 3})
 # %% tags=["remove-input"]
 theirs, ours = ncc_table["seconds"]
 Markdown(f"""
-Both losses have the same value, and voxelmorph's takes {theirs / ours:.1f} times as long as ours on
-{device_summary()}.
+Both losses have the same value, but voxelmorph's takes {theirs / ours:.1f} times as long as ours
+on this device ({device_summary()}).
 """)
 
 # %% [markdown]
@@ -225,9 +228,9 @@ Both losses have the same value, and voxelmorph's takes {theirs / ours:.1f} time
 #
 # ## Estimate the full size
 #
-# Training keeps the outputs of all layers for the gradients, so these outputs need most of the
-# memory. Keras knows their sizes before it allocates them. `outputs_gb` adds them up for one pair.
-# The row "papers" is the grid of the authors' papers.
+# Training keeps the outputs of all layers to compute the gradients, so these outputs need most of
+# the memory. Keras knows their sizes before it allocates them, and `outputs_gb` adds these sizes
+# up for one pair. The row "papers" is for the grid of the VoxelMorph papers.
 
 # %%
 grids = {"2 mm": (80, 96, 80), "1 mm": (160, 192, 160), "papers": (160, 192, 224)}
@@ -240,11 +243,11 @@ sizes.round(2)
 
 # %% [markdown]
 # These numbers are computed, not measured. The gradients and the loss need additional memory. An
-# author of voxelmorph reports about 10 GB for the volumes and the network of the papers
+# author of voxelmorph reports about 10 GB for the volume size and the network of the papers
 # ([thread 235](https://github.com/voxelmorph/voxelmorph/issues/235)).
 #
-# The profile `full` trains VxmDense at 1 mm. The next cell estimates its time from the measured
-# step, on the assumption that the time grows in proportion to the number of voxels.
+# The profile `full` trains VxmDense at 1 mm. The next cell estimates its training time from the
+# measured time of a step, assuming that the time is proportional to the number of voxels.
 
 # %%
 from vxmlib.experiments.settings import Settings
@@ -259,20 +262,20 @@ from vxmlib.experiments.results import committed_record
 
 trained = committed_record("malf/training/ncc.json")
 Markdown(f"""
-That profile is meant for a GPU, and it was not run for this book. A finished training run allows a
-check of the hours that were estimated for 2 mm. The strided U-Net with NCC and λ = 1, trained on
-real brains, took {trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps
-({trained["device"]}). This time includes the augmentation of the images and the validation, so it
-is longer than that of the steps alone.
+The profile `full` is meant for a GPU, and it was not run for this book. For 2 mm, the estimated
+hours can be compared with a finished training run. Training the strided U-Net on real brains, with
+NCC and λ = 1, took {trained["seconds"] / 3600:.1f} hours for {trained["metrics"]["steps"]} steps
+({trained["device"]}). This time includes augmentation and validation, so it is longer than the
+time of the steps alone.
 """)
 
 # %% [markdown]
 # ## Several devices
 #
-# `fit()` distributes each batch over several devices when the model was built in the scope of a
-# `MirroredStrategy`. The next cells train with the same seed and the same batches on one device and
-# on two, to test whether the losses are equal. Small simulated 2D slices are sufficient for this
-# test.
+# `fit()` distributes each batch over several devices if the model was built in the scope of a
+# `MirroredStrategy`. The next cells train with the same seed and the same batches on one device
+# and on two, to test whether the losses are equal. Small simulated 2D slices are sufficient for
+# this test.
 
 # %%
 from vxmlib import cohorts, pairs
@@ -294,8 +297,8 @@ def trained_in(strategy, steps, batch_size=4, **options):
 
 
 # %% [markdown]
-# The function returns the loss of each step and the median seconds of a step. The next cell runs it
-# on one logical device and then on both.
+# The function `trained_in` returns the loss of each step and the median time of a step. The next
+# cell calls it for one logical device and then for both.
 
 # %% tags=["remove-stderr"]
 tf.get_logger().setLevel("ERROR")  # no message for each sum over devices
@@ -307,12 +310,12 @@ pd.DataFrame({"one device": one, "two devices": both}).rename_axis("step").round
 # %% tags=["remove-input"]
 relative = np.abs(both / one - 1).max()
 Markdown(f"""
-The largest relative difference is {relative:.0e}, which is the size of rounding errors. Each device
-received two of the four pairs of a batch.
+The largest relative difference between the losses is {relative:.0e}, which is the size of rounding
+errors. Each device received two of the four pairs of a batch.
 """)
 
 # %% [markdown]
-# A batch of one pair cannot be divided. The next cell shows the kind of error that follows.
+# A batch of one pair cannot be divided. The next cell prints the type of the resulting error.
 
 # %% tags=["remove-stderr"]
 from vxmlib.book.errors import kind_of_error
@@ -320,14 +323,15 @@ from vxmlib.book.errors import kind_of_error
 print(kind_of_error(lambda: trained_in(mirrored, 2, batch_size=1)))
 
 # %% [markdown]
-# The batch must therefore hold at least as many pairs as there are devices. This section shows that
-# two devices give the same losses as one. It does not show a gain in speed, because both logical
-# devices share one processor. Several GPUs were not tested.
+# A batch must therefore contain at least as many pairs as there are devices. This section shows
+# that training on two devices gives the same losses as on one. It cannot show a gain in speed,
+# because both logical devices share one processor. We did not test several GPUs.
 #
 # ## Half precision
 #
 # With the policy `mixed_float16`, Keras computes in 16 bits and keeps the weights in 32 bits. The
-# next cell builds both networks with that policy and prints the type of the displacement.
+# next cell builds VxmDense and the strided U-Net with that policy and prints the data type of the
+# displacement.
 
 # %% tags=["remove-stderr"]
 set_policy = tf.keras.mixed_precision.set_global_policy
@@ -339,17 +343,17 @@ for name, network in networks.items():
 set_policy("float32")
 
 # %% [markdown]
-# VxmDense builds without an error, but its displacement has only 16 bits. The warp adds the
-# displacement to the position of the voxel, and 16 bits hold a position in a large image only
-# roughly. The next cell shows how each type rounds the position `150.3`.
+# VxmDense is built without an error, but its displacement has only 16 bits. The warp adds the
+# displacement to the position of each voxel, and 16 bits represent a position in a large image
+# only roughly. The next cell shows how each data type rounds the position `150.3`.
 
 # %%
 for kind in (tf.float32, tf.float16, tf.bfloat16):
     print(f"{kind.name:9s} {float(tf.cast(150.3, kind)):.3f}")
 
 # %% [markdown]
-# NCC has a similar problem, because a variance is a small difference of large sums. The next cell
-# gives both NCC losses the same two images in each type.
+# NCC has a similar problem, because it computes a variance as a small difference of large sums.
+# The next cell computes both NCC losses for the same two images in each data type.
 
 # %%
 images = [tf.constant(people.image(k)[None, ..., None]) for k in people.split["train"][:2]]
@@ -360,10 +364,10 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
     print(f"{kind.name:9s} ours {value:.4f}, voxelmorph's: {error}")
 
 # %% [markdown]
-# voxelmorph's NCC stops with an error for images of 16 bits. Our NCC always sums in 32 bits, so
-# only the rounding of the images remains. The strided U-Net keeps displacement, integration and
-# warp in 32 bits, and only its convolutions follow the policy. The next cell trains it for 12 steps
-# with each policy.
+# voxelmorph's NCC stops with an error if the images have 16 bits. Our NCC always sums in 32 bits,
+# so only the rounding of the images remains. The strided U-Net computes displacement, integration
+# and warp in 32 bits, and only its convolutions follow the policy. The next cell trains the
+# strided U-Net for 12 steps with each policy.
 
 # %% tags=["remove-stderr"]
 gpus = tf.config.list_logical_devices("GPU")
@@ -375,7 +379,7 @@ for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
 set_policy("float32")
 
 # %% [markdown]
-# The table compares the last loss and the time of a step with those of 32 bits.
+# The next table gives the loss of the last step, and the time of a step relative to 32 bits.
 
 # %%
 half = pd.DataFrame(runs_by_policy, index=["losses", "s"]).T
@@ -388,17 +392,18 @@ half_table.rename(index=policies).round({"last loss": 4, "time relative to 32 bi
 difference = max(np.abs(x - half["losses"].iloc[0]).max() for x in half["losses"])
 _, float16, bfloat16 = half_table["time relative to 32 bits"]
 Markdown(f"""
-The losses differ by at most {difference:.4f} in any step. A step takes {float16:.1f} times as long
-with `float16` as with 32 bits, and {bfloat16:.1f} times with `bfloat16`. These times hold for this
-device only ({device_summary()}). Build this page on a GPU to measure them there.
+In every step, the losses with 16 bits differ from those with 32 bits by at most {difference:.4f}.
+A step takes {float16:.1f} times as long with `float16` as with 32 bits, and {bfloat16:.1f} times
+as long with `bfloat16`. These ratios apply only to this device ({device_summary()}). Build this
+page on a GPU to measure the ratios there.
 """)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** How much does rounding to 16 bits change a displacement of `5.03` voxels, and one
-# of `50.3`? In which images can `float16` hold the position of a voxel to about a hundredth of a
-# voxel?
+# **Exercise 1.** By how much does rounding to 16 bits change a displacement of `5.03` voxels, and
+# one of `50.3`? For which image sizes can `float16` represent the position of a voxel to about a
+# hundredth of a voxel?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for displacement in (5.03, 50.3):
@@ -409,15 +414,15 @@ for position in (16, 128):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The displacement alone loses little. Its sum with the position of the voxel loses more, because
-# the step between two numbers grows with the position. From position 128 on, the step is an eighth
-# of a voxel. Up to position 32 it is at most 1/64 of a voxel, so only images of at most 32 voxels
-# per axis come close to a hundredth.
+# Rounding changes the displacement alone only a little. It changes the sum of displacement and
+# voxel position more, because the step between two neighbouring numbers grows with the position.
+# From position 128 on, the step is at least an eighth of a voxel. Up to position 32, it is at most
+# 1/64 of a voxel, so only images of at most 32 voxels per axis come close to a hundredth.
 #
 # </details>
 #
-# **Exercise 2.** Estimate the memory of VxmDense on the grid of your own scans, for example 96 ×
-# 112 × 96 voxels.
+# **Exercise 2.** Estimate the memory of the layer outputs of VxmDense on the grid of your own
+# scans, for example 96 × 112 × 96 voxels.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
@@ -425,8 +430,8 @@ print(f"{models.outputs_gb(models.build((96, 112, 96))):.1f} GB for one pair")
 # %% [markdown]
 # ## Report the versions
 #
-# A time or a result depends on the versions of the packages. `requirements.lock` lists all of them
-# with a hash for each file. The next cell prints the most important ones.
+# Times and results depend on package versions. `requirements.lock` lists all versions, with a hash
+# for each file of a package. The next cell prints the most important versions.
 
 # %%
 print(", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -434,11 +439,12 @@ print(", ".join(f"{name} {version}" for name, version in versions().items()))
 # %% [markdown]
 # ## Summary
 #
-# - Time one step and multiply, before you start a long training run.
-# - The layers at full resolution need most of the memory, and the strided U-Net has fewer of them.
-# - Report device, versions, time and memory beside a result.
-# - Two devices give the same losses as one device if the batch can be divided.
-# - Half precision is suitable for convolutions. Positions, warps and NCC need 32 bits.
+# - Before a long training run, time one step and multiply this time by the number of steps.
+# - The layers at full resolution need most of the memory, and the strided U-Net has fewer such
+#   layers than VxmDense.
+# - Report the device, versions, time and memory with each result.
+# - Two devices give the same losses as one device if the batch can be divided between them.
+# - Half precision is suitable for convolutions, but positions, warps and NCC need 32 bits.
 #
 # **Read on:** TensorFlow's guides on
 # [distributed training](https://www.tensorflow.org/guide/distributed_training) and

@@ -15,11 +15,11 @@
 #
 # | | |
 # |---|---|
-# | **You will** | measure one registration by several definitions of the same measure |
-# | **You will learn** | what to state beside a number, and which definition this book uses |
+# | **You will** | evaluate one registration by several definitions of each measure |
+# | **You will learn** | what to state with each value, and which definitions this book uses |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian determinant](05_jacobian.ipynb) |
-# | **In → out** | one displacement → a range of values for each measure |
-# | **Not here** | which method is better, because only definitions are compared |
+# | **In → out** | one trained network → a range of values for each measure |
+# | **Not here** | which method is better, because this page compares only definitions |
 # | **Time** | 20 minutes, or look up one section |
 
 # %% [markdown]
@@ -30,13 +30,13 @@
 # %% tags=["remove-input"]
 from IPython.display import Markdown, display
 
-result = display(Markdown("The result will stand here when the page has run."), display_id=True)
+result = display(Markdown("The result appears here when the page has run."), display_id=True)
 
 # %% [markdown]
 # ## Set the parameters
 #
 # This page uses the training run of the Jacobian lesson with λ = 0.01. Because this λ is small, the
-# displacement has folds, so the rules for folded voxels can be compared.
+# predicted displacements have folds, so the rules for folded voxels can be compared.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -78,12 +78,12 @@ target = people.labels(fixed)
 # | Choice | voxelmorph | Elsewhere |
 # |---|---|---|
 # | window | 9 voxels wide | 3 voxels wide (default of MONAI), or the whole image ("global" NCC) |
-# | negative correlation | counts as 0 | squared, so it counts like a positive one (MONAI) |
+# | negative correlation | counts as 0 | squared, so it counts like a positive correlation (MONAI) |
 # | region | whole image | brain only |
-# | sign | loss between −1 and 0 | similarity between 0 and 1 |
+# | sign | negative: a loss from −1 to 0 | positive: a similarity from 0 to 1 |
 #
-# **Run.** The next cells score the pair *before* registration. The first cell uses voxelmorph's
-# loss.
+# **Run.** The next cells compute the NCC of the pair *before* registration. The first cell uses
+# voxelmorph's loss.
 
 # %%
 from vxmlib.backend import tf, vxm
@@ -93,8 +93,8 @@ loss = vxm.losses.NCC().loss(batch[1], batch[0])
 print(f"loss {float(loss):.3f}")
 
 # %% [markdown]
-# Our `metrics.local_ncc` computes the same value with a positive sign, and it can restrict the mean
-# to a mask. The next cell varies the window and the region.
+# Our `metrics.local_ncc` computes the same value with a positive sign and can restrict the mean to
+# a mask. The next cell varies the window and the region.
 
 # %%
 import numpy as np
@@ -112,38 +112,38 @@ pd.Series(ncc, name="NCC").round(3).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-An unregistered pair scores {ncc["window 9, whole image"]:.2f} on the whole image and
-{ncc["window 9, brain"]:.2f} in the brain. The whole image scores higher because a window that is
-constant in both images, such as a window of background, counts as a perfect match.
+Before registration, NCC is {ncc["window 9, whole image"]:.2f} over the whole image and
+{ncc["window 9, brain"]:.2f} in the brain. The first value is higher because a window that is
+constant in both images, such as a window in the background, counts as a perfect match.
 """)
 
 # %% [markdown]
-# The next cell compares an image with its negative. The correlation of the two is −1, and its
-# square would be the best possible score. voxelmorph counts a negative correlation as 0, so the
-# expected score is 0.
+# The next cell compares an image with its negative. Their correlation is −1, and its square would
+# be the best possible NCC. However, voxelmorph counts a negative correlation as 0, so we expect an
+# NCC of 0.
 
 # %%
 negative = metrics.local_ncc(images[0], 1 - images[0], mask=people.brain(moving))
 print(f"an image and its negative: {negative:.3f}")
 
 # %% [markdown]
-# **This book** trains with voxelmorph's definition and reports the value in the brain.
+# **This book** uses voxelmorph's definition for training, and reports the NCC in the brain.
 #
 # ## Dice
 #
-# **Definition.** Dice is twice the common volume of a structure in two label maps, divided by the
-# sum of both volumes ([Dice 1945](https://doi.org/10.2307/1932409)).
+# **Definition.** For a structure in two label maps, Dice is twice the volume of the overlap,
+# divided by the sum of the two volumes ([Dice 1945](https://doi.org/10.2307/1932409)).
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | structure absent in both maps | left out | 0 in voxelmorph, NaN in MONAI, 1 in some scripts |
+# | structure absent from both maps | left out | 0 in voxelmorph, NaN in MONAI, 1 in some scripts |
 # | warped labels | integers, nearest-neighbour interpolation | one-hot maps, linear interpolation |
-# | mean | over structures, then pairs | over groups of structures, or over voxels |
-# | "±" | standard deviation (SD) over pairs, and SD over pairs and structures | one of the two, often without saying which |
+# | mean | over structures, then over pairs | over groups of structures, or over voxels |
+# | "±" | standard deviation (SD) over pairs, and SD over pairs and structures | one of these two SDs, often without saying which |
 #
-# **Run: absent structures.** A list of labels often holds structures that a slice or a subject
-# lacks. The next cells therefore ask for two labels that neither map has, first with voxelmorph's
-# function and then with each rule.
+# **Run: absent structures.** A list of labels often contains structures that are absent from a
+# slice or a subject. The next cells therefore add two labels that neither map contains. The first
+# cell uses voxelmorph's function.
 
 # %%
 present = [k for k in people.structures if (target == k).any()]
@@ -152,7 +152,7 @@ theirs = vxm.py.utils.dice(warped, target, labels=asked).mean()
 print(f"voxelmorph: {theirs:.4f}")
 
 # %% [markdown]
-# Our `metrics.dice` can apply each of the four rules of the table.
+# Our `metrics.dice` can apply each of the four rules in the table. The next cell compares them.
 
 # %%
 absent = {}
@@ -164,15 +164,15 @@ pd.DataFrame({"Dice": absent.values()}, index=meaning).round(4)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The Dice of the same registration lies between {min(absent.values()):.3f} and
-{max(absent.values()):.3f}. Only the rule for the two absent labels changed, and the other
-{len(present)} structures are the same.
+The mean Dice of the same registration ranges from {min(absent.values()):.3f} to
+{max(absent.values()):.3f}, depending on the rule for the two absent labels. The Dice values of the
+other {len(present)} structures are unchanged.
 """)
 
 # %% [markdown]
-# **Run: interpolation.** A one-hot map is 1 inside one structure and 0 elsewhere. Labels can be
-# warped as such maps with linear interpolation. Each voxel then gets the label of the map with the
-# largest value.
+# **Run: interpolation.** A one-hot map is 1 inside one structure and 0 elsewhere. The next cell
+# warps one such map for each structure with linear interpolation. Each voxel then gets the label
+# whose warped map has the largest value.
 
 # %%
 kept = np.array([0, *present])
@@ -185,7 +185,7 @@ print(f"Dice: nearest neighbour {nearest_dice:.4f}, one-hot maps {linear_dice:.4
 
 # %% [markdown]
 # **Run: mean and spread.** The mean can be taken over structures, or first within groups such as
-# left and right, as TransMorph's evaluation does
+# the left and right part of a structure, as in TransMorph's evaluation
 # ([Chen et al. 2022](https://doi.org/10.1016/j.media.2022.102615)). The SD after
 # "±" can be taken over pairs, or over pairs and structures together.
 
@@ -197,7 +197,7 @@ group = table["structure"].str.replace("Left |Right ", "", regex=True)
 by_group = table.groupby(["moving", "fixed", group])["dice"].mean()
 
 # %% [markdown]
-# The next cell collects the two means and the two SDs.
+# The table shows the two means and the two SDs.
 
 # %%
 means = {
@@ -212,24 +212,26 @@ pd.Series(means, name="Dice").round(4).to_frame()
 spread = means["SD over pairs and structures"] / means["SD over pairs"]
 Markdown(f"""
 The SD over pairs and structures is {spread:.0f} times as large as the SD over pairs, because Dice
-differs more between structures than between pairs. The tables of the journal paper report the
-larger SD ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+differs more between structures than between pairs. The tables of the VoxelMorph journal paper
+report the SD over pairs and structures
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
 """)
 
 # %% [markdown]
 # **This book** leaves absent structures out, warps integer labels with nearest-neighbour
-# interpolation, averages over structures and then over pairs, and names each SD.
+# interpolation, averages over structures and then over pairs, and states what each SD is taken
+# over.
 #
 # ## SD of log det J
 #
 # **Definition.** This measure is the standard deviation of the logarithm of the Jacobian
-# determinant over the brain. It is 0 for a uniform change of volume.
+# determinant over the brain. It is 0 if the volume changes by the same factor everywhere.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | folded voxels, whose determinant has no logarithm | left out, and their share is reported | determinant raised to a small positive number |
+# | folded voxels, whose determinant has no logarithm | left out, and their percentage is reported | determinant raised to a small positive number |
 # | added constant | none | Learn2Reg's evaluator adds 3 to every determinant |
-# | region | brain | all voxels, or without a border of two voxels (Learn2Reg) |
+# | region | brain | all voxels, or all except a border of two voxels (Learn2Reg) |
 #
 # **Run.** The next cells apply three rules to one displacement. The last rule follows the evaluator
 # of the Learn2Reg challenge ([Hering et al. 2023](https://doi.org/10.1109/TMI.2022.3213983)).
@@ -242,7 +244,7 @@ shifted = np.clip(determinant + 3, 1e-9, 1e9)[inner]
 floor = {"nonpositive": "floor", "floor": 1e-9}
 
 # %% [markdown]
-# The table has one row for each rule.
+# The table shows the result of each rule.
 
 # %%
 spreads = {
@@ -254,26 +256,27 @@ pd.Series(spreads, name="SD of log det J").round(3).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The displacement folds {folds.count} voxels, but the evaluator's rule counts
-{int((shifted <= 0).sum())}. This rule adds 3 to each determinant and raises each result to a
-positive number before it counts. Its count is therefore 0 for every displacement.
+The displacement has {folds.count} folded voxels, but the evaluator's rule counts
+{int((shifted <= 0).sum())}. Before counting, this rule adds 3 to each determinant and raises any
+nonpositive result to a positive number. The count is therefore 0 for every displacement.
 """)
 
 # %% [markdown]
-# **This book** leaves folded voxels out, reports their share, and adds no constant.
+# **This book** leaves folded voxels out, reports their percentage, and adds no constant.
 #
 # ## Surface distance (HD95)
 #
-# **Definition.** From each surface voxel of one map, take the distance to the nearest surface voxel
-# of the other map, in both directions. HD95 is a 95th percentile of these distances.
+# **Definition.** For each surface voxel of a structure in one map, take the distance to the nearest
+# surface voxel of the structure in the other map, in both directions. HD95 is a 95th percentile of
+# these distances.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
 # | unit | mm | voxels (Learn2Reg's evaluator) |
-# | two directions | percentile of each, then the larger (as in MONAI) | one percentile of both together (MedPy) |
+# | two directions | larger of the two percentiles (as in MONAI) | one percentile of all distances together (MedPy) |
 # | empty structure | NaN | an error (MedPy) |
 #
-# **Run.** The function below gives the distances of one direction.
+# **Run.** The function below computes the distances in one direction.
 
 # %%
 from scipy.ndimage import binary_erosion, distance_transform_edt
@@ -285,9 +288,8 @@ def distances(a, b, spacing):
 
 
 # %% [markdown]
-# The loop computes HD95 in three ways for each structure. The third way calls our
-# `metrics.surface_distance`, which takes the larger percentile, with a wrong voxel size of 2 mm. It
-# shows what the unit changes.
+# The loop computes the HD95 of each structure in three ways. To show the effect of the unit, the
+# third way passes a wrong voxel size, 2 mm, to our `metrics.surface_distance`.
 
 # %%
 rows = []
@@ -299,7 +301,7 @@ for label in [k for k in present if (warped == k).any()]:
     rows.append([larger, pooled, metrics.surface_distance(a, b, spacing=2.0)])
 
 # %% [markdown]
-# The table shows the mean over structures.
+# The table shows the mean HD95 over structures.
 
 # %%
 kinds = ["larger of two, mm", "both together, mm", "larger of two, mm, if voxels were 2 mm wide"]
@@ -308,27 +310,28 @@ surface.round(2).to_frame()
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The two ways of combining the directions differ by {surface.iloc[0] - surface.iloc[1]:.2f} mm. The
-third row scores the same label maps as if their voxels were 2 mm wide, and the distance in
-millimetres doubles. A distance in voxels would not change, so it cannot be compared between grids.
+The two ways of combining the directions differ by {surface.iloc[0] - surface.iloc[1]:.2f} mm in
+HD95. In the third row, the voxels of the same maps are taken to be 2 mm wide, so the distance in
+millimetres doubles. A distance in voxels would not change, so it cannot be compared between grids
+of different voxel sizes.
 """)
 
 # %% [markdown]
-# **This book** reports millimetres and the larger of the two percentiles.
+# **This book** reports HD95 in millimetres, as the larger of the two percentiles.
 #
 # ## Folding
 #
 # **Definition.** A voxel is folded if its Jacobian determinant is zero or negative. Folding is the
-# number or the share of these voxels.
+# number or the percentage of these voxels.
 #
 # | Choice | This book | Elsewhere |
 # |---|---|---|
-# | denominator | count, % of all voxels and % of the brain | one of the three, often without saying which |
-# | differences | central, as in voxelmorph | one-sided, or all combinations of one-sided ones |
-# | rule | det ≤ 0 | det < 0, which differs only at exactly 0 |
+# | denominator | count, % of all voxels and % of the brain | one of these three, often without saying which |
+# | differences | central, as in voxelmorph | one-sided, or all combinations of one-sided differences |
+# | rule | det ≤ 0 | det < 0, which differs only where det = 0 |
 #
-# **Run: denominators.** The next cell counts the folded voxels inside each of three regions and
-# divides by the number of voxels of that region.
+# **Run: denominators.** The next cell counts the folded voxels in each of three regions and divides
+# each count by the number of voxels in the region.
 
 # %%
 regions = {"all voxels": brain >= 0, "brain": brain, "labelled voxels": target > 0}
@@ -336,9 +339,9 @@ shares = {k: metrics.folding(displacement, mask=m).percent_in_mask for k, m in r
 pd.Series(shares, name="folded, %").round(3).to_frame()
 
 # %% [markdown]
-# **Run: differences.** The determinant needs derivatives, which are computed as differences between
-# voxels. Central differences compare the two neighbours of a voxel and skip the voxel itself.
-# One-sided differences compare the voxel with its next neighbour.
+# **Run: differences.** The determinant requires derivatives, which are computed as differences
+# between voxels. Central differences use the two neighbours of a voxel, but not the voxel itself.
+# One-sided differences use the voxel and its next neighbour.
 
 # %%
 def one_sided_determinant(field):
@@ -353,16 +356,17 @@ print("central:", folds.count, "folded voxels; one-sided:", one_sided)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-One-sided differences find {one_sided} folded voxels, and central ones find {folds.count}. A
-displacement that alternates from voxel to voxel can fold, but central differences do not show this.
+One-sided differences find {one_sided} folded voxels, and central differences find {folds.count}.
+Central differences can miss folds where the displacement alternates from voxel to voxel.
 """)
 
 # %% [markdown]
 # For this reason, [Liu et al. 2024](https://doi.org/10.1007/s11263-024-02047-1) combine all
-# one-sided differences in their definition of a digital diffeomorphism.
-# [The Jacobian lesson](05_jacobian.ipynb) counts folds by this definition.
+# one-sided differences in their definition of a digital diffeomorphism. We also use this definition
+# in [the Jacobian lesson](05_jacobian.ipynb).
 #
-# **This book** counts det ≤ 0 with central differences, and gives the count and both percentages.
+# **This book** uses central differences and det ≤ 0, and reports the count, % of all voxels
+# and % of the brain.
 
 # %% tags=["remove-cell"]
 ranges = {
@@ -378,7 +382,7 @@ ranges = {
 lines = [f"| {k} | {min(v):{d}} to {max(v):{d}} | {why} |" for k, (v, why, d) in ranges.items()]
 result.update(Markdown(f"""
 **Result.** One model (`VxmDense`, {run.title}, {settings.steps} steps) was trained and applied to
-test pairs. Each range arises only because the definition changes.
+test pairs. Each range is due only to the change of definition.
 
 | Measure | Range | What changes |
 |---|---|---|
@@ -395,18 +399,18 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 
 # %% [markdown]
 # The two means agree if every pair has every structure. If some pairs lack a structure, the means
-# differ, so state the order.
+# can differ, so state the order of averaging.
 #
-# **Exercise 2.** Which of these choices can change the order of two methods in a table?
+# **Exercise 2.** Which of the choices on this page can change the ranking of two methods?
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Every choice whose effect differs between methods can change their order. For Dice, such choices
-# are the rule for structures that a warp removes, and the interpolation of labels. For folding and
-# SD of log det J, they are the rule for folds, the kind of differences, and the region. The unit of
-# a distance cannot change the order if the voxels are cubes, because it then multiplies the result
-# of every method by the same factor.
+# A choice can change the ranking if its effect differs between methods. For Dice, such choices are
+# the rule for structures that a warp removes, and the interpolation of labels. For folding and SD
+# of log det J, they are the rule for folds, the kind of differences, and the region. The unit of a
+# distance cannot change the ranking if the voxels are cubes, because all distances are then
+# multiplied by the same factor.
 #
 # </details>
 
@@ -416,8 +420,8 @@ print(f"structures first {means['mean over structures']:.5f}, pairs first {other
 # - NCC: state the window and the region, and report the value in the brain.
 # - Dice: state the rule for absent structures, the interpolation, and the SD that follows "±".
 # - SD of log det J: state how folded voxels are treated, and add no constant.
-# - HD95: report millimetres, and state how the two directions are combined.
+# - HD95: report it in millimetres, and state how the two directions are combined.
 # - Folding: give the count and the denominator.
 #
-# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows that overlap can
-# mislead, whichever definition is used.
+# **Read on:** [Rohlfing 2012](https://doi.org/10.1109/TMI.2011.2163944) shows that overlap measures
+# can be misleading, whichever definition is used.

@@ -16,30 +16,30 @@
 # | | |
 # |---|---|
 # | **You will** | train VoxelMorph, register a new pair of brains, and measure the result |
-# | **You will learn** | the whole recipe in one script that you can copy, and where each block is explained |
+# | **You will learn** | the whole recipe as one script that you can copy, and which lesson explains each block |
 # | **You need** | the book's environment (`environment.yml`); no scans and no GPU |
 # | **In → out** | one file with images and label maps → a trained model, Dice and folding |
 # | **Not here** | the reasons for each choice, which are the subject of the lessons that follow |
 # | **Time** | 10 minutes |
 #
 # VoxelMorph registers a *moving* image to a *fixed* image. For each voxel of the fixed image, a
-# network predicts where to fetch the intensity in the moving image
-# ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). This prediction is the
-# [displacement](../book/glossary.md#displacement). Training needs no correct displacement as a
-# target, because the loss is computed from the two images and the predicted displacement.
+# network predicts from which position the intensity is taken in the moving image ([Balakrishnan et
+# al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). The vector from the voxel to this position
+# is the [displacement](../book/glossary.md#displacement). Training needs no correct displacement as
+# a target, because the loss is computed from the two images and the predicted displacement.
 #
-# The script on this page has fewer than 50 lines of code and calls only NumPy, TensorFlow and
+# The script on this page has fewer than 50 lines of code and needs only NumPy, TensorFlow and
 # voxelmorph. On brain slices of 40 simulated subjects, 400 training steps take less than a minute
-# on two idle CPU cores. For a pair of new subjects, the [Dice](../book/glossary.md#dice) overlap
-# then rises from about six tenths to about eight tenths. [Measure the result](#measure-the-result)
-# shows the exact values of this build.
+# on two idle CPU cores. Registration with the trained network raises the
+# [Dice](../book/glossary.md#dice) overlap of a new pair from about six tenths to about eight
+# tenths. The exact values of this build are in [Measure the result](#measure-the-result).
 
 # %% [markdown]
 # ## Set the parameters
 #
 # `cohort` names the data set, and `profile` sets how many subjects are used. `seed` fixes the
-# random numbers, and `root` is needed only for a folder of your own scans. The second cell checks
-# these values.
+# random numbers, and `root` is needed only for a folder of your own scans. The second cell below
+# checks these values.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -55,13 +55,14 @@ settings = read_parameters(globals())
 # %% [markdown]
 # ## Make the data file
 #
-# The script reads one file that holds two arrays, `images` and `labels`. An image has intensities
-# from 0 to 1. In a label map each number names a brain structure, and 0 is the background. All
-# subjects are aligned affinely and lie on one grid, whose sides are divisible by 16.
+# The script reads one file with two arrays, `images` and `labels`. The intensities of an image
+# range from 0 to 1. In a label map, each number stands for a brain structure, and 0 is the
+# background. All images and label maps are affinely aligned on one grid, whose side lengths are
+# divisible by 16.
 #
 # The helper `examples.brains` writes such a file with one coronal slice for each subject. The
-# subjects of the default cohort are simulated: one template brain was deformed differently for
-# each of them.
+# subjects of the default cohort are simulated: one template brain was deformed differently for each
+# subject.
 
 # %%
 import numpy as np
@@ -74,14 +75,15 @@ for name, array in np.load(path).items():
     print(name, array.shape, array.dtype)
 
 # %% [markdown]
-# The first axis counts the subjects, and the other axes are the grid. The last two subjects are
-# kept for the test, and all others are used for training.
+# The first axis of each array runs over the subjects, and the other axes are those of the grid. The
+# last two subjects are kept for the test, and all others are used for training.
 
 # %% [markdown]
 # ## Copy the script
 #
-# The complete script follows. It is also the file `examples/one_page.py` of the project. Save it
-# beside your data file, name the data file `brains.npz`, and run `python one_page.py`.
+# The complete script follows. The project also contains it as `examples/one_page.py`. Save the
+# script in the folder of your data file, name the data file `brains.npz`, and run
+# `python one_page.py`.
 #
 # ```python
 # """VoxelMorph on one page: train on pairs of brains, register a new pair, measure the result."""
@@ -158,10 +160,10 @@ for name, array in np.load(path).items():
 # ## Start voxelmorph
 #
 # The rest of the page runs the same script block by block. The first block imports the packages.
-# Version 0.2 of voxelmorph is the last release for TensorFlow. It needs the older Keras 2, and it
-# calls a function that Python 3.11 removed. Therefore one line selects Keras 2 and another line
-# restores the function, both before the import. [Find what is wrong](troubleshooting.ipynb) helps
-# if the installation fails.
+# Version 0.2 of voxelmorph is the last release for TensorFlow. It needs the older Keras 2, and its
+# dependency neurite calls a function that Python 3.11 removed. Therefore, one line selects Keras 2
+# and another line restores the function before TensorFlow and voxelmorph are imported. If the
+# installation fails, see [Find what is wrong](troubleshooting.ipynb).
 
 # %% tags=["remove-cell"]
 import time
@@ -181,8 +183,9 @@ import tensorflow as tf
 import voxelmorph as vxm
 
 # %% [markdown]
-# The script sets `path`, `epochs` and `seed` next. On this page the path and the seed are those
-# from above. The profile `smoke` only tests that the page runs, so it trains for one epoch.
+# Next, the script sets `path`, `epochs` and `seed`. On this page, `path` and `seed` were already
+# set above. The profile `smoke` only tests whether the page runs, so training with this profile
+# lasts one epoch.
 
 # %%
 epochs = 1 if settings.profile == "smoke" else 10
@@ -190,9 +193,10 @@ epochs = 1 if settings.profile == "smoke" else 10
 # %% [markdown]
 # ## Read the data
 #
-# Keras expects a channel axis at the end, so `[..., None]` adds one to both arrays. `shape` is the
-# grid of one image. It may have two or three axes, because the script never depends on their
-# number. [Prepare the data](01_data.ipynb) shows how scans become such arrays.
+# Keras expects a channel axis at the end, so `[..., None]` adds this axis to both arrays. `shape`
+# is the shape of one image without the channel axis. An image may have two or three axes, because
+# the script does not depend on the number of axes. To make such arrays from scans, see [Prepare the
+# data](01_data.ipynb).
 
 # %% tags=["script"]
 brains = np.load(path)
@@ -203,13 +207,14 @@ shape = images.shape[1:-1]
 # %% [markdown]
 # ## Draw pairs
 #
-# `fit()` takes elements of the form (inputs, targets). The inputs are the moving and the fixed
+# `fit()` takes batches of the form (inputs, targets). The inputs are the moving and the fixed
 # image. The network has two outputs, the warped image and the displacement. The target of the
-# warped image is the fixed image. The correct displacement is unknown, so the displacement has no
-# target. Keras nevertheless expects an array for it, and the script gives an array of zeros.
+# warped image is the fixed image. The correct displacement is unknown, so it cannot serve as a
+# target. Keras nevertheless expects a target for this output, so the script provides an array of
+# zeros.
 #
-# Keras also expects a batch axis in front of every array. The double brackets in `train[[moving]]`
-# select one image and give it a batch axis of length 1.
+# Keras also expects a batch axis as the first axis of every array. The double brackets in
+# `train[[moving]]` select one image and give it a batch axis of length 1.
 
 # %% tags=["script"]
 def draw_pairs():
@@ -221,8 +226,8 @@ def draw_pairs():
 
 # %% [markdown]
 # The next block turns the generator into a `tf.data.Dataset`. The signature states the shape of
-# each array, which a generator alone does not
-# ([Prepare the data](01_data.ipynb#make-pairs-with-a-generator) explains why this matters).
+# each array, which a generator alone does not state. For the reason why this matters, see [Prepare
+# the data](01_data.ipynb#make-pairs-with-a-generator).
 
 # %% tags=["script"]
 image = tf.TensorSpec((1, *shape, 1))
@@ -233,14 +238,14 @@ pairs = tf.data.Dataset.from_generator(draw_pairs, output_signature=signature)
 # %% [markdown]
 # ## Build the network and compile it
 #
-# `VxmDense` is voxelmorph's network. With `int_steps=0` it predicts the displacement directly, and
-# it returns the warped moving image and this displacement. The first loss, local normalised
-# cross-correlation ([NCC](../book/glossary.md#ncc)), compares the warped image with the fixed
-# image. The second loss, `Grad`, measures how rough the displacement is.
+# `VxmDense` is voxelmorph's network. With `int_steps=0`, the network predicts the displacement
+# directly. It returns the warped moving image and this displacement. The first loss, local
+# normalised cross-correlation ([NCC](../book/glossary.md#ncc)), compares the warped image with the
+# fixed image. The second loss, `Grad`, measures how rough the displacement is.
 #
-# The weight of the first loss is 1, and the weight of the second is called
-# [λ](../book/glossary.md#lambda). Here λ is 1, too. [Build VxmDense](02_model.ipynb) explains the
-# network and both losses, and [Choose λ](06_choose.ipynb) explains the weight.
+# The weight of the first loss is 1. The weight of the second loss is called
+# [λ](../book/glossary.md#lambda), and here it is 1 as well. For the network and both losses, see
+# [Build VxmDense](02_model.ipynb). For the weight, see [Choose λ](06_choose.ipynb).
 
 # %% tags=["script"]
 tf.keras.utils.set_random_seed(seed)
@@ -251,12 +256,12 @@ model.compile(tf.keras.optimizers.Adam(5e-4), loss=losses, loss_weights=[1, 1])
 # %% [markdown]
 # ## Train
 #
-# Each step draws one pair and updates the weights once. Pairs are drawn without end, so
-# `steps_per_epoch` says when an epoch is over. `verbose=2` prints one line for each epoch. In this
-# line, `loss` is the total loss, `vxm_dense_transformer_loss` is the NCC term, and
-# `vxm_dense_flow_loss` is the smoothness term before weighting. NCC is a similarity and Keras
-# minimises, so the NCC term is the negative of NCC. [Compile and fit](03_fit.ipynb) reads such a
-# log in detail.
+# Each step draws one pair and updates the weights of the network once. Pairs are drawn without end,
+# so `steps_per_epoch` determines when an epoch ends. `verbose=2` prints one line for each epoch. In
+# this line, `loss` is the total loss, `vxm_dense_transformer_loss` is the NCC term, and
+# `vxm_dense_flow_loss` is the smoothness term before weighting. NCC measures similarity, but Keras
+# minimises the loss, so the NCC term is the negative of NCC. For a detailed reading of such a log,
+# see [Compile and fit](03_fit.ipynb).
 
 # %% tags=["script"]
 history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
@@ -264,7 +269,7 @@ history = model.fit(pairs, epochs=epochs, steps_per_epoch=40, verbose=2)
 # %% [markdown]
 # ## Register the test pair
 #
-# The trained network needs no further optimisation for a new pair. One call of `predict` returns
+# The trained network needs no further optimisation for a new pair, so one call of `predict` returns
 # the warped image and the displacement.
 
 # %% tags=["script"]
@@ -272,8 +277,8 @@ moving, fixed = images[[-2]], images[[-1]]
 warped, displacement = model.predict([moving, fixed], verbose=0)
 
 # %% [markdown]
-# The label map of the moving subject follows the same displacement. It is warped with
-# nearest-neighbour interpolation, because label numbers are names and must not be averaged
+# The label map of the moving subject is warped by the same displacement, but with nearest-neighbour
+# interpolation. Label numbers only name structures, so they must not be averaged
 # ([Dice](04_dice.ipynb#warp-a-label-map-with-nearest-neighbour-interpolation)).
 
 # %% tags=["script"]
@@ -291,10 +296,10 @@ warped_labels = warp_nearest([moving_labels.astype("float32"), displacement]).nu
 # %% [markdown]
 # ## Measure the result
 #
-# The Dice overlap of a structure is twice the common volume divided by the sum of both volumes.
-# The function below averages it over the structures that both maps contain.
-# [Measure the overlap with Dice](04_dice.ipynb) explains why the background is left out and what
-# happens to absent structures.
+# The Dice overlap of a structure is twice the volume common to both label maps, divided by the sum
+# of its volumes in the two maps. The function below averages Dice over the structures that both
+# maps contain. For the background and for absent structures, see [Measure the overlap with
+# Dice](04_dice.ipynb).
 
 # %% tags=["script"]
 def dice(a, b):
@@ -304,9 +309,10 @@ def dice(a, b):
     return np.mean(2 * np.divide(common, total))
 
 # %% [markdown]
-# The Jacobian determinant is the local change of volume. Where it is zero or negative, the
-# displacement folds the image. The script computes the share of such voxels in the brain, which is
-# the region where the fixed image is above 0 ([Read the Jacobian](05_jacobian.ipynb)).
+# The Jacobian determinant is the factor by which volume changes locally. Where it is zero or
+# negative, the displacement folds the image. The script computes the percentage of such voxels in
+# the brain, which is the region where the fixed image is above 0 ([Read the
+# Jacobian](05_jacobian.ipynb)).
 
 # %% tags=["script"]
 determinant = vxm.py.utils.jacobian_determinant(displacement[0])
@@ -328,26 +334,27 @@ from IPython.display import Markdown
 from vxmlib import backend
 
 Markdown(f"""
-The network was trained for {40 * epochs} steps on pairs of {len(train)} training subjects. The mean
-Dice of the test pair is {before:.3f} without registration and {after:.3f} with it. The displacement
-folds {100 * folded:.3f} % of the brain.
+The network was trained for {40 * epochs} steps on pairs drawn from {len(train)} training subjects.
+For the test pair, Dice averaged over structures is {before:.3f} before registration and {after:.3f}
+after it. The displacement folds {100 * folded:.3f} % of the brain.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
-From the imports to these values, the blocks of the script took {seconds:.0f} seconds on this
+The blocks of the script, from the imports to these values, ran in {seconds:.0f} seconds on this
 machine ({backend.device_summary()}).
 """)
 
 # %% [markdown]
-# One pair shows that the script works, but it is too little for a conclusion. The lessons measure
-# many pairs of test subjects and report their spread.
+# One pair shows that the script works, but it is not enough for a conclusion. The lessons therefore
+# measure many pairs of test subjects and report the spread of the results.
 #
 # ## Look at the pair
 #
-# A picture reveals mistakes that a mean hides, so always look at the three images.
+# A picture reveals mistakes that a mean hides, so always look at the moving, the warped and the
+# fixed image.
 
-# %% mystnb={"image": {"alt": "Three grey-scale brain slices side by side: the moving image, the warped image, and the fixed image. The ventricles and the cortical folds of the warped image have the shapes of the fixed image."}, "figure": {"caption": "The test pair. The warped image keeps the intensities of the moving image and takes the shapes of the fixed one.", "name": "fig-onepage-pair"}}
+# %% mystnb={"image": {"alt": "Three grey-scale brain slices side by side: the moving image, the warped image, and the fixed image. The ventricles and the cortical folds of the warped image have nearly the same shapes as those of the fixed image."}, "figure": {"caption": "The test pair. The warped image has the intensities of the moving image and nearly the shapes of the fixed image.", "name": "fig-onepage-pair"}}
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 3, figsize=(8, 3))
@@ -362,22 +369,23 @@ for axis, (title, picture) in zip(axes, panels.items(), strict=True):
 #
 # | You have or want | Change |
 # |---|---|
-# | other images | Write `images` and `labels` into an `.npz` file. [Prepare the data](01_data.ipynb) shows how scans become these arrays. |
-# | 3D volumes | Nothing. The script reads the number of axes from the file, but training in 3D needs a GPU or much more time ([real brains](08_real.ipynb)). |
-# | no label maps | Remove `labels` and everything that uses it, and report folding only. |
-# | a longer training | Raise `epochs`. The authors trained for 150 000 steps with the learning rate `1e-4`. |
-# | another image loss | With `vxm.losses.MSE().loss`, begin with λ = 0.01 ([Build VxmDense](02_model.ipynb)). |
+# | other images | Write `images` and `labels` into an `.npz` file, as described in [Prepare the data](01_data.ipynb). |
+# | 3D volumes | Nothing has to change, because the script reads the number of axes from the file. However, training in 3D needs a GPU or much more time ([real brains](08_real.ipynb)). |
+# | no label maps | Remove `labels` and every line that uses label maps, and report only folding. |
+# | longer training | Raise `epochs`. The authors trained for 150 000 steps with a learning rate of `1e-4`. |
+# | another image loss | Use `vxm.losses.MSE().loss`, and start with λ = 0.01 ([Build VxmDense](02_model.ipynb)). |
 # | fewer folds | Raise λ, the second loss weight ([Choose λ](06_choose.ipynb)), or let the network predict a velocity that is integrated ([diffeomorphic registration](11_diffeomorphic.ipynb)). |
 #
 # > **Important: Do not choose settings on the test subjects**
 # >
-# > Keep the last two subjects out of every decision. Before you compare several values of λ or
-# > several numbers of steps, set aside further subjects for validation.
+# > Use the last two subjects only for the final measurement. Before you compare several values of λ
+# > or several numbers of steps, set aside further subjects for validation.
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** Register the pair in the other direction. Is the Dice the same?
+# **Exercise 1.** Register the test pair in the opposite direction. Is the Dice the same as in the
+# first direction?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 back = model.predict([fixed, moving], verbose=0)[1]
@@ -387,14 +395,14 @@ print(f"{dice(carried, moving_labels):.3f}")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not exactly. The network treats its two inputs differently, so the two directions are two
+# No, not exactly. The network treats its two inputs differently, so the two directions are two
 # different registrations.
 #
 # </details>
 #
-# **Exercise 2.** Show that the target of the displacement is never read. Evaluate the test pair
-# with zeros as the target, and again with ones. `evaluate` returns the total loss, the NCC term
-# and the smoothness term, in this order.
+# **Exercise 2.** Show that the target of the displacement does not affect the loss. Evaluate the
+# test pair with zeros as this target, and again with ones. `evaluate` returns the total loss, the
+# NCC term and the smoothness term, in this order.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Solution"}
 for target in (np.zeros_like(displacement), np.ones_like(displacement)):
@@ -403,16 +411,18 @@ for target in (np.zeros_like(displacement), np.ones_like(displacement)):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Both lines show the same values, because `Grad` uses only the predicted displacement.
+# The two printed lines are identical, because `Grad` uses only the predicted displacement.
 #
 # </details>
 #
 # ## Summary
 #
-# - The data are images in [0, 1] on one grid. Training uses pairs in the form (inputs, targets).
+# - The data are images on one grid, with intensities from 0 to 1. Training uses batches of the form
+#   (inputs, targets).
 # - The model is `VxmDense`, compiled with NCC, `Grad` and the weights 1 and λ.
-# - `fit()` trains it, and `predict()` registers a new pair.
-# - Report Dice before and after registration, and the folded share of the brain.
+# - `fit()` trains the model, and `predict()` registers a new pair.
+# - Report Dice before and after registration, and the folded percentage of the brain.
 #
-# **Read on:** [Prepare the data](01_data.ipynb) explains how scans become the arrays of the data
-# file. The [checklist](../book/checklist.md) lists everything that has to match in a reproduction.
+# **Read on:** To make the arrays of the data file from scans, see [Prepare the
+# data](01_data.ipynb). For everything that has to match in a reproduction, see the
+# [checklist](../book/checklist.md).

@@ -15,26 +15,28 @@
 #
 # | | |
 # |---|---|
-# | **You will** | look up a symptom, see it produced on purpose, and see the remedy work |
+# | **You will** | look up a symptom, see it produced on purpose, and read the remedy |
 # | **You will learn** | answers to the questions that users of voxelmorph have asked for years |
-# | **You need** | nothing; look up what you need |
-# | **In → out** | a symptom → its cause and its remedy, each in a cell that ran |
+# | **You need** | nothing; go directly to your symptom |
+# | **In → out** | a symptom, mostly produced by a cell → its cause and its remedy |
 # | **Not here** | voxelmorph's PyTorch releases |
 # | **Time** | 1 minute per entry |
 
 # %% [markdown]
 # The heading of each entry below is a symptom. Most entries end with links to the threads of
 # [voxelmorph's issue tracker](https://github.com/voxelmorph/voxelmorph/issues?q=is%3Aissue) in
-# which users reported it. If you do not know where to begin, check in this order:
+# which users reported the symptom. If you do not know where to begin, make these checks in order:
 #
-# 1. **The data.** Show a pair and its label maps, because most mistakes in the data are visible.
-# 2. **The gradient.** Check that it is not zero, because no network can be trained without it.
-# 3. **One pair.** Train on a single pair, because every correct setup can fit one.
+# 1. **The data.** Plot a pair of images and their label maps, because most mistakes in the data are
+#    visible.
+# 2. **The gradient.** Check that the gradient of the loss is not zero, because no network can be
+#    trained without a gradient.
+# 3. **One pair.** Train on a single pair, because every correct setup can fit one pair.
 
 # %% [markdown]
 # ## Set the parameters
 #
-# The parameters name the data set from which the examples take two subjects.
+# The parameters select the data set from which the examples take two subjects.
 
 # %% tags=["parameters"]
 cohort = "mni"
@@ -52,8 +54,8 @@ first, second = people.split["train"][:2]
 moving, fixed = people.image(first), people.image(second)
 
 # %% [markdown]
-# `error_of` runs a call and returns the error that it raises as one line. Many entries below use
-# it.
+# `error_of` runs a call and returns the error of this call as one line. Many entries below use this
+# function.
 
 # %%
 from vxmlib.book.errors import error_of
@@ -66,7 +68,7 @@ print(error_of(lambda: 1 / 0))
 # ### pip installs PyTorch, or the import fails
 #
 # pip reports a conflict, or `import voxelmorph` stops with a message about `getargspec`, Keras 3 or
-# PyTorch. The next cell prints the versions that work together.
+# PyTorch. The next cell prints versions that work together.
 
 # %%
 from vxmlib.backend import tf, versions, vxm
@@ -75,14 +77,15 @@ for name, version in versions().items():
     print(f"{name:12} {version}")
 
 # %% [markdown]
-# **Cause.** The releases of voxelmorph after `0.2` are for PyTorch only. Version `0.2` needs
-# neurite `0.2` but also accepts later releases, so pip installs a later one. In addition, neurite
-# `0.2` calls `inspect.getargspec`, which Python 3.11 removed, and both packages need Keras 2.
+# **Cause.** The releases of voxelmorph after `0.2` are for PyTorch only. voxelmorph `0.2` needs
+# neurite `0.2`, but its requirements also allow later releases of neurite, so pip installs a later
+# one. In addition, neurite `0.2` calls `inspect.getargspec`, which Python 3.11 removed. Moreover,
+# voxelmorph and neurite need Keras 2.
 #
-# **Remedy.** Install this book's `requirements.lock`. Import `tf` and `vxm` from `vxmlib.backend`
-# before any other import of TensorFlow. This module restores `getargspec` during the import. It
-# also sets the environment variable `TF_USE_LEGACY_KERAS`, which makes TensorFlow use Keras 2 and
-# must be set before TensorFlow is imported.
+# **Remedy.** Install the packages in this book's `requirements.lock`. Import `tf` and `vxm` from
+# `vxmlib.backend` before any other import of TensorFlow. This module restores `getargspec` during
+# the import. It also sets the environment variable `TF_USE_LEGACY_KERAS`, which makes TensorFlow
+# use Keras 2 and must be set before TensorFlow is imported.
 #
 # Threads [633](https://github.com/voxelmorph/voxelmorph/issues/633),
 # [635](https://github.com/voxelmorph/voxelmorph/issues/635),
@@ -92,8 +95,8 @@ for name, version in versions().items():
 # %% [markdown]
 # ### An official tutorial stops with an error
 #
-# The next cell makes two calls from official tutorials. The first reads a NIfTI file, and the
-# second creates a loss.
+# The next cell makes two calls from official tutorials. The first should read a NIfTI file, and the
+# second should create a loss.
 
 # %%
 from vxmlib.sources import template
@@ -103,12 +106,12 @@ print(error_of(lambda: vxm.py.utils.load_volfile(path))[:70])
 print(error_of(lambda: vxm.losses.JacobianDeterminant()))
 
 # %% [markdown]
-# **Cause.** `load_volfile` calls `get_data`, which fails in current versions of nibabel. A loss
-# named `JacobianDeterminant` does not exist in voxelmorph.
+# **Cause.** `load_volfile` calls nibabel's `get_data`, which raises an error in current versions.
+# The loss `JacobianDeterminant` does not exist in voxelmorph.
 #
-# **Remedy.** Read scans with nibabel. Compute the determinant with
-# `vxm.py.utils.jacobian_determinant` ([Jacobian](05_jacobian.ipynb)). Start from
-# [the script on one page](one_page.ipynb), which runs on current packages.
+# **Remedy.** Read scans with nibabel itself. Compute the determinant with
+# `vxm.py.utils.jacobian_determinant` ([Jacobian](05_jacobian.ipynb)). Start from [the script on one
+# page](one_page.ipynb), which runs on current packages.
 #
 # Threads [634](https://github.com/voxelmorph/voxelmorph/issues/634),
 # [581](https://github.com/voxelmorph/voxelmorph/issues/581),
@@ -119,16 +122,16 @@ print(error_of(lambda: vxm.losses.JacobianDeterminant()))
 #
 # ### Shapes do not match in a Concatenate layer
 #
-# The next cell builds the network for an image of 100 × 100 pixels.
+# The next cell produces this error by building the network for an image of 100 × 100 pixels.
 
 # %%
 print(error_of(lambda: vxm.networks.VxmDense((100, 100)))[:78])
 
 # %% [markdown]
-# **Cause.** The U-Net halves the grid four times, so each side must be a multiple of 16.
+# **Cause.** The U-Net halves the grid four times, so each side length must be a multiple of 16.
 #
-# **Remedy.** Crop or pad the images, as the next cell does. Keep the offset that it prints, because
-# it shifts the origin in the affine matrix of the image.
+# **Remedy.** Crop or pad the images, as the next cell does. Keep the printed offset, because it
+# shifts the origin in the affine matrix of the image.
 
 # %%
 import numpy as np
@@ -145,8 +148,9 @@ print(padded.shape, "offset", offset)
 # %% [markdown]
 # ### The loss is huge, or it does not change
 #
-# `checks.check_pair` checks whether the network can use a pair, and raises an error if it cannot.
-# The next cell calls it with a scan of large intensities, then with one of tiny intensities.
+# The function `checks.check_pair` raises an error if the network cannot use a pair. The next cell
+# calls it with a moving image that has large intensities, and then with one that has tiny
+# intensities.
 
 # %%
 from vxmlib import checks
@@ -158,9 +162,9 @@ for wrong in (scan, 1e-4 * moving):
 # %% [markdown]
 # **Cause.** The network and the losses expect intensities from 0 to 1, with a background of 0. With
 # large values, the NCC loss (local normalised cross-correlation) suffers from rounding errors. With
-# tiny values, it treats the image as constant, so its gradient is zero.
+# tiny values, the NCC loss treats the image as constant, so the gradient is zero.
 #
-# **Remedy.** Normalise each scan, as the next cell does.
+# **Remedy.** Normalise the intensities of each scan, as the next cell does.
 
 # %%
 ready = preprocess.normalise(scan)
@@ -174,9 +178,10 @@ print("intensities from", ready.min(), "to", ready.max())
 # %% [markdown]
 # ### Registration is poor on my own scans
 #
-# Often the heads have a different orientation from those in training. To show the effect, the next
-# cells register one pair as it is, and again after rotating the moving image by `22.5` degrees. The
-# displacement is optimised directly for each pair, so no trained network is needed.
+# A common reason is that the heads are oriented differently from those in the training scans. To
+# show this effect, the next cells register one pair as it is, and again after rotating the moving
+# image by `22.5` degrees. The displacement is optimised directly in both cases, so no trained
+# network is needed.
 
 # %%
 from scipy import ndimage
@@ -189,7 +194,8 @@ start, optimise = warp.identity(people.shape), InstanceOptimiser(people.shape)
 tilted = ndimage.rotate(moving, angle, reshape=False, order=1)
 
 # %% [markdown]
-# The next cell prints the NCC inside the brain after registration. A value of 1 is perfect.
+# The next cell prints the mean NCC inside the brain after each registration. A value of 1 is a
+# perfect match.
 
 
 # %%
@@ -202,13 +208,12 @@ print(f"upright: {aligned(moving):.2f}, tilted: {aligned(tilted):.2f}")
 
 # %% [markdown]
 # **Cause.** The optimiser changes the displacement in small steps that follow the local gradient,
-# so here it does not recover the rotation. A network that was trained on aligned scans has learned
-# only the differences that remain after affine alignment, so it is not prepared for a rotation
-# either.
+# so here it does not recover the rotation. A network trained on aligned scans has learned only the
+# differences that remain after affine alignment, so it is not prepared for a rotation either.
 #
-# **Remedy.** Align all scans affinely first, for example with the function `affine_to_template`
-# of `vxmlib.sources.align`, which calls ANTs. Here the angle is known, so the next cell rotates the
-# image back.
+# **Remedy.** Align all scans affinely first, for example with the function `affine_to_template` of
+# `vxmlib.sources.align`, which calls ANTs. Here the angle is known, so the next cell rotates the
+# image back and registers it again.
 
 # %%
 upright = ndimage.rotate(tilted, -angle, reshape=False, order=1)
@@ -222,8 +227,8 @@ print(f"aligned first: {aligned(upright):.2f}")
 # %% [markdown]
 # ### I do not know what the generator must yield
 #
-# The next cell prints the shapes of two batches. The first has pairs of subjects, and the second
-# has an atlas (here one subject) as the fixed image.
+# The next cell prints the shapes of the arrays in two batches. In the first batch, both images are
+# subjects. In the second batch, the fixed image is an atlas (here one subject).
 
 # %%
 from vxmlib import pairs
@@ -236,7 +241,7 @@ for atlas in (None, people.image(first)):
 # %% [markdown]
 # **Answer.** A batch is `((moving, fixed), (fixed, zeros))`, and its shapes are the same with and
 # without an atlas. The smoothness loss ignores the zeros, but Keras requires a target for every
-# output. Neither kind of pair needs labels or a known correspondence.
+# output. Neither kind of pair needs labels or known correspondences.
 #
 # Threads [341](https://github.com/voxelmorph/voxelmorph/issues/341),
 # [456](https://github.com/voxelmorph/voxelmorph/issues/456),
@@ -247,7 +252,8 @@ for atlas in (None, people.image(first)):
 #
 # ### The loss is NaN, negative or constant
 #
-# The next cell computes voxelmorph's NCC loss for one pair, as it is and with changed intensities.
+# The next cell computes voxelmorph's NCC loss for one pair, with intensities from 0 to 1 and with
+# changed intensities.
 
 # %%
 ncc = vxm.losses.NCC().loss
@@ -257,12 +263,13 @@ for name, (scale, shift) in changes.items():
     print(f"{name:12}{float(tf.reduce_mean(ncc(*pair))):12.3g}")
 
 # %% [markdown]
-# **Cause.** The loss is *minus* the mean squared correlation in small windows. It should lie
-# between −1 and 0, so a negative value is normal and lower is better. The other three lines show
-# mistakes:
+# **Cause.** The loss is *minus* the mean of the squared correlation in small windows. It should be
+# between −1 and 0, so a negative value is normal and a lower value is better. The last three
+# printed lines show the results of mistakes:
 #
-# - Tiny intensities count as constant. The loss then has its best value, but no gradient.
-# - With a large offset, rounding errors dominate, and the loss leaves its range.
+# - Images with tiny intensities count as constant. The loss then has its best value, −1, but no
+#   gradient.
+# - With a large offset, rounding errors dominate, and the loss is far outside its range.
 # - A NaN intensity makes the whole loss NaN.
 #
 # **Remedy.** Scale the intensities to the range from 0 to 1. Add the callback
@@ -276,8 +283,9 @@ for name, (scale, shift) in changes.items():
 # %% [markdown]
 # ### The network learns nothing
 #
-# The loss stays flat from the first step. The next cell defines a function that computes the
-# gradient of the image loss with respect to the displacement, and returns its norm.
+# The loss stays flat from the first step, perhaps because the gradient is zero. The next cell
+# defines a function that returns the norm of the gradient of the image loss with respect to the
+# displacement.
 
 
 # %%
@@ -290,8 +298,8 @@ def gradient(image, other):
 
 
 # %% [markdown]
-# The next cell prints this norm for a usual pair, for tiny intensities, and for an image paired
-# with itself.
+# The next cell prints this norm for a usual pair, for the same pair with tiny intensities, and for
+# an image paired with itself.
 
 # %%
 print(f"usual pair:       {gradient(moving, fixed):.2g}")
@@ -299,11 +307,11 @@ print(f"tiny intensities: {gradient(1e-4 * moving, 1e-4 * fixed):.2g}")
 print(f"same image twice: {gradient(fixed, fixed):.2g}")
 
 # %% [markdown]
-# **Cause.** A network cannot learn without a gradient. Usually it is zero because the intensities
-# have the wrong scale, or because the moving and the fixed image are the same.
+# **Cause.** A network cannot learn without a gradient. The gradient is usually zero because the
+# intensities have the wrong scale, or because the moving and the fixed image are identical.
 #
 # **Remedy.** Take one pair from a batch, without its batch and channel axes, and call
-# `checks.check_pair` on it. This function refuses both cases. Then fit one single pair
+# `checks.check_pair` on this pair. This check raises an error in both cases. Then fit a single pair
 # ([Instance optimisation](13_instance.ipynb)).
 #
 # Threads [408](https://github.com/voxelmorph/voxelmorph/issues/408),
@@ -313,7 +321,7 @@ print(f"same image twice: {gradient(fixed, fixed):.2g}")
 # ### The warped image is torn
 #
 # An image looks torn where its displacement folds. The next cell optimises one pair with two values
-# of λ, the weight of the smoothness loss, and prints the share of the brain that folds.
+# of λ, the weight of the smoothness loss, and prints the percentage of the brain that folds.
 
 # %%
 for lam in (0.01, 1.0):
@@ -323,9 +331,9 @@ for lam in (0.01, 1.0):
 
 # %% [markdown]
 # **Cause.** The value λ = 0.01 is meant for the MSE loss. The NCC loss changes much more during
-# registration than the MSE loss, so a λ of this size hardly limits the deformation.
+# registration than the MSE loss, so with NCC, a λ of this size hardly limits the deformation.
 #
-# **Remedy.** With NCC, start at λ = 1 and [choose λ](06_choose.ipynb) on validation subjects, or
+# **Remedy.** With NCC, start with λ = 1 and [choose λ](06_choose.ipynb) on validation subjects, or
 # [integrate a velocity](11_diffeomorphic.ipynb).
 #
 # Threads [51](https://github.com/voxelmorph/voxelmorph/issues/51),
@@ -335,9 +343,9 @@ for lam in (0.01, 1.0):
 # %% [markdown]
 # ### Memory runs out
 #
-# Training keeps the outputs of all layers in memory. A Keras model knows their sizes before
-# anything is allocated. The next cell adds up these sizes for the standard `VxmDense` and for the
-# strided U-Net of the 2018 paper, with voxels of 1 mm and of 2 mm.
+# Training keeps the outputs of all layers in memory. A Keras model knows the sizes of these outputs
+# before memory is allocated. The next cell adds up the sizes for the standard `VxmDense` and for
+# the strided U-Net of the 2018 paper, with voxels of 1 mm and of 2 mm.
 
 # %% tags=["remove-stderr"]
 from vxmlib import models
@@ -351,12 +359,13 @@ for shape in ((160, 192, 224), (80, 96, 112)):
     tf.keras.backend.clear_session()
 
 # %% [markdown]
-# **Cause.** The layers at full resolution need most of the memory, and the need grows with the
+# **Cause.** The layers at full resolution need most of the memory, and the total grows with the
 # batch size. Gradients and losses need additional memory. Users report a total of about twice the
 # printed value.
 #
-# **Remedy.** Use a batch of one pair. If this is not enough, use voxels of 2 mm, which need an
-# eighth of the memory, or the strided network. [Cost](cost.ipynb) has more measurements.
+# **Remedy.** Use a batch of one pair. If memory still runs out, use the strided network, or use
+# voxels of 2 mm, which reduce the memory to an eighth. For more measurements, see
+# [Cost](cost.ipynb).
 #
 # Threads [235](https://github.com/voxelmorph/voxelmorph/issues/235),
 # [282](https://github.com/voxelmorph/voxelmorph/issues/282).
@@ -364,7 +373,7 @@ for shape in ((160, 192, 224), (80, 96, 112)):
 # %% [markdown]
 # ### `multi_gpu_model` does not exist
 #
-# The README of voxelmorph still names this function. The next cell looks it up in Keras.
+# The README of voxelmorph still mentions this function. The next cell looks for it in Keras.
 
 # %%
 print(error_of(lambda: tf.keras.utils.multi_gpu_model))
@@ -373,8 +382,8 @@ print(error_of(lambda: tf.keras.utils.multi_gpu_model))
 # **Cause.** TensorFlow has replaced this function with distribution strategies.
 #
 # **Remedy.** Build and compile the model in the scope of a `tf.distribute.MirroredStrategy`, and
-# call `fit()` as before. The batch must hold at least as many pairs as there are devices
-# ([Cost](cost.ipynb#several-devices) runs it).
+# call `fit()` as before. Each batch must contain at least as many pairs as there are devices. For
+# an example, see [Cost](cost.ipynb#several-devices).
 #
 # Threads [9](https://github.com/voxelmorph/voxelmorph/issues/9),
 # [316](https://github.com/voxelmorph/voxelmorph/issues/316).
@@ -382,8 +391,9 @@ print(error_of(lambda: tf.keras.utils.multi_gpu_model))
 # %% [markdown]
 # ### I do not know when to stop
 #
-# [Compile and fit](03_fit.ipynb) stored the Dice of its validation pairs. The next cell prints it
-# before training (Dice without registration), after three quarters of the steps, and at the end.
+# The lesson [Compile and fit](03_fit.ipynb) recorded the mean Dice of the validation pairs. The
+# next cell prints this Dice before training (without registration), after three quarters of the
+# steps, and at the end.
 
 # %%
 from vxmlib import records
@@ -395,15 +405,16 @@ print(f"after three quarters: {end - gain:.3f}")
 print(f"after {fitted['steps']} steps:     {end:.3f}")
 
 # %% [markdown]
-# **Cause.** The training loss does not show when the result for new subjects stops improving. An
-# epoch is only the interval between two checkpoints, not a pass over all pairs, because pairs are
-# drawn at random.
+# **Cause.** The training loss does not show when the result for new subjects stops improving. The
+# number of epochs is no guide either: pairs are drawn at random, so an epoch is only the interval
+# between two checkpoints.
 #
-# **Remedy.** Count optimiser steps, and watch the Dice of some validation subjects. If it still
-# rises in the last quarter, train for more steps.
+# **Remedy.** Count optimiser steps, and watch the Dice of some validation subjects. If Dice still
+# rises in the last quarter of the steps, train for more steps.
 # `tf.keras.callbacks.EarlyStopping(monitor="val_dice", mode="max", patience=5)` stops the training
-# when Dice has not risen for five epochs. `training.RegistrationMonitor` provides `val_dice`. With
-# few subjects, use augmentation ([Ablations](ablations.ipynb)).
+# when validation Dice has not risen for five epochs. This callback needs
+# `training.RegistrationMonitor`, which provides `val_dice`. With few training subjects, use
+# augmentation ([Ablations](ablations.ipynb)).
 #
 # Threads [134](https://github.com/voxelmorph/voxelmorph/issues/134),
 # [166](https://github.com/voxelmorph/voxelmorph/issues/166),
@@ -412,16 +423,17 @@ print(f"after {fitted['steps']} steps:     {end:.3f}")
 # %% [markdown]
 # ### I think that I need a training loop of my own
 #
-# Almost nobody needs one. [Four situations](16_situations.ipynb) shows the few cases in which it
-# helps, and [One step, three ways](15_steps.ipynb) shows what `fit()` already does.
+# Almost nobody needs a custom loop. For the few cases in which it helps, see [Four
+# situations](16_situations.ipynb). For what `fit()` already does, see [One step, three
+# ways](15_steps.ipynb).
 
 # %% [markdown]
 # ## Results
 #
 # ### The displacement has half the size of the image
 #
-# The next cell compares the shape of the second output of `predict()` with that of the result of
-# `models.register`. The model integrates a velocity, which is the default of `VxmDense`.
+# The next cell compares the shape of the second output of `predict()` with that of the displacement
+# from `models.register`. The model integrates a velocity, as `VxmDense` does by default.
 
 # %% tags=["remove-stderr"]
 model = models.build(people.shape, features="small", int_steps=7)
@@ -431,11 +443,12 @@ print("register:", models.register(model, moving, fixed).shape)
 
 # %% [markdown]
 # **Cause.** With integration, the second output is the *velocity* at half resolution. The
-# smoothness loss needs it, but the image is warped by the displacement that is its integral.
+# smoothness loss is computed from this velocity, but the image is warped by the displacement, which
+# is the integral of the velocity.
 #
-# **Remedy.** Use `model.register` of voxelmorph or `models.register` of this book.
-# [Diffeomorphic registration](11_diffeomorphic.ipynb) shows the wrong results that you get, without
-# an error, if you use the velocity as a displacement.
+# **Remedy.** To get the displacement, use `model.register` of voxelmorph or `models.register` of
+# this book. Using the velocity as a displacement gives wrong results without an error
+# ([Diffeomorphic registration](11_diffeomorphic.ipynb)).
 #
 # Threads [71](https://github.com/voxelmorph/voxelmorph/issues/71),
 # [122](https://github.com/voxelmorph/voxelmorph/issues/122),
@@ -444,7 +457,7 @@ print("register:", models.register(model, moving, fixed).shape)
 # %% [markdown]
 # ### Warped labels have new values
 #
-# The next cell warps a map of the labels 2 and 41, once as an image and once as labels.
+# The next cell warps a map with the labels 2 and 41, once as an image and once as a label map.
 
 # %%
 labels = np.where(moving > 0.5, 41, 2) * (moving > 0)
@@ -455,9 +468,9 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 
 # %% [markdown]
 # **Cause.** Linear interpolation between the background (0) and the labels 2 and 41 can yield any
-# number between them.
+# value from 0 to 41.
 #
-# **Remedy.** Use nearest-neighbour interpolation on the integers, as `warp.warp_labels` does
+# **Remedy.** Use nearest-neighbour interpolation of the label numbers, as `warp.warp_labels` does
 # ([Dice](04_dice.ipynb#warp-a-label-map-with-nearest-neighbour-interpolation)).
 #
 # Threads [509](https://github.com/voxelmorph/voxelmorph/issues/509),
@@ -466,9 +479,9 @@ for name, warped in {"as an image": as_image, "as labels": as_labels}.items():
 # %% [markdown]
 # ### Two packages give different Dice
 #
-# The next cell computes the mean Dice of the same two maps with voxelmorph's function and with this
-# book's. The first line uses the two labels. The second adds a label that neither map holds, and
-# the third adds the background.
+# The next cell computes the mean Dice of the same two label maps with voxelmorph's function and
+# with ours. The first line uses the labels 2 and 41. The second adds label 17, which neither map
+# contains, and the third adds the background instead.
 
 # %%
 other = np.where(fixed > 0.5, 41, 2) * (fixed > 0)
@@ -478,21 +491,21 @@ for numbers in ([2, 41], [2, 41, 17], [0, 2, 41]):
     print(f"{numbers!s:12} voxelmorph {theirs:.3f}, ours {ours:.3f}")
 
 # %% [markdown]
-# **Cause.** voxelmorph gives a Dice of 0 to a label that neither map holds, some other packages
-# give 1, and this book leaves it out. The background is large and overlaps in every pair, so it
-# raises the mean.
+# **Cause.** For a label that neither map contains, voxelmorph uses a Dice of 0 and some packages
+# use 1. This book leaves the label out. The background is large and overlaps in every pair, so
+# including it raises the mean.
 #
-# **Remedy.** Score the structures that both subjects have, without the background, and state the
-# rule ([Definitions](definitions.ipynb)).
+# **Remedy.** Average Dice over the structures that both subjects have, without the background, and
+# state this rule ([Definitions](definitions.ipynb)).
 #
 # Thread [160](https://github.com/voxelmorph/voxelmorph/issues/160).
 
 # %% [markdown]
 # ### The Jacobian determinant looks wrong
 #
-# Test the function on a displacement whose determinant is known. The one in the next cell doubles
-# the first coordinate of every point, so the determinant is 2. The last three lines of the cell
-# each make a common mistake.
+# Test `jacobian_determinant` on a displacement with a known determinant. The displacement in the
+# next cell doubles the first coordinate of every point, so the determinant is 2. The last three
+# lines of the cell each make a common mistake.
 
 # %%
 stretch = np.stack([np.indices((16, 16))[0], np.zeros((16, 16))], axis=-1)
@@ -503,12 +516,13 @@ print("relative units:     ", determinant(stretch / 16)[8, 8])
 print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 
 # %% [markdown]
-# **Cause.** The function expects one displacement without a batch axis, in voxels of its own grid.
-# The last axis holds its components. Only the batch axis raises an error. A displacement that was
-# subsampled, or divided by the size of the image, gives a wrong number without an error.
+# **Cause.** The function expects one displacement without a batch axis. Its components lie along
+# the last axis, in units of the voxels of its own grid. Only an additional batch axis raises an
+# error. A displacement that was subsampled, or divided by the size of the image, gives a wrong
+# determinant without an error.
 #
-# **Remedy.** Pass the result of `register`, and count determinants of 0 or less inside the brain
-# ([Jacobian](05_jacobian.ipynb)).
+# **Remedy.** Pass the displacement that `register` returns, and count the brain voxels with a
+# determinant of 0 or less ([Jacobian](05_jacobian.ipynb)).
 #
 # Threads [50](https://github.com/voxelmorph/voxelmorph/issues/50),
 # [110](https://github.com/voxelmorph/voxelmorph/issues/110),
@@ -517,7 +531,7 @@ print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 # %% [markdown]
 # ### Landmarks move the wrong way
 #
-# The next cell warps an image with a single bright pixel by a constant displacement of 3 voxels
+# The next cell warps an image with a single bright pixel by a constant displacement of 3 pixels
 # along the first axis.
 
 # %%
@@ -528,11 +542,12 @@ print("moving image:", np.argwhere(dot)[0])
 print("warped image:", np.argwhere(warp.warp_image(dot, shift))[0])
 
 # %% [markdown]
-# **Cause.** The displacement belongs to the *fixed* grid. It says where to look in the moving
-# image: `warped(x) = moving(x + u(x))`. It therefore carries points of the fixed image to the
-# moving image, and the content of the moving image moves in the opposite direction.
+# **Cause.** The displacement is defined on the *fixed* grid. It states from which position in the
+# moving image each intensity is taken: `warped(x) = moving(x + u(x))`. The displacement therefore
+# maps points of the fixed image to the moving image, but the content of the moving image moves in
+# the opposite direction.
 #
-# **Remedy.** Move points of the moving image with the inverse displacement, and check the error of
+# **Remedy.** Map points of the moving image with the inverse displacement, and check the error of
 # the inverse, as the next cell does.
 
 # %%
@@ -549,7 +564,7 @@ print("error of the inverse:", np.abs(warp.inversion_error(shift, inverse)).max(
 # %% [markdown]
 # ### Weights do not load
 #
-# The next cell saves a model and tries to load it in two ways.
+# The next cell saves a model and tries to load the file in two ways.
 
 # %% tags=["remove-stderr"]
 from pathlib import Path
@@ -562,17 +577,17 @@ with TemporaryDirectory() as folder:
     print("VxmDense.load:", vxm.networks.VxmDense.load(path).output_shape[0])
 
 # %% [markdown]
-# **Cause.** The file holds the weights and the arguments of the class `VxmDense`, which Keras does
-# not know.
+# **Cause.** The file contains the weights and the arguments of the class `VxmDense`, but Keras does
+# not know this class.
 #
-# **Remedy.** Load it with the class that wrote the file. Do not use the format `.keras`, although
-# Keras recommends it, because the file cannot be loaded ([the claims](claims.ipynb) try it). The
-# weights of the 2018 papers belong to another network, which [Run the authors'
-# weights](07_weights.ipynb) rebuilds.
+# **Remedy.** Load the file with `VxmDense.load`. Do not use the format `.keras`, although Keras
+# recommends it, because such a file cannot be loaded ([Check the claims](claims.ipynb)). The
+# weights of the 2018 papers belong to another network, which is rebuilt in [Run the authors'
+# weights](07_weights.ipynb).
 #
 # > **Warning: Models from strangers**
 # >
-# > `load_model` can run code that a file holds. Load only files from people you trust.
+# > `load_model` can run code that is stored in a file. Load only files from people you trust.
 #
 # Threads [172](https://github.com/voxelmorph/voxelmorph/issues/172),
 # [359](https://github.com/voxelmorph/voxelmorph/issues/359),
@@ -583,34 +598,35 @@ with TemporaryDirectory() as folder:
 #
 # | Question | Answer |
 # |---|---|
-# | How do I use the warp in ITK, ANTs or Slicer? ([438](https://github.com/voxelmorph/voxelmorph/issues/438), [577](https://github.com/voxelmorph/voxelmorph/issues/577)) | `vxmlib.nifti.write_displacement` writes it in their convention. |
-# | How do I register T1 to T2? ([31](https://github.com/voxelmorph/voxelmorph/issues/31), [201](https://github.com/voxelmorph/voxelmorph/issues/201)) | Use `vxm.losses.MutualInformation`, because NCC expects similar contrast in both images. [Four situations](16_situations.ipynb) runs it. |
-# | How do I train with labels? ([169](https://github.com/voxelmorph/voxelmorph/issues/169), [459](https://github.com/voxelmorph/voxelmorph/issues/459)) | voxelmorph version 0.2 has `VxmDenseSemiSupervisedSeg`. |
-# | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | Usually the scans were not aligned affinely. |
-# | What do KL and its λ mean? ([150](https://github.com/voxelmorph/voxelmorph/issues/150), [336](https://github.com/voxelmorph/voxelmorph/issues/336)) | `vxm.losses.KL` is the loss of the probabilistic model (`use_probs=True`): it keeps the predicted distribution of velocities close to a smooth prior. Its `prior_lambda` says how smooth the prior is. |
+# | How do I use the warp in ITK, ANTs or Slicer? ([438](https://github.com/voxelmorph/voxelmorph/issues/438), [577](https://github.com/voxelmorph/voxelmorph/issues/577)) | Write the displacement with `vxmlib.nifti.write_displacement`, which uses the convention of these programs. |
+# | How do I register T1 to T2? ([31](https://github.com/voxelmorph/voxelmorph/issues/31), [201](https://github.com/voxelmorph/voxelmorph/issues/201)) | Use `vxm.losses.MutualInformation`, because NCC expects similar contrast in both images. For an example, see [Four situations](16_situations.ipynb). |
+# | How do I train with labels? ([169](https://github.com/voxelmorph/voxelmorph/issues/169), [459](https://github.com/voxelmorph/voxelmorph/issues/459)) | Use the class `VxmDenseSemiSupervisedSeg` of voxelmorph version 0.2. |
+# | Why is my template blank or blurred? ([587](https://github.com/voxelmorph/voxelmorph/issues/587), [589](https://github.com/voxelmorph/voxelmorph/issues/589)) | Usually the scans were not aligned affinely first. |
+# | What do KL and its λ mean? ([150](https://github.com/voxelmorph/voxelmorph/issues/150), [336](https://github.com/voxelmorph/voxelmorph/issues/336)) | `vxm.losses.KL` is the loss of the probabilistic model (`use_probs=True`). It keeps the predicted distribution of velocities close to a smooth prior, and its argument `prior_lambda` sets how smooth the prior is. |
 # | Can I improve the result for a single pair? ([546](https://github.com/voxelmorph/voxelmorph/issues/546)) | Yes, by [instance optimisation](13_instance.ipynb). |
 # | How do I draw the displacement? ([35](https://github.com/voxelmorph/voxelmorph/issues/35), [557](https://github.com/voxelmorph/voxelmorph/issues/557)) | Draw a warped grid or a map of the determinant ([Jacobian](05_jacobian.ipynb)). |
-# | Is there a class for SynthMorph? ([431](https://github.com/voxelmorph/voxelmorph/issues/431), [288](https://github.com/voxelmorph/voxelmorph/issues/288)) | Not in version 0.2. Two models from `ne.models.labels_to_image` can make the images for a `VxmDense`. |
+# | Is there a class for SynthMorph? ([431](https://github.com/voxelmorph/voxelmorph/issues/431), [288](https://github.com/voxelmorph/voxelmorph/issues/288)) | Not in version 0.2, but two models from `ne.models.labels_to_image` can generate the training images for a `VxmDense`. |
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise 1.** A colleague's validation Dice is *lower* after training than before. Which
-# mistakes would you look for first?
+# **Exercise 1.** A colleague's validation Dice is *lower* with the trained network than without
+# registration. Which mistakes would you look for first?
 #
 # <details><summary>Answer</summary>
 #
 # First check the direction of the displacement, because a displacement that is applied backwards
-# moves structures further apart. Then check whether the labels lie on the images, because an affine
-# alignment may have been applied to the images alone. Finally, check whether the same structures
-# are counted before and after. None of these mistakes raises an error.
+# moves structures further apart. Then check whether the label maps match the images, because an
+# affine alignment may have been applied to the images alone. Finally, check whether Dice is
+# averaged over the same structures in both cases. None of these mistakes raises an error.
 #
 # </details>
 #
 # ## Summary
 #
-# - Check the data first, then the gradient, then one pair, and only then the network.
-# - A known displacement quickly reveals mistakes of direction, size and axis.
+# - Check the data first, then the gradient, then the training on one pair, and only then the
+#   network.
+# - A test with a known displacement quickly reveals mistakes in direction, size and axes.
 # - Many mistakes raise no error, so test each part on a case with a known result.
 #
-# **Read on:** [Check the claims](claims.ipynb) lists common advice with a verdict for each.
+# **Read on:** For verdicts on common advice, see [Check the claims](claims.ipynb).

@@ -14,7 +14,7 @@ from vxmlib.experiments.results import Comparison
 from vxmlib.sources import malf
 
 CODE = Path(__file__).resolve().parent.parent
-HEAD = ("Method", "Dice", "± pooled SD", "Folding", "Seconds a pair")
+HEAD = ("Method", "Dice", "± pooled SD", "Folding", "Seconds per pair")
 MARKS = ("<!-- table of record: `make results` writes it -->", "<!-- end of the table -->")
 _WEIGHTS = {
     "identity": "affine alignment only",

@@ -66,11 +66,18 @@ def test_a_page_opens_with_its_title_and_what_it_needs(lesson, cells):
         assert f"**{row}**" in first.source
 
 
-def test_words_come_before_code(lesson, cells):
-    shown = [c for c in cells(lesson) if "remove-cell" not in tags(c)]
-    kinds = "".join("c" if cell.cell_type == "code" else "m" for cell in shown)
-    assert kinds.startswith("m")
-    assert "cccc" not in kinds, "four code cells in a row without a word"
+def test_words_come_before_each_cell(lesson, cells):
+    """Only the parameters and what reads them follow one another."""
+    before = ""
+    for cell in cells(lesson):
+        if cell.cell_type == "markdown" or displayed(cell.source):
+            before = "words"
+        elif not {"remove-cell", "remove-input"} & set(tags(cell)):
+            place = f"{lesson}: {cell.source.splitlines()[0]!r}"
+            assert before in ("words", "parameters"), (
+                f"{place} follows a cell without words between"
+            )
+            before = "parameters" if "parameters" in tags(cell) else "code"
 
 
 def test_cells_are_short(lesson, cells):

@@ -459,7 +459,7 @@ def dice_by_seconds(table, *, before="identity") -> Figure:
     measured = table.drop(index=before, errors="ignore").dropna(subset=["dice", "seconds"])
     for (name, row), marker in zip(measured.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
         ax.plot(row["seconds"], row["dice"], marker, ms=8, label=name)
-    ax.set(xscale="log", xlabel="seconds for a pair", ylabel="Dice")
+    ax.set(xscale="log", xlabel="seconds per pair", ylabel="Dice")
     ax.grid(alpha=0.3)
     fig.legend(frameon=False, loc="outside lower left", ncols=1 if len(measured) < 4 else 2)
     return fig
