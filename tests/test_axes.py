@@ -111,6 +111,33 @@ def test_a_real_brain_overlaps_its_mirror_image(scan, least):
     assert metrics.mean_dice(mirrored, labels, people.structures) >= least
 
 
+@pytest.mark.parametrize("grid", [name for name in GRIDS if name != "oblique"])
+def test_reversed_and_rolled_is_the_mirror_image_to_half_a_voxel(grid):
+    shape, affine = GRIDS[grid]
+    points = points_of(shape, affine)
+    axis, roll = axes.reverse_and_roll(affine, shape)
+    right = np.array([22.0, -15.0, 10.0])
+    moved = np.roll(np.flip(spot(points, right), axis), roll, axis)
+    centre = points[moved == moved.max()].mean(axis=0)
+    voxel = np.linalg.norm(affine[:3, axis])
+    assert np.abs(centre - right * [-1, 1, 1]).max() <= 1.01 * max(voxel, 1.5)
+    inside = np.roll(np.flip(head(points), axis), roll, axis)
+    plainly = np.flip(head(points), axis)
+    truth = axes.mirror(head(points), affine)
+    assert np.abs(inside - truth).mean() <= np.abs(plainly - truth).mean()
+
+
+def test_in_a_slice_it_is_the_same_axis_and_roll():
+    affine = GRIDS["LAS, anisotropic"][1]
+    assert axes.reverse_and_roll(affine, (90, 60)) == axes.reverse_and_roll(affine, (90, 70, 60))
+    assert axes.reverse_and_roll(affine, (90, 70, 60)) == (0, -1)
+
+
+def test_an_oblique_array_cannot_be_reversed():
+    with pytest.raises(ValueError, match="expected a grid with one axis from left to right"):
+        axes.reverse_and_roll(OBLIQUE, (80, 120, 70))
+
+
 def test_a_label_that_the_type_cannot_hold_is_refused():
     sides = {1: "Left X", 1001: "Right X"}
     with pytest.raises(ValueError, match="found type uint8, which cannot hold the mirrored label"):

@@ -1,4 +1,6 @@
-"""Local NCC by closed forms, by hand at one voxel, and against the NumPy score."""
+"""Local NCC by closed forms, by hand and against the NumPy score; the folding penalty likewise."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from scipy import ndimage
 
 from vxmlib import metrics
 from vxmlib.backend import tf
-from vxmlib.losses import LocalNCC, _window_sums, image_loss
+from vxmlib.losses import FoldingPenalty, LocalNCC, _window_sums, image_loss
 
 
 @pytest.fixture
@@ -118,3 +120,71 @@ def test_losses_have_names(texture):
 def test_an_unknown_name_lists_the_known(name):
     with pytest.raises(ValueError, match=r"image_loss: found .*, expected one of: ncc, mse"):
         image_loss(name)
+
+
+# -- folding ---------------------------------------------------------------------------------------
+
+
+def fields(shape, **axes):
+    """A displacement in which some components are multiples of their own coordinate."""
+    grid = np.indices(shape).astype(np.float32)
+    columns = [axes.get(f"axis{axis}", 0) * grid[axis] for axis in range(len(shape))]
+    return np.stack(columns, axis=-1)[None]
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (6, 5, 7)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_inverted_axis_costs_its_determinant_and_the_margin(shape, axis):
+    inverted = fields(shape, **{f"axis{axis}": -1.5})
+    np.testing.assert_allclose(FoldingPenalty(margin=0.2).loss(None, inverted), [0.7], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 6), (6, 5, 7)])
+def test_what_keeps_its_order_costs_nothing(shape):
+    batch = np.concatenate([fields(shape), fields(shape, axis0=0.5, axis1=-0.5)])
+    assert FoldingPenalty().loss(None, batch).numpy().tolist() == [0, 0]
+
+
+def test_a_margin_counts_flattening():
+    flat = fields((6, 5, 7), axis0=-0.95)  # all determinants are 0.05
+    np.testing.assert_allclose(FoldingPenalty(margin=0.1).loss(None, flat), [0.05], rtol=1e-4)
+    assert float(FoldingPenalty(margin=0).loss(None, flat)[0]) == 0
+
+
+def test_a_fold_that_central_differences_miss_is_penalised():
+    rows, columns = np.indices((8, 8))
+    wave = np.stack([0.6 * (-1.0) ** (rows + columns), 0 * rows], axis=-1).astype(np.float32)
+    assert metrics.folding(wave, np.pad(np.ones((6, 6), bool), 1)).percent_in_mask == 0
+    assert float(FoldingPenalty(margin=0).loss(None, wave[None])[0]) > 0.05
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (7, 8, 9)])
+def test_the_penalty_is_that_of_a_plain_loop_over_voxels(shape):
+    nd = len(shape)
+    field = np.random.default_rng(5).normal(0, 0.5, (*shape, nd)).astype(np.float32)
+    lost = []
+    for place in itertools.product(*(range(1, n - 1) for n in shape)):
+        for signs in itertools.product((-1, 1), repeat=nd):
+            jacobian = np.eye(nd)
+            for axis, sign in enumerate(signs):
+                there = np.array(place) + sign * np.eye(nd, dtype=int)[axis]
+                jacobian[:, axis] += sign * (field[tuple(there)] - field[place])
+            lost.append(max(0, 0.1 - np.linalg.det(jacobian)))
+    wanted = np.mean(lost)
+    assert wanted > 0.01
+    np.testing.assert_allclose(FoldingPenalty().loss(None, field[None]), [wanted], rtol=1e-4)
+
+
+def test_its_gradient_unfolds():
+    field = tf.Variable(fields((6, 6), axis0=-1.5))
+    for _ in range(200):
+        with tf.GradientTape() as tape:
+            loss = FoldingPenalty().loss(None, field)
+        field.assign_sub(2.0 * tape.gradient(loss, field))
+    assert float(loss[0]) < 0.01
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.0])
+def test_a_margin_out_of_range_is_refused(margin):
+    with pytest.raises(ValueError, match=f"margin: found {margin}, expected"):
+        FoldingPenalty(margin=margin)

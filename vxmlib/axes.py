@@ -119,6 +119,51 @@ def mirror_matrix(affine, ndim=3):
     return matrix[np.ix_(in_slice, in_slice)]
 
 
+def reverse_and_roll(affine, shape):
+    """Return how to mirror an array about the midplane without interpolation.
+
+    Reversing the array mirrors it about the middle of the grid. Rolling it by whole voxels then
+    brings the plane of reflection to the midplane x = 0, up to a quarter of a voxel.
+
+    Parameters
+    ----------
+    affine : (4, 4) array_like
+        Voxel index -> RAS mm.
+    shape : tuple of int
+        Shape of the array: 3D, or 2D for a coronal slice.
+
+    Returns
+    -------
+    axis : int
+        Array axis that runs from left to right.
+    roll : int
+        Voxels for ``np.roll(np.flip(array, axis), roll, axis)``. What leaves the array on one side
+        enters it on the other.
+
+    Raises
+    ------
+    ValueError
+        As :func:`mirror_matrix`, and if no array axis runs from left to right.
+
+    Examples
+    --------
+    >>> affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    >>> affine[0, 3] = -7.0
+    >>> reverse_and_roll(affine, (10, 8, 8))
+    (0, -2)
+    """
+    ndim = len(shape)
+    matrix = mirror_matrix(affine, ndim)
+    signs = matrix.diagonal()[:ndim].round(6)
+    if np.abs(matrix[:ndim, :ndim] - np.diag(signs)).max() > _ALIGNED or sorted(signs)[0] != -1:
+        raise ValueError(
+            f"affine: found {np.asarray(affine).tolist()}, expected a grid with one axis from left "
+            "to right; resample the images to one (vxmlib.preprocess.resample)"
+        )
+    axis = int(np.argmin(signs))
+    return axis, int(np.round(matrix[axis, -1])) - (shape[axis] - 1)
+
+
 def mirror(image, affine):
     """Reflect an image about the midplane x = 0, with linear interpolation.
 

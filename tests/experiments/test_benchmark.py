@@ -10,10 +10,10 @@ import pytest
 from scipy import ndimage
 
 from vxmlib import records, training
-from vxmlib.experiments import benchmark, compare
+from vxmlib.experiments import benchmark, compare, trained
 from vxmlib.experiments.plan import PlanError, load_plan
 from vxmlib.experiments.results import results_folder
-from vxmlib.methods import baselines
+from vxmlib.methods import baselines, passes
 
 SHAPE = (32, 32, 32)
 PLAN = Path(__file__).parents[2] / "config" / "real.yaml"
@@ -224,6 +224,23 @@ def test_without_networks_nothing_is_repeated(tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_method_may_average_with_the_mirrored_pair(tiny, tmp_path):
+    results, build = tmp_path / "results", tmp_path / "build"
+    benchmark.train(tiny, "ncc", build, results)
+    tiny["methods"] |= {"mirrored": {"training": "ncc", "mirror": True}}
+    benchmark.measure(tiny, "mirrored", "test", build, results)
+    assert records.read(results / "test" / "mirrored.json")["parameters"]["mirror"]
+    people = benchmark.load_people(tiny)
+    register = trained.network(tiny, tiny["methods"]["mirrored"], people, results)
+    moving, fixed = people.split["test"][:2]
+    field = register(people.image(moving), people.image(fixed))
+    plainly = trained.network(tiny, {"training": "ncc"}, people, results)
+    pair = people.image(moving), people.image(fixed)
+    once, wanted = plainly(*pair), passes.mirror_averaged(plainly, people.affine)(*pair)
+    np.testing.assert_allclose(field, wanted, atol=1e-3 * np.abs(once).max())
+    assert np.abs(field - once).max() > 0.05 * np.abs(once).max()
+
+
 def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
     results, folder = tmp_path / "results", tmp_path / "build"
     benchmark.train(tiny, "ncc", folder, results)
@@ -235,10 +252,10 @@ def test_passes_are_looked_at_one_by_one_and_measured_together(tiny, tmp_path):
     assert [row["pass"] for row in rows] == [1, 2, 3] * 2
     assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
     tiny["methods"] |= {"again": {"training": "ncc", "passes": 3}}
-    for name, passes in (("ncc", 1), ("again", 3)):
+    for name, number in (("ncc", 1), ("again", 3)):
         benchmark.measure(tiny, name, "validation", folder, results)
         measured = records.read(results / "validation" / f"{name}.json")["metrics"]["rows"]
-        each = [row for row in rows if row["pass"] == passes]
+        each = [row for row in rows if row["pass"] == number]
         for measure in ("dice", "folding_percent_brain"):
             assert [row[measure] for row in measured] == [row[measure] for row in each]
     assert measured[0]["length_mm"] > 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vxmlib import losses, warp
+from vxmlib import losses, metrics, warp
 from vxmlib.backend import tf, vxm
 from vxmlib.methods.instance import InstanceOptimiser, NotFinite
 
@@ -85,6 +85,8 @@ def test_what_does_not_fit_is_refused():
         InstanceOptimiser(SHAPE, lam=-1)
     with pytest.raises(ValueError, match="learning_rate: found 0"):
         InstanceOptimiser(SHAPE, learning_rate=0)
+    with pytest.raises(ValueError, match="folding_weight: found -1"):
+        InstanceOptimiser(SHAPE, folding_weight=-1)
     optimise = InstanceOptimiser(SHAPE)
     with pytest.raises(ValueError, match="moving has shape"):
         optimise(np.zeros((*SHAPE, 2)), image(shape=(32, 32)), image(), steps=1)
@@ -94,7 +96,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_loss_that_is_no_number_stops_with_a_reason(monkeypatch):
     optimise = InstanceOptimiser(SHAPE, image_loss="mse")
-    monkeypatch.setattr(optimise, "_step", lambda *_: (float("nan"), 0.0))
+    monkeypatch.setattr(optimise, "_step", lambda *_: (float("nan"), 0.0, 0.0))
     with pytest.raises(NotFinite, match="became nan at step 0: try a smaller learning_rate"):
         optimise(np.zeros((*SHAPE, 2)), image(0), image(1), steps=5)
 
@@ -103,6 +105,23 @@ def test_a_step_that_ends_in_infinity_is_not_returned():
     optimise = InstanceOptimiser(SHAPE, image_loss="mse", learning_rate=3e38)
     with pytest.raises(NotFinite, match="after step 1: try a smaller learning_rate"):
         optimise(np.zeros((*SHAPE, 2)), image(0), image(1), steps=1)
+
+
+def test_a_penalty_of_folding_removes_folds():
+    moving, fixed = image(0), image(1)
+    start = np.random.default_rng(2).normal(0, 0.6, (*SHAPE, 2)).astype(np.float32)
+    start = ndimage.gaussian_filter(start, (1, 1, 0)) * 4
+    folds = {}
+    for weight in (0.0, 10.0):
+        optimise = InstanceOptimiser(SHAPE, lam=0.1, learning_rate=0.2, folding_weight=weight)
+        field, history = optimise(start, moving, fixed, steps=30)
+        folds[weight] = metrics.digital_folding(field).count
+        parts = history["image_loss"] + 0.1 * history["smoothness_loss"]
+        parts += weight * history["folding_loss"]
+        np.testing.assert_allclose(history["loss"], parts, rtol=1e-6)
+        assert (history["folding_loss"].iloc[0] > 0) == (weight > 0)
+    assert folds[0.0] > 50
+    assert folds[10.0] < 0.1 * folds[0.0]
 
 
 def test_no_step_is_refused():

@@ -86,3 +86,45 @@ def test_a_pass_is_made_when_it_is_asked_for():
 def test_a_count_that_is_none_is_refused(count):
     with pytest.raises(ValueError, match=r"count: found .* expected a whole number of at least 1"):
         passes.repeated(half_way, count)(ramp(), ramp())
+
+
+#: A grid whose midplane is not its middle: the mirror image of index i is 13 - i.
+OFF_CENTRE = np.array([[2.0, 0, 0, -13.0], [0, 2.0, 0, 0], [0, 0, 2.0, 0], [0, 0, 0, 1.0]])
+
+
+def place_dependent(moving, fixed):
+    """A local method: what it answers at a voxel depends on both images there, and on no side."""
+    return np.stack([0 * fixed, moving - 2 * fixed], axis=-1)
+
+
+def test_a_method_without_a_preferred_side_is_unchanged_by_the_mirror():
+    moving, fixed = np.random.default_rng(4).random((2, 16, 8))
+    once = place_dependent(moving, fixed)
+    both = passes.mirror_averaged(place_dependent, OFF_CENTRE)(moving, fixed)
+    np.testing.assert_allclose(both, once, atol=1e-12)
+
+
+def test_the_mirrored_pair_is_the_pair_seen_from_the_other_side():
+    moving, fixed = np.random.default_rng(4).random((2, 16, 8))
+    seen = []
+
+    def watch(*pair):
+        seen.append(pair)
+        return np.zeros((16, 8, 2))
+
+    passes.mirror_averaged(watch, OFF_CENTRE)(moving, fixed)
+    (first, _), (second, _) = seen
+    np.testing.assert_array_equal(first, moving)
+    for index in range(14):
+        np.testing.assert_array_equal(second[index], moving[13 - index])
+
+
+def test_an_error_to_one_side_is_averaged_away():
+    def biased(moving, fixed):
+        side = np.where(np.arange(16) < 6, 1.0, 0.0)[:, None] * np.ones((16, 8))
+        return np.stack([side, side], axis=-1)
+
+    field = passes.mirror_averaged(biased, OFF_CENTRE)(np.zeros((16, 8)), np.zeros((16, 8)))
+    assert field[2, 0].tolist() == [0.5, 0.5]
+    assert field[11, 0].tolist() == [-0.5, 0.5]  # 13 - 11 = 2
+    assert field[7, 0].tolist() == [0, 0]

@@ -19,7 +19,7 @@ def weights_file(results, name: str) -> Path:
     return Path(results) / "weights" / f"{name}.h5"
 
 
-def register_by(results, name: str, network: str, *, count: int = 1):
+def register_by(results, name: str, network: str, *, count: int = 1, mirror_affine=None):
     """Load a trained network, and return a function that registers with it.
 
     Parameters
@@ -32,6 +32,9 @@ def register_by(results, name: str, network: str, *, count: int = 1):
         Class of the network, as a name of :data:`vxmlib.networks.NETWORKS`.
     count : int
         Number of passes, see :mod:`vxmlib.methods.passes`.
+    mirror_affine : (4, 4) array_like, optional
+        Voxel index -> RAS mm of the grid. If given, each pass is averaged with that of the
+        mirrored pair, see :func:`vxmlib.methods.passes.mirror_averaged`.
 
     Returns
     -------
@@ -39,7 +42,10 @@ def register_by(results, name: str, network: str, *, count: int = 1):
         ``register(moving, fixed)`` returns a displacement ``(*vol, nd)`` in voxels.
     """
     model = models.load(weights_file(results, name), network=network_class(network))
-    return passes.repeated(partial(models.register, model), count)
+    register = partial(models.register, model)
+    if mirror_affine is not None:
+        register = passes.mirror_averaged(register, mirror_affine)
+    return passes.repeated(register, count)
 
 
 def provenance(plan: dict, name: str, results) -> dict:
@@ -70,16 +76,22 @@ def network(plan: dict, method: dict, people, results: Path):
 
     The network is compiled by registering one pair, so that later timings exclude the compilation.
     """
-    name, count = method["training"], method.get("passes", 1)
+    name = method["training"]
     kind = training(plan, name).network
-    register = register_by(results, name, kind, count=count)
+    register = register_by(results, name, kind, **_repetition(method, people))
     register(*_two_images(people))
     return register
 
 
+def _repetition(method, people):
+    """Return how often a method applies its network, as arguments of :func:`register_by`."""
+    affine = people.affine if method.get("mirror") else None
+    return {"count": method.get("passes", 1), "mirror_affine": affine}
+
+
 def optimiser(plan: dict, method: dict, people) -> InstanceOptimiser:
     """Return the optimiser of a method, compiled, with the image loss of the method's training."""
-    options = {key: method["instance"][key] for key in ("learning_rate", "lam")}
+    options = {key: value for key, value in method["instance"].items() if key != "steps"}
     image_loss = training(plan, method["training"]).image_loss
     optimise = InstanceOptimiser(people.shape, image_loss=image_loss, **options)
     optimise(warp.identity(people.shape), *_two_images(people), steps=1)
@@ -122,8 +134,8 @@ def again(comparison, name: str, *, pairs: int, people) -> pd.DataFrame:
             "optimisation"
         )
     network = comparison.training[method["training"]]["parameters"]["network"]
-    count = method.get("passes", 1)
-    register = register_by(comparison.folder, method["training"], network, count=count)
+    options = _repetition(method, people)
+    register = register_by(comparison.folder, method["training"], network, **options)
     rows = []
     for two in compare.unordered(people.split["test"])[:pairs]:
         rows += compare.measure_pair(people, None, *two, compare.one_way(register))

@@ -14,6 +14,7 @@ from vxmlib.checks import (
     check_shape,
     check_whole,
 )
+from vxmlib.losses import FoldingPenalty
 from vxmlib.losses import image_loss as image_loss_by_name
 
 _MEND = "try a smaller learning_rate, or check whether the displacement points outside the image"
@@ -40,6 +41,9 @@ class InstanceOptimiser:
         λ, the weight of the smoothness loss (Grad) of the whole displacement, at least 0.
     learning_rate : float
         Learning rate of Adam, in voxels per step, above 0.
+    folding_weight : float
+        Weight of :class:`vxmlib.losses.FoldingPenalty` of the whole displacement, at least 0; with
+        0 it is not computed.
 
     Raises
     ------
@@ -63,12 +67,14 @@ class InstanceOptimiser:
     True
     """
 
-    def __init__(self, shape, *, image_loss="ncc", lam=1.0, learning_rate=0.1):
+    def __init__(self, shape, *, image_loss="ncc", lam=1.0, learning_rate=0.1, folding_weight=0.0):
         self.shape = check_shape(shape)
         self.lam = check_number("lam", lam, least=0)
+        self.folding_weight = check_number("folding_weight", folding_weight, least=0)
         learning_rate = check_number("learning_rate", learning_rate, above=0)
         self._similarity = image_loss_by_name(image_loss)
         self._smoothness = vxm.losses.Grad("l2").loss
+        self._folding = FoldingPenalty().loss
         self._warp = vxm.layers.SpatialTransformer(interp_method="linear", indexing="ij")
         coarse = (1, *(size // 2 for size in self.shape), len(self.shape))
         self._delta = tf.Variable(tf.zeros(coarse))
@@ -98,8 +104,8 @@ class InstanceOptimiser:
             Refined displacement, in voxels.
         history : pandas.DataFrame
             One row for each step, with the loss *before* it: ``step`` (from 0), ``loss``,
-            ``image_loss``, ``smoothness_loss`` (not multiplied by λ) and ``seconds`` since the
-            start, without the time that ``watch`` takes.
+            ``image_loss``, ``smoothness_loss`` and ``folding_loss`` (not multiplied by their
+            weights) and ``seconds`` since the start, without the time that ``watch`` takes.
 
         Raises
         ------
@@ -122,18 +128,18 @@ class InstanceOptimiser:
             if watch is not None:
                 watch(step, self._field(start)[0].numpy())
             began = time.perf_counter()
-            image, smooth = (float(term) for term in self._step(start, *images))
+            image, smooth, folding = (float(term) for term in self._step(start, *images))
             spent += time.perf_counter() - began
-            loss = image + self.lam * smooth
+            loss = image + self.lam * smooth + self.folding_weight * folding
             if not math.isfinite(loss):
                 raise NotFinite(f"the loss became {loss} at step {step}: {_MEND}")
-            rows.append((step, loss, image, smooth, spent))
+            rows.append((step, loss, image, smooth, folding, spent))
         refined = self._field(start)[0].numpy()
         if not np.isfinite(refined).all():
             raise NotFinite(f"the displacement is not finite after step {steps}: {_MEND}")
         if watch is not None:
             watch(steps, refined)
-        columns = ["step", "loss", "image_loss", "smoothness_loss", "seconds"]
+        columns = ["step", "loss", "image_loss", "smoothness_loss", "folding_loss", "seconds"]
         return refined, pd.DataFrame(rows, columns=columns)
 
     def _forget(self):
@@ -154,6 +160,7 @@ class InstanceOptimiser:
             field = self._field(start)
             image = tf.reduce_mean(self._similarity(fixed, self._warp([moving, field])))
             smooth = tf.reduce_mean(self._smoothness(None, field))
-            loss = image + self.lam * smooth
+            folding = self._folding(None, field)[0] if self.folding_weight else tf.constant(0.0)
+            loss = image + self.lam * smooth + self.folding_weight * folding
         self._adam.apply_gradients([(tape.gradient(loss, self._delta), self._delta)])
-        return image, smooth
+        return image, smooth, folding

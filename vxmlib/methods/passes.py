@@ -1,6 +1,9 @@
-"""Apply a registration method repeatedly; each pass starts from the result of the previous one."""
+"""Apply a registration method repeatedly, or also to the mirrored pair, for a better result."""
+
+import numpy as np
 
 from vxmlib import warp
+from vxmlib.axes import reverse_and_roll
 from vxmlib.checks import check_whole
 
 
@@ -90,3 +93,51 @@ def repeated(register, count):
         return last
 
     return register_repeatedly
+
+
+def mirror_averaged(register, affine):
+    """Return a registration method that averages the displacements of a pair and its mirror image.
+
+    Both images are mirrored about the midplane (:func:`vxmlib.axes.reverse_and_roll`) and
+    registered; the displacement is mirrored back and averaged with that of the original pair. A
+    network that was trained with mirrored heads makes different errors on the two pairs, so the
+    average has fewer. The method takes twice the time.
+
+    Parameters
+    ----------
+    register : callable
+        ``register(moving, fixed)`` returns a displacement.
+    affine : (4, 4) array_like
+        Voxel index -> RAS mm of the grid, of which one axis runs from left to right.
+
+    Returns
+    -------
+    callable
+        Called in the same way as `register`: ``method(moving, fixed)``.
+
+    Raises
+    ------
+    ValueError
+        As :func:`vxmlib.axes.reverse_and_roll`, when the method is called.
+
+    Examples
+    --------
+    A method that always pulls to the same side is not wrong on average:
+
+    >>> biased = mirror_averaged(lambda moving, fixed: np.full((8, 8, 2), [1.0, 3.0]), np.eye(4))
+    >>> biased(np.zeros((8, 8)), np.zeros((8, 8)))[4, 4].tolist()
+    [0.0, 3.0]
+    """
+
+    def register_twice(moving, fixed):
+        axis, roll = reverse_and_roll(affine, np.shape(fixed))
+
+        def mirrored(array):
+            return np.roll(np.flip(array, axis), roll, axis)
+
+        field = register(moving, fixed)
+        other = mirrored(register(mirrored(moving), mirrored(fixed))).copy()
+        other[..., axis] *= -1
+        return (field + other) / 2
+
+    return register_twice
