@@ -9,8 +9,7 @@
     python -m tools.real all                # everything; `make full` runs this
 
 A result is not computed again if it has a record that belongs to the current settings and weights.
-Records, and the weights that a method uses, are written to ``results/malf``, and everything else to
-``_build/real``.
+Records and trained weights are written to ``results/malf``, and everything else to ``_build/real``.
 """
 
 import argparse

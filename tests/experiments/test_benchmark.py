@@ -166,7 +166,7 @@ def test_weights_that_are_not_there_are_asked_for(tiny, tmp_path):
         benchmark.measured_parameters(tiny, "ncc", tmp_path)
 
 
-def test_weights_that_only_a_method_of_few_pairs_uses_are_kept(tiny, tmp_path):
+def test_weights_are_kept_whatever_method_uses_them(tiny, tmp_path):
     tiny["methods"], tiny["few"] = {"identity": {}}, {"slow": {"training": "ncc"}}
     benchmark.train(tiny, "ncc", tmp_path / "build", tmp_path / "results")
     assert benchmark.measured_parameters(tiny, "slow", tmp_path / "results")["weights_sha256"]

@@ -1,8 +1,8 @@
 """Train, measure and time the methods of ``config/real.yaml`` on real subjects in 3D.
 
 Each task (a training run, a measurement, ...) writes one record. A task does nothing if its record
-exists and was made with the current settings and weights. Records, and the weights that a method
-uses, go to the folder ``results``; checkpoints and unfinished measurements go to ``folder``.
+exists and was made with the current settings and weights. Records and trained weights go to the
+folder ``results``; checkpoints and unfinished measurements go to ``folder``.
 """
 
 import hashlib
@@ -37,13 +37,9 @@ def load_people(plan: dict, **options) -> cohorts.Cohort:
 
 
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
-    """Train a network of the plan, or resume its training; write its weights and its record.
-
-    The weights go to ``results`` if a method of the plan uses them, otherwise to ``folder``.
-    """
+    """Train a network of the plan, or resume its training; write its weights and its record."""
     settings, file = plans.training(plan, name), results / "training" / f"{name}.json"
-    used = any(each.get("training") == name for each in plans.all_methods(plan).values())
-    weights = trained.weights_file(results, name) if used else folder / name / f"{name}.h5"
+    weights = trained.weights_file(results, name)
     parameters = {"people": plan["people"], **training_parameters(settings)}
     if weights.exists() and _is_made(file, parameters):
         return
