@@ -375,9 +375,9 @@ print("targets:", *(tuple(array.shape) for array in targets))
 # %% [markdown]
 # > **Warning: A bare generator does not state the shapes**
 # >
-# > If `fit()` gets a generator without a signature, training works with `int_steps=0`. With
-# > `int_steps` above 0 (integration), training fails inside voxelmorph's layers, which need the
-# > size of the grid. voxelmorph's own generators, such as `vxm.generators.scan_to_scan`, have no
+# > If `fit()` is given a generator without a signature, training works with `int_steps=0`. With
+# > `int_steps` above 0 (integration), training fails inside voxelmorph's layers. They need the size
+# > of the grid, which is unknown without a signature. voxelmorph's own generators, such as `vxm.generators.scan_to_scan`, have no
 # > signature.
 #
 # %% tags=["remove-input"]

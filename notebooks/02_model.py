@@ -310,8 +310,7 @@ grid = np.stack(np.meshgrid(*map(np.arange, people.shape), indexing="ij"), -1)
 
 # %% [markdown]
 # For a stretch by a tenth along one axis, one of the $n^2$ derivatives of the displacement is
-# $0.1$, and the others are 0. The expected value of Grad is therefore $0.1^2/n^2$, as the next cell
-# confirms.
+# $0.1$, and the others are 0. Grad should therefore equal $0.1^2/n^2$, as the next cell confirms.
 
 # %%
 stretch = np.zeros(grid.shape, "float32")

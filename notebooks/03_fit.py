@@ -143,7 +143,7 @@ The table compares the settings of the main training with those of the journal p
 | [Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538) | 150,000 | 1 | 0.0001 |
 
 The profiles `smoke` and `quick` train for far fewer steps than the paper, so they use a larger
-learning rate. For a long training, use the paper's rate, as in [the previous
+learning rate. For a long training run, use the paper's rate, as in [the previous
 lesson](02_model.ipynb). The profile `full` uses the paper's value in every column of the table.
 """)
 
@@ -346,7 +346,7 @@ ends[list(columns)].rename(columns=columns).round(3)
 # %% [markdown]
 # ## Read the curves
 #
-# The first figure shows the image loss alone, which should fall during the training.
+# The first figure shows the image loss alone, which should fall during training.
 
 # %% mystnb={"image": {"alt": "Line plot of the image loss against optimiser steps for training and validation pairs. Both lines fall steeply at first and then more and more slowly."}, "figure": {"caption": "Image loss during the training. Each training value is the mean over the random pairs of one epoch, so it also depends on which pairs were drawn. The validation pairs are the same in every epoch.", "name": "fig-fit-image-loss"}}
 from vxmlib.book import figures
@@ -356,7 +356,7 @@ figures.curves(history, columns, ylabel=f"{settings.image_loss.upper()} loss");
 
 # %% [markdown]
 # The smoothness loss changes in the opposite direction. It starts near zero, because an untrained
-# network predicts almost no displacement, and it *rises* during the training. This rise is no cause
+# network predicts almost no displacement, and it *rises* during training. This rise is no cause
 # for concern, because a better alignment requires a displacement that varies more from place to
 # place.
 
@@ -404,13 +404,13 @@ print(f"lowest loss at step {lowest_loss}, highest Dice at step {highest_dice}")
 
 # %% tags=["remove-input"]
 share = 100 * late_rise / rise
-verdict = "Dice was still rising, so this training was stopped before it had converged"
+verdict = "Dice was still rising, so the training had not converged when it stopped"
 if share < 5:
     verdict = "Dice had almost stopped rising, so more steps would change it little"
 Markdown(f"""
 Validation Dice rose from {start:.3f} without registration to {start + rise:.3f} at the last step.
-The last quarter of the steps contributed {share:.0f} % of this rise. {verdict}. State in a report
-whether Dice was still rising.
+The last quarter of the steps contributed {share:.0f} % of this rise. {verdict}. In a
+report, state whether Dice was still rising at the end.
 """)
 
 # %% tags=["remove-input"]
@@ -543,7 +543,7 @@ print(f"{history[['val_loss', 'val_dice']].corr('spearman').iloc[0, 1]:.2f}")
 #
 # - `fit()` needs a compiled model, data in the form (inputs, targets), and a number of steps.
 # - Report the number of steps, because an epoch is only the interval between two lines of the log.
-# - The image loss falls and the smoothness loss rises during the training. The history contains
+# - The image loss falls and the smoothness loss rises during training. The history contains
 #   both losses.
 # - Callbacks perform tasks such as writing checkpoints and measuring Dice.
 # - Judge convergence by Dice and folding of validation subjects, not by the loss alone.

@@ -185,7 +185,7 @@ print(f"det J by one-sided differences {one_sided.min():+.1f} to {one_sided.max(
 #
 # `metrics.digital_folding` counts the voxels where at least one of these determinants is 0 or
 # below. `metrics.folding` counts the voxels with $\det J \le 0$ by central differences. Both
-# functions return the number of folded voxels and the folded percentages of the grid and of a mask.
+# functions return the number of folded voxels, and their percentage of the grid and of a mask.
 
 # %%
 for count in (metrics.folding, metrics.digital_folding):
@@ -237,8 +237,7 @@ displacement = models.register(run.model, moving, fixed)
 rows = [count(displacement, brain) for count in (metrics.folding, metrics.digital_folding)]
 
 # %% [markdown]
-# The table gives the number of folded voxels and the folded percentages of the grid and of the
-# brain.
+# The table gives the number of folded voxels, and their percentage of the grid and of the brain.
 
 # %%
 columns = ["voxels", "% of the grid", "% of the brain"]

@@ -209,8 +209,8 @@ one, so the choice of λ is uncertain.
 # ## Report on the test subjects
 #
 # Networks trained with the chosen λ were evaluated on all ordered pairs of the test subjects. We
-# also evaluated NCC at λ = 0.01, because much public code uses this λ, and every λ that the first
-# version of the rule chose. The next cell reads these results, but no λ is chosen from them.
+# also evaluated every λ that the first version of the rule had chosen, and NCC at λ = 0.01, which
+# much public code uses. The next cell reads these results, but no λ is chosen from them.
 
 # %%
 tests = pd.concat([sweep.runs(folder / name / "test") for name in grids])

@@ -126,9 +126,9 @@ folds {folds[worst]:.2f} % of the brain on average and reaches a mean Dice of {s
 # Each row shows one training run with one seed. The table therefore shows whether Dice and folding
 # rise or fall with λ, but it cannot rank two values of λ with similar Dice.
 #
-# Little of the brain folds here, because simulated subjects are smooth deformations of one
+# Few brain voxels are folded here, because simulated subjects are smooth deformations of one
 # template. In [Choose λ](06_choose.ipynb), the runs are repeated with several seeds and on real
-# subjects, where far more of the brain folds at a small λ.
+# subjects, where far more brain voxels are folded at a small λ.
 
 # %% tags=["remove-cell"]
 about = {"diverged": False, "split": evaluate, "identity_dice": identity["dice_mean"]}

@@ -399,8 +399,8 @@ dice = dice.loc[["I", "III"], methods].set_axis(["affine", "NCC", "MSE"], axis=1
 dice.loc["this page"] = means.loc[["identity", "vm2_cc", "vm2_l2"], "dice_mean"].to_numpy()
 
 # %% [markdown]
-# The following table adds the gains over the affine alignment. The row of this page shows network
-# 2, the larger one.
+# The following table also gives the gains over the affine alignment. The row for this page shows
+# network 2, the larger one.
 
 # %%
 dice["gain, NCC"] = dice["NCC"] - dice["affine"]

@@ -107,7 +107,7 @@ Markdown(f"""
 On real subjects, the network for all λ has a higher Dice than the plain networks at every λ. The
 difference ranges from {gain.min():.3f} to {gain.max():.3f}. However, the network for all λ was
 trained for {steps:.0f} steps, the plain networks for {plain_steps:.0f}. A plain network trained for
-equally many steps at λ = 1 (diamond) has a similar Dice. The main benefit is therefore not a higher
+as many steps at λ = 1 (diamond) has a similar Dice. The main benefit is therefore not a higher
 Dice, but a whole curve from one training run.
 """)
 
@@ -249,7 +249,7 @@ for lam in (0.1, 5):
 # training runs.
 
 # %% [markdown]
-# ## Compare after equally many steps
+# ## Compare after the same number of steps
 #
 # Longer training may raise Dice by itself. To separate this effect from that of the hypernetwork, a
 # plain network was trained at λ = 1 for as many steps as the network for all λ. The table shows the
@@ -265,8 +265,8 @@ longer = alike["as_long_dice"] - alike["mean"]
 rest = alike["dice_mean"] - alike["as_long_dice"]
 Markdown(f"""
 Longer training alone raises the Dice of plain networks by {longer["real"]:.3f} on real and
-{longer["simulated"]:.3f} on simulated subjects. After equally many steps, the Dice of the network
-for all λ minus that of the plain network is {rest["real"]:+.3f} on real and
+{longer["simulated"]:.3f} on simulated subjects. After the same number of steps, the Dice of the
+network for all λ differs from that of the plain network by {rest["real"]:+.3f} on real and by
 {rest["simulated"]:+.3f} on simulated subjects.
 """)
 
@@ -314,8 +314,8 @@ explain this difference, because the plain network trained for as many steps fol
 #
 # The network for all λ needs more steps than a plain network, and more time per step, but only one
 # training run. The steps of both kinds of network were timed alternately, in one process on the
-# same processor. The table shows the time per step, multiplied by the number of steps. The last two
-# columns give the training time of plain networks for every λ.
+# same processor. The table shows the training time, which is the time per step multiplied by the
+# number of steps. The last two columns give the total time to train one plain network for each λ.
 
 # %%
 cost = hyper_runs.groupby("cohort").first().rename(index=sweep.SUBJECTS)
@@ -408,8 +408,8 @@ print(f"share above λ = 0.02: {np.mean(lams > 0.02):.2f}")
 # - voxelmorph's `HyperVxmDense` takes $h$, which represents λ, as its third input. With a
 #   `train_step` and a `compute_loss` of a few lines, `fit()` can train this model.
 # - Compare a network for all λ with plain networks trained for as many steps.
-# - In our setting, the Dice of both kinds of network at λ = 1 was similar after equally many steps.
-#   At small λ, the network for all λ folded less than plain networks.
+# - In our setting, both kinds of network had a similar Dice at λ = 1 after the same number of steps.
+#   At small λ, the network for all λ produced less folding than plain networks.
 # - One training run does not show how much the results vary between seeds.
 #
 # **Read on:** [Hoopes et al. 2022](https://doi.org/10.59275/j.melba.2022-74f1) tune several

@@ -363,7 +363,7 @@ assert most < 1e-4
 equal = f"equal to within a relative difference of {most:.0e}" if most else "exactly equal"
 Markdown(f"""
 Over {steps} steps, the losses of the four variants are {equal}. On another machine, the variants
-may add the same numbers in different orders, and single precision rounds every sum. A relative
+may add the same numbers in different orders, and every sum is rounded to 32 bits. A relative
 difference of up to about `1e-5` therefore does not indicate an error.
 """)
 

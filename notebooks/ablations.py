@@ -196,15 +196,15 @@ alone = dice["flip, the array reversed"] - dice["flip"]
 together = dice["all, the array reversed"] - dice["all"]
 Markdown(f"""
 On the slices, reversing the array instead of mirroring the head lowers the validation Dice by
-{-alone:.3f} if no other augmentation is used, and by {-together:.3f} if the other parts are used
-as well.
+{-alone:.3f} without other augmentations, and by {-together:.3f} with them.
 """)
 
 # %% [markdown]
-# > **Warning: The 3D networks were trained with reversed arrays**
+# > **Warning: The compared 3D networks were trained with reversed arrays**
 # >
 # > This mistake was noticed only after the training runs of [Register real brains in
-# > 3D](08_real.ipynb) had finished. Its effect on Dice in 3D has not been measured yet.
+# > 3D](08_real.ipynb#augment-fifteen-subjects) had finished. That page shows what two networks gain
+# > from mirrored heads on the validation subjects.
 
 # %% [markdown]
 # ## Compare learning rates, sizes and lengths

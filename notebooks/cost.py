@@ -364,8 +364,8 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
     print(f"{kind.name:9s} ours {value:.4f}, voxelmorph's: {error}")
 
 # %% [markdown]
-# voxelmorph's NCC stops with an error if the images have 16 bits. Our NCC always sums in 32 bits,
-# so only the rounding of the images changes its value.
+# voxelmorph's NCC stops with an error if the images are stored in 16 bits. Our NCC always sums in 32
+# bits, so its value differs from that of 32-bit images only because the images are rounded.
 #
 # The strided U-Net computes displacement, integration and warp in 32 bits, and only its
 # convolutions follow the policy. The next cell trains this network for 12 steps with each policy.

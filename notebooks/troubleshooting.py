@@ -518,8 +518,8 @@ print("with a batch axis:  ", error_of(lambda: determinant(stretch[None]))[:60])
 
 # %% [markdown]
 # **Cause.** The function expects one displacement without a batch axis. The components of the
-# displacement lie along the last axis, in voxels of its own grid. The additional batch axis is the
-# only mistake that raises an error. A displacement that was subsampled, or divided by the size of
+# displacement must lie along the last axis, in voxels of its own grid. Of the possible mistakes, only
+# an additional batch axis raises an error. A displacement that was subsampled, or divided by the size of
 # the image, gives a wrong determinant without an error.
 #
 # **Remedy.** Pass the displacement that `register` returns, and count the brain voxels with a
