@@ -24,11 +24,11 @@ pytestmark = pytest.mark.book
 
 
 class Page(html.parser.HTMLParser):
-    """Links, targets, images and what the browser loads, of one HTML page."""
+    """Links, targets and what the browser loads, of one HTML page."""
 
     def __init__(self, path: Path):
         super().__init__()
-        self.links, self.ids, self.images, self.loads = [], set(), [], []
+        self.links, self.ids, self.loads = [], set(), []
         self.feed(path.read_text(encoding="utf8"))
 
     def handle_starttag(self, tag, attrs):
@@ -36,8 +36,6 @@ class Page(html.parser.HTMLParser):
         self.ids |= {attributes.get("id"), attributes.get("name")}
         if tag == "a" and attributes.get("href"):
             self.links.append(attributes["href"])
-        if tag == "img":
-            self.images.append(attributes)
         if tag in {"script", "img", "iframe"} and attributes.get("src"):
             self.loads.append(attributes["src"])
         if tag == "link" and "stylesheet" in attributes.get("rel", ""):

@@ -136,7 +136,7 @@ def mirror_averaged(register, affine):
             return np.roll(np.flip(array, axis), roll, axis)
 
         field = register(moving, fixed)
-        other = mirrored(register(mirrored(moving), mirrored(fixed))).copy()
+        other = mirrored(register(mirrored(moving), mirrored(fixed)))
         other[..., axis] *= -1
         return (field + other) / 2
 
