@@ -105,13 +105,13 @@ except ValueError as error:
 #
 # The last convolution starts with very small weights, so an untrained network predicts a
 # displacement close to zero. Training therefore begins close to the
-# [identity](../book/glossary.md#identity). The next cell loads two test images and adds a batch
-# axis and a channel axis to each.
+# [identity](../book/glossary.md#identity). The next cell loads two images of validation subjects,
+# and adds a batch axis and a channel axis to each.
 
 # %%
 import numpy as np
 
-first, second = people.split["test"][:2]
+first, second = people.split["validation"][:2]
 moving, fixed = people.image(first), people.image(second)
 batches = moving[None, ..., None], fixed[None, ..., None]
 
@@ -168,7 +168,7 @@ print(same.shape, np.allclose(same, displacement[0]))
 # correlation is negative. The loss is minus NCC, so it ranges from 0 (no common pattern) to −1 (the
 # same pattern everywhere).
 #
-# The next cell computes the loss for the two test images. voxelmorph's NCC and Grad return one
+# The next cell computes the loss for the two images. voxelmorph's NCC and Grad return one
 # value per pair, with shape `(batch,)`, so `[0]` selects the value of our single pair.
 
 # %%
