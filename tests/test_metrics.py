@@ -707,7 +707,21 @@ def test_a_method_of_both_directions_gives_the_rows_of_both():
     assert table["surface_mm"].tolist() == [0.0, 3.0, 0.0, 3.0]  # two voxels of 1.5 mm
     assert table["length_mm"].tolist() == [3.0] * 4
     assert table["inverse_consistency_mm"].tolist() == [0.0] * 4
+    assert table["digital_folding_percent_brain"].tolist() == [0.0] * 4
     assert table["seconds"].tolist() == [7.0] * 4
+
+
+def test_the_table_holds_the_digital_folding_of_the_fixed_brain():
+    """A checkerboard folds every cell, although central differences see no displacement."""
+    parity = np.indices((16, 16)).sum(axis=0) % 2
+    board = (0.75 * (1 - 2 * parity)[..., None] * [1.0, 0.0]).astype(np.float32)
+    table = metrics.evaluate_pairs(
+        TwoBoxes(), [("a", "b")], lambda *_: board, measures=["digital_folding_percent_brain"]
+    )
+    brain = TwoBoxes().brain("b")
+    expected = metrics.digital_folding(board, brain).percent_in_mask
+    assert table["digital_folding_percent_brain"].tolist() == [expected] * len(table)
+    assert expected > 50 > table["folding_percent_brain"].max()
 
 
 def test_the_identity_is_its_own_way_back():

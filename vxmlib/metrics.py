@@ -37,7 +37,12 @@ COLUMNS = (
     "seconds",
 )
 #: Additional columns of `evaluate_pairs`, which its argument `measures` selects.
-MEASURES = ("surface_mm", "length_mm", "inverse_consistency_mm")
+MEASURES = (
+    "surface_mm",
+    "length_mm",
+    "inverse_consistency_mm",
+    "digital_folding_percent_brain",
+)
 
 _WIDEST_TABLE = 1 << 22  # a wider range of label numbers is searched, without a lookup table
 _CHUNK = 1 << 16  # voxels counted at a time; their codes stay in the processor's cache
@@ -582,8 +587,9 @@ def evaluate_pairs(
         missing where the warp removed the structure. ``length_mm`` is the mean length of the
         displacement over the fixed brain. ``inverse_consistency_mm``, only with `both_ways` or
         "identity", is the mean distance over the fixed brain between a point and its position
-        after both displacements. ``dice_parcels``, only with `parcels`, is the mean Dice over the
-        structures of the second label maps.
+        after both displacements. ``digital_folding_percent_brain`` is the percentage of the fixed
+        brain that `digital_folding` counts. ``dice_parcels``, only with `parcels`, is the mean
+        Dice over the structures of the second label maps.
 
     Raises
     ------
@@ -664,6 +670,9 @@ def measure_displacement(
     if "inverse_consistency_mm" in measures:
         length = inversion_error(reverse, displacement)[brain]
         measured["inverse_consistency_mm"] = cohort.spacing * float(length.mean())
+    if "digital_folding_percent_brain" in measures:
+        digital = digital_folding(displacement, brain)
+        measured["digital_folding_percent_brain"] = digital.percent_in_mask
     if parcels:
         second = _each_structure(*parcels, moving, fixed, displacement)
         measured["dice_parcels"] = _mean(values["dice"] for values in second.values())

@@ -24,6 +24,7 @@ MEASURES = (
     "folds",
     "folding_percent",
     "folding_percent_brain",
+    "digital_folding_percent_brain",
     "sd_log_jacobian",
     "length_mm",
     "inverse_consistency_mm",
@@ -129,6 +130,8 @@ def measure_pair(people, parcels, first, second, both):
         - ``surface_mm``: the 95th percentile of the surface distance, mean over core structures.
         - ``folds``, ``folding_percent`` and ``folding_percent_brain``: number of folded voxels,
           their percentage of all voxels, and the percentage of the fixed brain that folds.
+        - ``digital_folding_percent_brain``: the same percentage, by the digital criterion
+          (:func:`vxmlib.metrics.digital_folding`).
         - ``sd_log_jacobian``: SD of log det J over the fixed brain, folded voxels excluded.
         - ``length_mm``: mean length of the displacement over the fixed brain.
         - ``inverse_consistency_mm``: mean distance, over the fixed brain, between a point and its
@@ -228,8 +231,11 @@ def check_structures(people, structures, pairs):
 
 
 def table(rows):
-    """Return rows of :func:`measure_pair` as a table: moving, fixed and :data:`MEASURES`."""
-    return pd.DataFrame(rows)[["moving", "fixed", *MEASURES]]
+    """Return rows of :func:`measure_pair` as a table: moving, fixed and :data:`MEASURES`.
+
+    A measure that the rows lack is NaN: earlier records do not contain the digital folding.
+    """
+    return pd.DataFrame(rows).reindex(columns=["moving", "fixed", *MEASURES])
 
 
 def summary(rows):
