@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from vxmlib import files, records
+from vxmlib.experiments.plan import training_parameters
 from vxmlib.experiments.results import Comparison
 from vxmlib.sources import malf
 
@@ -21,6 +22,9 @@ _WEIGHTS = {
     "vm2_cc": "VoxelMorph-2, 2018 weights, CC",
     "vm2_l2": "VoxelMorph-2, 2018 weights, MSE",
 }
+
+
+_NETWORKS = {"strided": "strided U-Net", "vxm": "VxmDense"}
 
 
 class TableError(ValueError):
@@ -83,28 +87,34 @@ def _real_people(root):
     results = Comparison(folder, root / "config" / "real.yaml")
     table = results.summary()
     measures = ["dice", "dice_sd_pooled", "folding_percent_brain", "seconds"]
-    steps = sorted({record["metrics"]["steps"] for record in results.training.values()})
     title = (
         f"Ten test subjects of `malf`, 2 mm, 23 structures, {table['pairs'].max():.0f} ordered "
-        "pairs (`results/malf`); VoxelMorph is the strided U-Net of the 2018 paper, trained on "
-        f"{len(malf.TRAIN)} subjects for {' or '.join(map(str, steps))} steps; SyN's iterations "
-        "are at 8, 4 and 2 mm"
+        "pairs (`results/malf`); the networks are versions of VoxelMorph, trained on "
+        f"{len(malf.TRAIN)} other subjects; SyN's iterations are at 8, 4 and 2 mm"
     )
-    return title, [_row(name_of(name, results), *row) for name, row in table[measures].iterrows()]
+    rows = []
+    for kind, part in table[measures].groupby(results.kind, sort=False):
+        rows.append((f"*{kind[0].upper()}{kind[1:]}*", "", "", "", ""))
+        rows += [_row(name_of(name, results), *row) for name, row in part.iterrows()]
+    return title, rows
 
 
 def name_of(method: str, results: Comparison) -> str:
-    """Return the title of a method, with the λ or the iterations with which it was measured.
+    """Return the title of a method, with the settings with which it was trained or run.
+
+    For a network, these are its class, λ and the steps; for a classical method, its iterations.
 
     For a method without measurements, they come from the plan.
     """
     entry, title = results.plan["methods"][method], results.title(method)
     training = entry.get("training")
     if training:
-        lam = results.plan["trainings"][training].lam
+        settings = training_parameters(results.plan["trainings"][training])
         if method in results.test and training in results.training:
-            lam = results.training[training]["parameters"]["lam"]
-        return f"VoxelMorph, λ = {lam:g}, {title}"
+            settings = results.training[training]["parameters"]
+        steps = settings["epochs"] * settings["steps_per_epoch"]
+        network = _NETWORKS[settings["network"]]
+        return f"{title} ({network}, λ = {settings['lam']:g}, {steps} steps)"
     if method in results.test:
         entry = results.test[method]["parameters"]
     iterations = "×".join(map(str, entry.get("iterations", [])))

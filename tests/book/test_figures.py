@@ -101,26 +101,32 @@ def test_boxes_put_the_best_structure_on_top():
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["small", "big"]
 
 
-def test_methods_are_drawn_by_their_seconds():
+def test_methods_are_drawn_by_their_seconds_and_their_folding():
     dice = {"identity": 0.6, "net": 0.7, "SyN": 0.8, "not measured": None}
     table = pd.DataFrame({"dice": dice, "seconds": {"identity": 0.0, "net": 1.0, "SyN": 50.0}})
-    ax = figures.dice_by_seconds(table).axes[0]
-    identity, *points = ax.get_lines()
-    assert set(identity.get_ydata()) == {0.6}
-    assert [(p.get_label(), *p.get_xdata(), *p.get_ydata()) for p in points] == [
-        ("net", 1.0, 0.7),
-        ("SyN", 50.0, 0.8),
-    ]
-    assert ax.get_xscale() == "log"
-    renamed = table.rename(index={"identity": "affine only"})
-    line, *points = figures.dice_by_seconds(renamed, before="affine only").axes[0].get_lines()
+    table["folding_percent_brain"] = pd.Series({"identity": 0.0, "net": 0.5, "SyN": 0.0})
+    kinds = {"identity": "affine only", "net": "learned", "SyN": "classical"}
+    left, right = figures.dice_by_cost(table, kinds).axes
+    for ax, values in ((left, [1.0, 50.0]), (right, [0.5, 0.0])):
+        identity, *points = ax.get_lines()
+        assert set(identity.get_ydata()) == {0.6}
+        assert [p.get_label() for p in points] == ["net", "SyN"]
+        assert [p.get_xdata()[0] for p in points] == values
+        assert [p.get_ydata()[0] for p in points] == [0.7, 0.8]
+        assert points[0].get_color() != points[1].get_color()
+    assert (left.get_xscale(), right.get_xscale()) == ("log", "symlog")
+    new = {"identity": "unaligned"}
+    renamed = {new.get(name, name): kind for name, kind in kinds.items()}
+    ax = figures.dice_by_cost(table.rename(index=new), renamed, before="unaligned").axes[0]
+    line, *points = ax.get_lines()
     assert set(line.get_ydata()) == {0.6} and len(points) == 2
 
 
 def test_more_curves_than_styles_are_all_drawn():
     names = [f"method {n}" for n in range(15)]
-    table = pd.DataFrame({"dice": 0.7, "seconds": 1.0}, index=names)
-    _, labels = figures.dice_by_seconds(table).axes[0].get_legend_handles_labels()
+    table = pd.DataFrame({"dice": 0.7, "seconds": 1.0, "folding_percent_brain": 0.1}, index=names)
+    kinds = dict.fromkeys(names, "learned")
+    _, labels = figures.dice_by_cost(table, kinds).axes[0].get_legend_handles_labels()
     assert labels == names
     curves = {name: pd.DataFrame({"dice": [0.6, 0.7]}) for name in names}
     _, labels = figures.steps_of(curves, ["dice"], ["Dice"]).axes[0].get_legend_handles_labels()

@@ -10,7 +10,7 @@ import pytest
 from vxmlib import models, records
 from vxmlib.experiments import compare, results, trained
 from vxmlib.experiments.plan import PlanError
-from vxmlib.experiments.results import COLUMNS, Comparison
+from vxmlib.experiments.results import COLUMNS, KINDS, Comparison
 from vxmlib.methods import baselines
 from vxmlib.networks import network_class
 
@@ -126,6 +126,16 @@ def test_a_history_has_the_epochs_that_were_looked_at(comparison):
     history = comparison.history("ncc")
     assert history.index.tolist() == [20, 30]
     assert history["val_dice"].tolist() == [0.6, 0.8]
+
+
+def test_the_summary_is_sorted_by_kind(folder):
+    instance = "{steps: 1, learning_rate: 0.1, lam: 1}"
+    plan = PLAN.replace("  syn:", f"  both: {{training: ncc, instance: {instance}}}\n  last:")
+    (folder / "real.yaml").write_text(plan + "  again: {training: mse}\n")
+    comparison = Comparison(folder, folder / "real.yaml")
+    assert comparison.summary().index.tolist() == ["identity", "last", "ncc", "again", "both"]
+    kinds = [comparison.kind(name) for name in comparison.summary().index]
+    assert kinds == [KINDS[0], KINDS[1], KINDS[2], KINDS[2], KINDS[3]]
 
 
 def test_the_summary_has_a_row_for_each_method_of_the_plan(comparison):

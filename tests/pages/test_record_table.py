@@ -8,6 +8,7 @@ import pytest
 
 from tools import record_table
 from vxmlib import records
+from vxmlib.experiments.results import KINDS
 from vxmlib.experiments.settings import Settings
 
 
@@ -28,16 +29,26 @@ def test_every_part_names_its_file_or_its_paper(root):
 
 def test_the_networks_are_named_with_their_subjects_and_steps(root):
     (head,) = re.findall(r"^\*\*.*`results/malf`.*$", record_table.markdown(root), re.MULTILINE)
-    assert "strided U-Net" in head and "15 subjects for 3000 steps" in head
+    assert "trained on 15 other subjects" in head
+    networks = [row[0] for row in rows(record_table.markdown(root)) if "network" in row[0]]
+    named = re.compile(r".+ \((strided U-Net|VxmDense), λ = [\d.]+, \d+ steps\)")
+    assert networks and all(named.fullmatch(name) for name in networks)
 
 
 def test_a_row_is_measured_or_says_that_it_is_not(root):
     for method, dice, spread, folding, seconds in rows(record_table.markdown(root)):
         assert method
-        if dice == "not measured":
+        if method.startswith("*"):  # the kind of the methods below it
+            assert not (dice or spread or folding or seconds)
+        elif dice == "not measured":
             assert not (spread or folding or seconds)
         else:
             assert 0 < float(spread) < float(dice) < 1
+
+
+def test_the_methods_are_sorted_by_kind(root):
+    kinds = [row[0].strip("*") for row in rows(record_table.markdown(root)) if row[0][0] == "*"]
+    assert [kind.lower() for kind in kinds] == list(KINDS)
 
 
 def test_a_row_has_the_numbers_of_its_record(root):
@@ -57,9 +68,11 @@ def test_a_pooled_spread_over_pairs_holds_the_spread_between_them():
 
 
 def test_a_measured_row_is_named_by_its_record_and_another_by_the_plan():
+    planned_training = Settings(network="strided", lam=0.01, epochs=2, steps_per_epoch=10)
+    trained = {"network": "vxm", "lam": 2.0, "epochs": 3, "steps_per_epoch": 10}
     results = types.SimpleNamespace(
         plan={
-            "trainings": {"mse": Settings(lam=0.01), "ncc": Settings()},
+            "trainings": {"mse": planned_training, "ncc": Settings()},
             "methods": {
                 "mse": {"training": "mse"},
                 "ncc": {"training": "ncc"},
@@ -70,11 +83,12 @@ def test_a_measured_row_is_named_by_its_record_and_another_by_the_plan():
             "ncc": {"parameters": {"training": "ncc"}},
             "syn-cc": {"parameters": {"iterations": [4, 0]}},
         },
-        training={"ncc": {"parameters": {"lam": 2.0}}},
+        training={"ncc": {"parameters": trained}},
         title={"mse": "network, MSE", "ncc": "network", "syn-cc": "SyN"}.get,
     )
-    assert record_table.name_of("mse", results) == "VoxelMorph, λ = 0.01, network, MSE"
-    assert record_table.name_of("ncc", results) == "VoxelMorph, λ = 2, network"
+    assert record_table.name_of("ncc", results) == "network (VxmDense, λ = 2, 30 steps)"
+    planned = "network, MSE (strided U-Net, λ = 0.01, 20 steps)"
+    assert record_table.name_of("mse", results) == planned
     assert record_table.name_of("syn-cc", results) == "SyN, 4×0"
 
 

@@ -22,6 +22,7 @@ FOLD_COLOUR = "#d7007f"
 BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
 EDGE_COLOUR = "#00b8d4"  # edges of the fixed image, drawn on another image
 LINE_COLOUR = "#f2c14e"  # lines on a grey image
+_KIND_COLOURS = ("#8a8a8a", "#b2560d", "#1f5fa8", "#6a3d9a", "#2c7a3f")
 _WITH_MARKERS = ("-o", "--s", ":^", "-.v")
 LOG_DET_LIMIT = 1.5  # the colour scale of log det J ends here on both sides of 0
 
@@ -439,29 +440,46 @@ def dots_of_runs(table, columns, labels, *, reference) -> Figure:
     return fig
 
 
-def dice_by_seconds(table, *, before="identity") -> Figure:
-    """Plot Dice against the seconds for a pair, with one marker for each method.
+def dice_by_cost(table, kinds, *, before="identity") -> Figure:
+    """Plot Dice against the seconds for a pair (left) and against folding (right).
+
+    Each method has one marker and each kind of method one colour. Folding is logarithmic above
+    0.001 % and linear below.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Columns ``dice`` and ``seconds``, indexed by the names of the methods that readers see. A
-        method that lacks one of the two values is left out.
+        Columns ``dice``, ``seconds`` and ``folding_percent_brain``, indexed by the names of the
+        methods that readers see. A method that lacks one of the values is left out.
+    kinds : mapping of str to str
+        Kind of each method, such as "classical".
     before : str
         The method that stands for "before registration". It is drawn as a line, if the table has
         it.
     """
-    fig, ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
+    columns = {"seconds": "seconds per pair", "folding_percent_brain": "folded, % of the brain"}
+    fig, axes = plt.subplots(1, 2, figsize=(6.2, 5.6), sharey=True, layout="constrained")
+    measured = table.drop(index=before, errors="ignore").dropna(subset=["dice", *columns])
+    colours = dict(zip(dict.fromkeys(kinds.values()), cycle(_KIND_COLOURS), strict=False))
+    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+        if before in table.index:
+            ax.axhline(table.loc[before, "dice"], ls="--", color="0.5")
+        for (name, row), marker in zip(measured.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
+            style = {"marker": marker, "ms": 8, "color": colours[kinds[name]], "ls": ""}
+            ax.plot(row[column], row["dice"], label=name, **style)
+        ax.set(xlabel=label)
+        ax.grid(alpha=0.3)
+    axes[0].set(xscale="log", ylabel="Dice")
+    axes[1].set_xscale("symlog", linthresh=1e-3)
+    ticks = (0, 0.001, 0.01, 0.1, 1, 10, 100)
+    axes[1].set_xticks(ticks, map(str, ticks))
+    axes[1].set_xlim(-3e-4, 2 * max(measured["folding_percent_brain"].max(), 1e-3))
     if before in table.index:
-        ax.axhline(table.loc[before, "dice"], ls="--", color="0.5")
-        place = (0.01, table.loc[before, "dice"])
-        ax.annotate(before, place, xycoords=("axes fraction", "data"), va="bottom")
-    measured = table.drop(index=before, errors="ignore").dropna(subset=["dice", "seconds"])
-    for (name, row), marker in zip(measured.iterrows(), cycle("osD^vPX<>*ph"), strict=False):
-        ax.plot(row["seconds"], row["dice"], marker, ms=8, label=name)
-    ax.set(xscale="log", xlabel="seconds per pair", ylabel="Dice")
-    ax.grid(alpha=0.3)
-    fig.legend(frameon=False, loc="outside lower left", ncols=1 if len(measured) < 4 else 2)
+        place = (0.02, table.loc[before, "dice"])
+        axes[0].annotate(before, place, xycoords=("axes fraction", "data"), va="bottom")
+    fig.legend(
+        *axes[0].get_legend_handles_labels(), frameon=False, loc="outside lower left", ncols=2
+    )
     return fig
 
 

@@ -13,6 +13,13 @@ from vxmlib.experiments.plan import load_plan
 
 #: Columns of the table of :meth:`Comparison.summary`.
 COLUMNS = ("pairs", "dice_sd_pairs", "dice_sd_pooled", *compare.MEASURES, "training_hours")
+#: Kinds of methods, in the order of the tables.
+KINDS = (
+    "without registration",
+    "classical, no training",
+    "learned without labels",
+    "learned, then optimised for the pair",
+)
 
 
 def results_folder() -> Path:
@@ -87,6 +94,13 @@ class Comparison:
     def title(self, name):
         """Return the title that readers see instead of a name, or the name if it has no title."""
         return self.titles.get(name, name)
+
+    def kind(self, name):
+        """Return the kind of a method of the plan, one of :data:`KINDS`."""
+        method = self.plan["methods"][name]
+        if "training" in method:
+            return KINDS[3] if "instance" in method else KINDS[2]
+        return KINDS[1] if "baseline" in method else KINDS[0]
 
     def trainings(self, prefix=""):
         """Return one row for each training run whose name begins with ``prefix``.
@@ -181,6 +195,8 @@ class Comparison:
     def summary(self):
         """Return one row for each method of the plan: means over the test pairs, and times.
 
+        The rows are sorted by :meth:`kind`, and within a kind as in the plan.
+
         Returns
         -------
         pandas.DataFrame
@@ -189,10 +205,11 @@ class Comparison:
             timed in turns. Values that were not measured are NaN.
         """
         seconds, rows = self._seconds(), {}
-        for name, method in self.plan["methods"].items():
+        methods = self.plan["methods"]
+        for name in sorted(methods, key=lambda name: KINDS.index(self.kind(name))):
             measured = self.test.get(name, {"metrics": {}})["metrics"]
             row = {k: v for k, v in measured.items() if k not in ("split", "rows")}
-            trained = self.training.get(method.get("training"))
+            trained = self.training.get(methods[name].get("training"))
             hours = trained["seconds"] / 3600 if trained else float("nan")
             rows[name] = row | {"seconds": seconds.get(name), "training_hours": hours}
         return pd.DataFrame(rows, index=COLUMNS).T.astype(float)
