@@ -722,6 +722,7 @@ def test_the_table_holds_the_digital_folding_of_the_fixed_brain():
     expected = metrics.digital_folding(board, brain).percent_in_mask
     assert table["digital_folding_percent_brain"].tolist() == [expected] * len(table)
     assert expected > 50 > table["folding_percent_brain"].max()
+    assert metrics.summary(table)["digital_folding_percent_brain"] == expected
 
 
 def test_the_identity_is_its_own_way_back():

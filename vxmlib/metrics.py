@@ -708,7 +708,8 @@ def summary(table):
         ``dice_sd_pooled`` : SD over all rows, that is over structures and pairs together; this is
         the ± of the VoxelMorph papers and several times larger.
         ``folds``, ``folding_percent``, ``folding_percent_brain``, ``sd_log_jacobian`` : means
-        over pairs. ``seconds`` : median over pairs.
+        over pairs, and the same of ``length_mm``, ``inverse_consistency_mm`` and
+        ``digital_folding_percent_brain`` if the table has them. ``seconds`` : median over pairs.
         SDs are population SDs (``ddof=0``); missing values are ignored.
 
     Raises
@@ -736,7 +737,8 @@ def summary(table):
         )
     pairs = table.groupby(["moving", "fixed"], sort=False)
     dice_of_pairs = pairs["dice"].mean()
-    each = pairs[["folds", "folding_percent", "folding_percent_brain", "sd_log_jacobian"]].first()
+    of_displacements = [name for name in (*COLUMNS[5:-1], *MEASURES[1:]) if name in table.columns]
+    each = pairs[of_displacements].first()
     return {
         "pairs": len(dice_of_pairs),
         "dice_mean": float(dice_of_pairs.mean()),
