@@ -241,9 +241,10 @@ The table shows four properties of NCC.
 # %% tags=["remove-input"]
 moved, other = table.loc["moved by 4 voxels"], table.loc["another subject"]
 Markdown(f"""
-- **Empty background counts as a perfect match.** {100 * (1 - brain.mean()):.0f} % of the voxels are
-  outside the brain. The loss of the moved image is therefore {moved["NCC"]:.2f} over the whole
-  grid, but only {moved["NCC, brain"]:.2f} in the brain.
+- **Empty background counts as a perfect match.** Of all voxels, {100 * (1 - brain.mean()):.0f} %
+  are outside the brain, and many of their windows are empty in both images. The loss of the moved
+  image is therefore {moved["NCC"]:.2f} over the whole grid, but only {moved["NCC, brain"]:.2f} in
+  the brain.
 - **The mean over the whole grid can mislead.** The loss of {other["NCC"]:.2f} for two *different*
   subjects suggests a good match, but most of this value can come from the background. Therefore,
   report NCC inside the brain.
@@ -282,7 +283,7 @@ for name, image in scaled.items():
 # ## Use a faster NCC with the same values
 #
 # voxelmorph computes the sums over all windows with one large convolution. `losses.LocalNCC`
-# computes the same sums along one axis after another, with far fewer operations in 3D. The tests of
+# computes the same sums along one axis after another, which takes far fewer operations in 3D. The tests of
 # the package check that both classes give equal values and gradients, and the next cell compares
 # the values for our pair.
 

@@ -61,8 +61,9 @@ settings = read_parameters(globals())
 #    standard error is `0.004`.
 # 3. The gap is smaller than its standard error, so we accept this λ.
 #
-# We do not use the standard error of Dice itself, because some subjects are hard to register at
-# every λ. Such differences increase the standard error of Dice but cancel in the gap.
+# We do not use the standard error of Dice itself. At every λ, some subjects are harder to register
+# than others. These differences between subjects increase the standard error of Dice, but they
+# cancel in the gap.
 #
 # We choose a separate λ for each image loss, with and without integration. A comparison of two
 # losses at the same λ would mainly show which loss this λ suits better.
@@ -80,10 +81,11 @@ settings = read_parameters(globals())
 # ## Read the records
 #
 # The repository contains one JSON record per run, for simulated subjects (`mni`) and real subjects
-# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm. There were
-# 40 simulated or 15 real training subjects. Both cohorts have five validation subjects and ten test
-# subjects. The grid has six values of λ for MSE and seven for NCC, and three seeds for each λ. The
-# next cell reads the records and counts the runs of each model.
+# (`malf`). Each run trained a `VxmDense` for 1000 steps on slices with voxels of 2 mm. The simulated
+# cohort has 40 training subjects and the real one has 15. Both have five validation subjects and ten
+# test subjects. The runs cover six values of λ for MSE and seven for NCC, with three seeds for each
+# λ. The next cell reads the records and counts the runs of each cohort for each kind of model, that
+# is, for each image loss with and without integration.
 
 # %%
 import pandas as pd

@@ -358,9 +358,9 @@ shares.round(2)
 # scan has less than half that number of voxels. None of the three percentages is wrong, but
 # percentages can be compared only if their denominators agree.
 #
-# The percentage of the brain differs slightly from that in the first table of this page, because
-# that table counts only the folds inside each fixed brain. This table instead divides all folds by
-# the brain voxels of one scan.
+# The percentage in the row for the brain differs slightly from the folding in the first table of
+# this page. The first table counts only the folds inside each fixed brain, whereas this table
+# divides all folds in the image by the number of brain voxels of one scan.
 
 # %% tags=["remove-input"]
 ours = shares.loc["the number in the paper", "folded, %"]

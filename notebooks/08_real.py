@@ -19,7 +19,7 @@
 # | **You will learn** | which measures a fair comparison needs, and how to interpret a difference with its confidence interval |
 # | **You need** | [Dice](04_dice.ipynb) and [the Jacobian](05_jacobian.ipynb) |
 # | **In → out** | committed records and weights of long training runs → tables, figures and some repeated registrations |
-# | **Not here** | the training runs themselves, which take about an hour or more each (`make full` repeats them) |
+# | **Not here** | the training runs themselves, which take an hour or more each (`make full` repeats them) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]
@@ -122,7 +122,7 @@ of {best["dice"]:.3f} and takes {best["seconds"]:.1f} seconds per pair. This com
 # %% [markdown]
 # **The comparison has limits:**
 #
-# - The times do not include training, which took about an hour or more for each network.
+# - The times do not include training, which took an hour or more for each network.
 # - The networks were trained on only fifteen subjects.
 # - Each network was trained once, so the table shows no spread over seeds.
 # - The better SyN setting was chosen on these test pairs, which favours SyN.
@@ -202,7 +202,7 @@ drawn = [augment(image, generator, people.affine) for _ in range(3)]
 # %% [markdown]
 # The figure shows the original image and the three augmented versions.
 
-# %% mystnb={"image": {"alt": "One brain slice four times: the original and three augmented versions, which are slightly tilted, shifted, bent or mirrored. All four look like brains."}, "figure": {"caption": "One subject and three random draws of the augmentation that mirrors the head, used for training on slices.", "name": "fig-real-augment"}}
+# %% mystnb={"image": {"alt": "One brain slice four times: the original and three augmented versions, which are slightly tilted, shifted, bent or mirrored. All four look like brains."}, "figure": {"caption": "One subject, and three randomly augmented versions of it, as in the training runs on slices that mirror the head at random.", "name": "fig-real-augment"}}
 figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], columns=4);
 
 # %% [markdown]
@@ -216,10 +216,11 @@ figures.people([image, *drawn], ["original", "draw 1", "draw 2", "draw 3"], colu
 # %% tags=["remove-input"]
 dice = {name: results.training[name]["metrics"]["validation_dice"] for name in results.training}
 Markdown(f"""
-The base network and the wide network were trained again with mirrored heads, and with convolutions
-in bfloat16. On the validation subjects, the Dice of the base network is then {dice["base"]:.3f}
-instead of {dice["ncc"]:.3f}. That of the wide network is {dice["wide"]:.3f} instead of
-{dice["ncc-wide"]:.3f}. The test subjects were not registered with these two networks.
+The base network and the wide network were each trained once more, with two changes at once: the
+head was mirrored about its midplane, and the convolutions used bfloat16. On the validation
+subjects, Dice changes from {dice["ncc"]:.3f} to {dice["base"]:.3f} for the base network, and from
+{dice["ncc-wide"]:.3f} to {dice["wide"]:.3f} for the wide one. The test subjects were not registered
+with these two new networks.
 """)
 
 # %% [markdown]

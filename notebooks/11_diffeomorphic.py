@@ -365,8 +365,8 @@ from dataclasses import replace
 plain = runs.run(replace(settings, int_steps=0, lam=1.0), people)
 
 # %% [markdown]
-# Both models of this build are versions of `VxmDense`, trained on the same slices for the same
-# number of steps. The table shows means over the test pairs.
+# Both models are `VxmDense` networks, one with integration and one without. In this build of the
+# book, they were trained on the same slices for the same number of steps. The table shows means over the test pairs.
 
 # %%
 from vxmlib.experiments import recording

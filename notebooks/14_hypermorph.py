@@ -386,8 +386,8 @@ print(f"share above λ = 0.02: {np.mean(lams > 0.02):.2f}")
 #
 # </details>
 #
-# **Exercise 3.** Train the network for all λ on the cohort `mni` yourself with the command below.
-# By how much does its curve change with the seed?
+# **Exercise 3.** Train the HyperMorph network on the cohort `mni` with the command below, once for
+# each of two seeds. By how much do the two curves differ?
 #
 # ```sh
 # python -m tools.hyper --cohort mni --seed 1 --results my_results

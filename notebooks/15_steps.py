@@ -259,9 +259,9 @@ class OwnStep(vxm.networks.VxmDense):
 
 # %% [markdown]
 # To change the gradients before they are applied, replace `minimize` by `tape.gradient` and
-# `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision), you then have to
-# scale the loss yourself, whereas `minimize` scales it automatically. For another custom
-# `train_step`, see [HyperMorph](14_hypermorph.ipynb).
+# `apply_gradients`. In [mixed precision](../book/glossary.md#mixed-precision), with float16,
+# you then have to scale the loss and unscale the gradients yourself, whereas `minimize` does both.
+# For another custom `train_step`, see [HyperMorph](14_hypermorph.ipynb).
 #
 # The next cell trains and times this subclass in the same way as `VxmDense` above.
 
@@ -436,10 +436,10 @@ difference = abs(wrong.set_index("step")["loss"] / reference - 1)
 print(difference.iloc[[0, 1, 4, 9]].map("{:.0e}".format).to_string())
 
 # %% [markdown]
-# The solution prints the relative difference in the loss from `fit()` at four steps. The first
-# difference is almost zero, because the displacement of the untrained network is almost zero, and
-# so is the smoothness term. After a few steps, the difference exceeds rounding, which reveals the
-# mistake.
+# At four steps, the solution prints the relative difference between its loss and the loss of
+# `fit()`. The first difference is almost zero, because the displacement of the untrained network is
+# almost zero, and so is the smoothness term. After a few steps, the difference is larger than
+# rounding errors can explain, which reveals the mistake.
 #
 # **Exercise 2.** Clip the gradients in the bare loop. Which line do you add? For brevity, the
 # solution uses only the image loss.

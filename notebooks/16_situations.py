@@ -23,8 +23,8 @@
 # | **Time** | 25 minutes |
 
 # %% [markdown]
-# Few projects need a custom training loop. The table lists common aims for which loops are written,
-# and the simplest sufficient tool.
+# Few projects need a custom training loop. The table lists common aims for which people write
+# loops and, for each aim, the simplest tool that is sufficient.
 #
 # | Aim | Sufficient tool |
 # |---|---|
@@ -171,7 +171,8 @@ measure("curriculum, fit()", partial(models.register, model))
 
 # %% [markdown]
 # The next cell repeats the training run with `loops.train`, the guarded loop of the previous
-# lesson. The loop calls the function `after` at the end of each step.
+# lesson. At the end of each step, the loop calls a function that is passed as
+# the argument `after`.
 
 # %%
 from vxmlib.methods import loops
@@ -282,8 +283,9 @@ pd.DataFrame(norms).T.rename(columns=columns)
 # %% [markdown]
 # The displacement of the untrained network is almost 0, so the gradient of the quadratic smoothness
 # term is almost 0, too. λ therefore has an effect only after the network has learned to deform the
-# image. After training, the gradient of the image loss need not be small, because it is computed
-# for a single pair, whereas the network was trained on many pairs.
+# image. After training, the gradient of the image loss need not be small. At the minimum, only its
+# sum with λ times the gradient of the smoothness loss is 0, and only on average over the training
+# pairs.
 #
 # **Is `fit()` enough?** No, but a tape for one batch is sufficient, so no loop is needed.
 #

@@ -47,8 +47,8 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 # %% [markdown]
 # ## Read the result first
 #
-# A training run in 3D takes about an hour or more, so training every choice with several seeds
-# would take too long. The choices were therefore compared on coronal slices of the same subjects,
+# A training run in 3D takes an hour or more, so it would take too long to test every choice with
+# several seeds. The choices were therefore compared on coronal slices of the same subjects,
 # where a run takes only minutes. The reference run trains the base network, which is the smaller
 # strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), with NCC, λ = 1 and
 # the full augmentation. The figure shows Dice and folding of every run.
@@ -195,8 +195,8 @@ for name, affine in {"mirrored": people.affine, "reversed": centred}.items():
 alone = dice["flip, the array reversed"] - dice["flip"]
 together = dice["all, the array reversed"] - dice["all"]
 Markdown(f"""
-On the slices, reversing the array instead of mirroring the head lowers the validation Dice by
-{-alone:.3f} without other augmentations, and by {-together:.3f} with them.
+On the slices, reversing the array instead of mirroring the head lowers the validation Dice, by
+{-alone:.3f} if nothing else is augmented and by {-together:.3f} with the full augmentation.
 """)
 
 # %% [markdown]
@@ -252,8 +252,9 @@ Markdown(f"""
 The network with twice the filters of VoxelMorph-2 has the largest gain over the reference,
 {change[double]:.3f}, and leaves {folds[double]:.2f} % of the brain folded.
 
-Training the reference for twice as many steps raises Dice by {change[longer]:.3f} and leaves
-{folds[longer]:.2f} % of the brain folded. Compare networks only after the same number of steps.
+If the reference is trained for twice as many steps, Dice rises by {change[longer]:.3f}, and folding
+changes from {folds["all"]:.2f} % to {folds[longer]:.2f} % of the brain. Longer training alone thus
+changes the result, so compare networks only after the same number of steps.
 """)
 
 # %% [markdown]
@@ -341,8 +342,8 @@ brain is folded after four passes.
 """)
 
 # %% [markdown]
-# Composition interpolates one displacement on the grid, so the composed displacement may fold
-# although neither of its parts does.
+# Composition interpolates one displacement between the grid points. The composed displacement may
+# therefore fold although neither of its parts does.
 #
 # More passes do not always raise Dice. A likely reason is that the network was trained to predict
 # *one* smooth displacement for a pair after affine alignment, but never for a pair that is already

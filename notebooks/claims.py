@@ -77,7 +77,8 @@ key, order, refined = (ledger.numbers[name] for name in ("key", "order", "instan
 Markdown(f"""
 Three of the {sum(counts.values())} results are the most important for a reproduction:
 
-1. With NCC and λ = 0.01, {key["folded_low"]:.1f} % of the brain folds on average. Start with λ = 1.
+1. With NCC and λ = 0.01, {key["folded_low"]:.1f} % of the brain folds on average over the pairs of
+   real slices. Start with λ = 1.
 2. The second output of `predict()` is the displacement only if `int_steps` is 0. With the defaults
    of `VxmDense`, it is a velocity at half the resolution.
 3. In 3D, the mean Dice of the network minus that of SyN is {order["difference"]:+.3f}. If instance

@@ -132,7 +132,7 @@ moving, fixed = rng.random((2, 1, *grid, 1), dtype="float32")
 no_displacement = np.zeros((1, *grid, 3), "float32")
 
 
-def step_seconds(model, steps=6):
+def step_seconds(model, steps=3):
     clock = loops.Clock()
     data = [moving, fixed], [fixed, no_displacement]
     model.fit(*data, batch_size=1, epochs=steps, callbacks=[clock], verbose=0)
@@ -143,7 +143,7 @@ def step_seconds(model, steps=6):
 # The function `models.build` compiles the same network with our NCC, which computes the same value
 # as voxelmorph's NCC in less time. The function can also build the strided U-Net of the [2018
 # paper](https://doi.org/10.1109/CVPR.2018.00964). The next cell times three combinations of
-# network and loss.
+# network and loss. They take turns, so that other programs on the machine slow all three alike.
 
 # %%
 from vxmlib import models
@@ -155,7 +155,8 @@ timed = {
     "VxmDense, our NCC": models.build(grid),
     "strided U-Net, our NCC": strided,
 }
-seconds = pd.Series({name: step_seconds(model) for name, model in timed.items()})
+turns = [{name: step_seconds(model) for name, model in timed.items()} for _ in range(3)]
+seconds = pd.DataFrame(turns).median()
 
 # %% [markdown]
 # The second column of the next table gives the estimated training time for 3000 steps, as in [Real
@@ -365,7 +366,8 @@ for kind in (tf.float32, tf.float16, tf.bfloat16):
 
 # %% [markdown]
 # voxelmorph's NCC stops with an error if the images are stored in 16 bits. Our NCC always sums in 32
-# bits, so its value differs from that of 32-bit images only because the images are rounded.
+# bits. Its value for 16-bit images differs from its value for 32-bit images only because the 16-bit
+# images are rounded.
 #
 # The strided U-Net computes displacement, integration and warp in 32 bits, and only its
 # convolutions follow the policy. The next cell trains this network for 12 steps with each policy.
@@ -416,10 +418,11 @@ for position in (16, 128):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Rounding changes the displacement alone only a little. It changes the sum of displacement and
-# voxel position more, because the step between two neighbouring numbers grows with the position.
-# From position 128 on, the step is at least an eighth of a voxel. Up to position 32, the step is
-# at most 1/64 of a voxel, so images must have at most 32 voxels per axis.
+# Rounding has little effect on the displacement itself. It has more effect on the sum of
+# displacement and voxel position, because the step between neighbouring float16 numbers grows with
+# the position. From position 128 on, the step is at least an eighth of a voxel. Up to position 32,
+# the step is at most 1/64 of a voxel. To keep the step this small, an image may have at most 32
+# voxels per axis.
 #
 # </details>
 #
@@ -445,7 +448,7 @@ print(", ".join(f"{name} {version}" for name, version in versions().items()))
 # - The layers at full resolution need most of the memory, and the strided U-Net has fewer such
 #   layers than VxmDense.
 # - Report the device, versions, time and memory with each result.
-# - Two devices give the same losses as one device if the batch can be divided between the two.
+# - Two devices give the same losses as one device if each of them gets half of the batch.
 # - Half precision is suitable for convolutions, but positions, warps and NCC need 32 bits.
 #
 # **Read on:** TensorFlow's guides on

@@ -253,8 +253,8 @@ for atlas in (None, people.image(first)):
 #
 # ### The loss is NaN, negative or constant
 #
-# The next cell computes voxelmorph's NCC loss for one pair, before and after three changes to the
-# intensities.
+# The next cell computes voxelmorph's NCC loss for one pair: first unchanged, and then after each of
+# three changes to the intensities.
 
 # %%
 ncc = vxm.losses.NCC().loss
