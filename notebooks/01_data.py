@@ -352,6 +352,9 @@ def draw_pairs():
 # import voxelmorph as vxm
 # ```
 #
+# Without `vxmlib`, TensorFlow prints warnings that look like errors, for example "failed call to
+# cuInit" on a computer without a GPU and "remapper failed" at the first step. They can be ignored.
+#
 # TensorFlow cannot know the shapes before the first pair arrives, so the next cell states them in
 # the argument `output_signature`. Write the signature with tuples, because `from_generator` does
 # not accept lists.

@@ -69,7 +69,9 @@ print(f"{len(pairs)} of the {possible} ordered pairs of {len(test)} subjects")
 #
 # The network never sees labels. To evaluate the network, warp the moving subject's label map with
 # the predicted displacement and compare the result with the fixed subject's label map. In the next
-# cell, the network predicts the displacement of one pair.
+# cell, the network predicts the displacement of one pair. The method `register` of `VxmDense`
+# returns the same displacement with a batch axis, as shown in [Build
+# VxmDense](02_model.ipynb#apply-the-untrained-network).
 
 # %%
 from vxmlib import models
@@ -80,7 +82,7 @@ displacement = models.register(run.model, moving, fixed)
 
 # %% [markdown]
 # voxelmorph's `SpatialTransformer` layer applies the displacement to a label map. Both inputs need
-# a batch axis and a channel axis. With `interp_method="nearest"`, every voxel receives a label of
+# a batch axis, which `[None]` adds here, and a channel axis. With `interp_method="nearest"`, every voxel receives a label of
 # the original map. The next cell also warps the map with linear interpolation, to show that this
 # method is wrong for labels.
 #
@@ -157,7 +159,8 @@ figures.labels_on_image(fixed, maps, titles, shown);
 # $$\mathrm{Dice}(A, B) = \frac{2\,|A \cap B|}{|A| + |B|}$$
 #
 # Dice is 1 for identical sets and 0 for sets without a common voxel. The next cell computes Dice
-# for each structure that both subjects have, and prints their mean.
+# for each structure that both subjects have, and prints their mean. The label 0 is the background
+# and not a structure.
 
 # %%
 def dice(a, b, label):

@@ -210,9 +210,9 @@ table = metrics.evaluate_pairs(people, pairs, run.register, measures=added)
 summary = metrics.summary(table)
 
 # %% [markdown]
-# A percentage of folded voxels can refer to the grid or to the brain. To compare both percentages,
-# the next cell selects the pair with the largest folded percentage of the brain and counts its
-# folds by both criteria.
+# A percentage of folded voxels can refer to the grid or to the brain, which consists of the voxels
+# where the fixed image is above 0. To compare both percentages, the next cell selects the pair with
+# the largest folded percentage of the brain and counts its folds by both criteria.
 
 # %%
 import pandas as pd
