@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vxmlib import cohorts, fetch, metrics, nifti, preprocess
-from vxmlib.sources import labels, lpba40, malf, own, simulate, template, vxm2018
+from vxmlib.sources import labels, lpba40, malf, own, simulate, template
 
 FEW = {"train": 2, "validation": 1, "test": 2}
 

@@ -46,7 +46,9 @@ def tiny(monkeypatch):
         labels=lambda name: scans[name][1],
         brain=lambda name: scans[name][0] > 0.1,
     )
-    monkeypatch.setattr(benchmark, "load_people", lambda plan, atlas=None, labels=None: None if labels else people)
+    monkeypatch.setattr(
+        benchmark, "load_people", lambda plan, atlas=None, labels=None: None if labels else people
+    )
     plan = load_plan(PLAN)
     small = {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
     plan["trainings"]["ncc"] = replace(plan["trainings"]["ncc"], **small)
