@@ -246,7 +246,8 @@ for atlas in (None, people.image(first)):
 #
 # Threads [341](https://github.com/voxelmorph/voxelmorph/issues/341),
 # [456](https://github.com/voxelmorph/voxelmorph/issues/456),
-# [582](https://github.com/voxelmorph/voxelmorph/issues/582). See also [Data](01_data.ipynb).
+# [582](https://github.com/voxelmorph/voxelmorph/issues/582). See also [Data](01_data.ipynb) and [Scan
+# to atlas](09_atlas.ipynb).
 
 # %% [markdown]
 # ## Training

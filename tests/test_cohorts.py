@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import hashlib
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from vxmlib import cohorts, fetch, metrics, nifti, preprocess
-from vxmlib.sources import labels, lpba40, malf, own, simulate, template, vxm2018
+from vxmlib.sources import labels, lpba40, malf, own, simulate, template
 
 FEW = {"train": 2, "validation": 1, "test": 2}
 
@@ -558,47 +557,6 @@ def test_the_official_split_holds_every_scan_once_and_no_person_in_two_parts():
     people = zip(malf.VALIDATION, malf.REPEATS, strict=True)
     assert all(int(again) - int(first) == 20 for first, again in people)
     assert all(scan.startswith("11") for scan in malf.TEST)
-
-
-@pytest.mark.parametrize("content", ["cut off", "other array", "no npz", "a single array"])
-def test_a_damaged_npz_is_refused_by_name(tmp_path, content):
-    path = tmp_path / "test_vol.npz"
-    np.savez(path, **{"other" if content == "other array" else "vol_data": np.arange(1000)})
-    if content == "cut off":
-        path.write_bytes(path.read_bytes()[:1500])
-    if content == "no npz":
-        path.write_bytes(b"404: Not Found")
-    if content == "a single array":  # a .npy file under the wrong name
-        with path.open("wb") as file:
-            np.save(file, np.arange(1000))
-    with pytest.raises(
-        ValueError, match=r"test_vol\.npz: found no array 'vol_data'.*expected an npz"
-    ):
-        vxm2018._read(path)
-
-
-def test_the_authors_atlas_becomes_one_more_person(tmp_path, monkeypatch):
-    grid = np.indices((4, 5, 6)).sum(axis=0)
-    file = tmp_path / vxm2018.ATLAS
-    file.parent.mkdir(parents=True)
-    np.savez(file, vol=(grid / 12).astype("f8"), seg=(grid % 3).astype("f4"))
-    content = file.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git hash-object
-    monkeypatch.setattr(fetch, "registry", lambda: {vxm2018.ATLAS: blob})
-    monkeypatch.setenv("VXMLIB_MIRROR", str(tmp_path))
-    image, labels = vxm2018.Released().person("atlas")
-    assert image.dtype == np.float32 and image.max() == pytest.approx(1)
-    assert labels.dtype == np.int16 and (labels == grid % 3).all()
-    file.write_bytes(content[:-20])
-    with pytest.raises(fetch.FetchError, match=r"atlas_norm_3d\.npz has the wrong content"):
-        vxm2018.Released().person("atlas")
-
-
-@pytest.mark.mirror
-def test_the_atlas_joins_the_cohort_or_says_that_it_cannot_be_had():
-    people = cohorts.load("vxm2018")
-    with pytest.raises(fetch.FetchError, match=r"has no file .*atlas_norm_3d\.npz"):
-        vxm2018.with_atlas(people)
 
 
 @pytest.mark.mirror

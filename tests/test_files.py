@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
 from vxmlib import files
@@ -185,3 +186,20 @@ def test_a_wrong_entry_of_the_books_plan_is_named(tmp_path, text, message):
     (tmp_path / "book.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"book\.yaml, {message}"):
         files.read_yaml(tmp_path / "book.yaml", schema="book")
+
+
+@pytest.mark.parametrize("content", ["cut off", "other array", "no npz", "a single array"])
+def test_a_damaged_npz_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "test_vol.npz"
+    np.savez(path, **{"other" if content == "other array" else "vol_data": np.arange(1000)})
+    if content == "cut off":
+        path.write_bytes(path.read_bytes()[:1500])
+    if content == "no npz":
+        path.write_bytes(b"404: Not Found")
+    if content == "a single array":  # a .npy file under the wrong name
+        with path.open("wb") as file:
+            np.save(file, np.arange(1000))
+    with pytest.raises(
+        ValueError, match=r"test_vol\.npz: found no array 'vol_data'.*expected an npz"
+    ):
+        files.read_npz(path, "vol_data")

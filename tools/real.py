@@ -3,6 +3,7 @@
     python -m tools.real train ncc          # continues where it was stopped
     python -m tools.real ablate             # the short training runs on slices
     python -m tools.real measure ncc        # on the test subjects; --part selects other pairs
+    python -m tools.real measure greedy --part atlas  # each test subject to the atlas
     python -m tools.real watch ncc-instance # after each step, on validation subjects
     python -m tools.real repeat             # after each pass, on validation subjects
     python -m tools.real times              # times all methods in turn, in one process
@@ -19,6 +20,7 @@ from vxmlib.experiments import benchmark
 from vxmlib.experiments.plan import load_plan
 
 CODE = Path(__file__).resolve().parent.parent
+PARTS = ("validation", "test", "repeats", "few", "atlas")
 
 
 def main() -> None:
@@ -28,7 +30,7 @@ def main() -> None:
         "command", choices=["train", "ablate", "measure", "watch", "repeat", "times", "all"]
     )
     parser.add_argument("name", nargs="?", help="a training run or method of config/real.yaml")
-    parser.add_argument("--part", default="test", choices=["validation", "test", "repeats", "few"])
+    parser.add_argument("--part", default="test", choices=PARTS)
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
     parser.add_argument("--results", type=Path, default=CODE / "results" / "malf")
     options = parser.parse_args()

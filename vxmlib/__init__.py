@@ -19,7 +19,7 @@ The modules of the recipe use these helpers:
 - `fetch`: download a public file and check its hash
 - `axes`: reflect images and label maps about the midplane, and describe a voxel grid to ITK
 - `checks`: validate arguments, with error messages that say what was expected
-- `files`: write files atomically, lock a folder, read YAML and validate it with a schema
+- `files`: write files atomically, lock a folder, read npz and YAML, and validate YAML with a schema
 - `backend`: import TensorFlow, Keras, voxelmorph and neurite so that they work together
 
 `sources` has a module for each data set, which `cohorts.load` calls, and shared helpers:
@@ -31,6 +31,7 @@ The modules of the recipe use these helpers:
 - `sources.lpba40`: read the unpacked LPBA40 archive
 - `sources.oasis`: read the unpacked neurite-OASIS archive
 - `sources.archive`: locate the files of an unpacked archive
+- `sources.atlas`: add an atlas, the MNI template or a file, to a cohort as one more subject
 - `sources.template`: locate the MNI template, and define the voxel grid that most cohorts use
 - `sources.labels`: list the names and label numbers of the anatomical structures
 - `sources.align`: compute the affine alignment of a scan to the template
@@ -60,7 +61,7 @@ The modules of the recipe use these helpers:
 - `experiments.benchmark`: carry out this plan: train, run the ablation, evaluate, measure times
 - `experiments.stepwise`: evaluate a registration after each optimisation step or each pass
 - `experiments.trained`: load a network that was trained for this plan, and register pairs with it
-- `experiments.compare`: evaluate a method on each pair in both directions, and save after each pair
+- `experiments.compare`: evaluate a method on each pair, and save the results after each pair
 - `experiments.results`: read the records that are stored in the repository, as tables
 - `experiments.statistics`: compute paired differences with bootstrap confidence intervals
 - `experiments.dependencies`: list the files on which the result of a lesson or a run depends

@@ -93,7 +93,8 @@ class Cohort:
         if labels is None:
             raise ValueError(
                 f"{subject!r} of cohort {self.name!r} has no label map, so its Dice cannot be "
-                f"computed. Store the label map beside the scan as {subject}_seg.nii.gz."
+                "computed. Store the label map beside the image file, with _seg before the ending "
+                f"of its name (for example {subject}_seg.nii.gz)."
             )
         return labels
 

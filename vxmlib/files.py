@@ -1,11 +1,13 @@
-"""Write files atomically, lock folders, and read YAML files strictly."""
+"""Write files atomically, lock folders, and read YAML and npz files strictly."""
 
 import contextlib
 import fcntl
 import os
 import uuid
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 #: Folder with the JSON schemas of the files in ``config/``, written as YAML.
@@ -153,6 +155,50 @@ def read_yaml(path, error=ValueError, *, schema=None):
     if schema is not None:
         _check(content, _parsed(SCHEMAS / f"{schema}.yaml", error), path, error)
     return content
+
+
+def read_npz(path, name, *, optional=False):
+    """Read one array of an npz file.
+
+    Parameters
+    ----------
+    path : path
+    name : str
+        Name of the array in the file.
+    optional : bool
+        Whether to return None if the file has no array of this name.
+
+    Returns
+    -------
+    ndarray or None
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is not an npz file, is damaged, or lacks the array; the message names the file.
+
+    Examples
+    --------
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> np.savez(file, vol=np.arange(3))
+    >>> _ = file.seek(0)
+    >>> read_npz(file, "vol").tolist()
+    [0, 1, 2]
+    """
+    try:
+        with np.load(path) as content:
+            if optional and name not in content.files:
+                return None
+            return content[name]
+    # If the file holds a single array (.npy), ``with`` raises AttributeError or TypeError.
+    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{path}: found no array {name!r} ({error}), expected an npz file that contains it. "
+            "Download the file again."
+        ) from error
 
 
 def _parsed(path, error):

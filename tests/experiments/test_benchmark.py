@@ -46,7 +46,9 @@ def tiny(monkeypatch):
         labels=lambda name: scans[name][1],
         brain=lambda name: scans[name][0] > 0.1,
     )
-    monkeypatch.setattr(benchmark, "load_people", lambda plan, **more: None if more else people)
+    monkeypatch.setattr(
+        benchmark, "load_people", lambda plan, atlas=None, labels=None: None if labels else people
+    )
     plan = load_plan(PLAN)
     small = {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
     plan["trainings"]["ncc"] = replace(plan["trainings"]["ncc"], **small)
@@ -284,6 +286,35 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
     for part in ("test", "validation", "repeats"):
         assert (tmp_path / "results" / part / "identity.json").exists()
         assert not (tmp_path / "results" / part / "syn-cc.json").exists()
+
+
+def test_test_subjects_are_measured_to_the_atlas_in_one_direction(tiny, tmp_path):
+    results, folder = tmp_path / "results", tmp_path / "build"
+    people = benchmark.load_people(tiny)
+    people.split["atlas"] = ("atlas",)
+    scan_of, labels_of = people.image, people.labels
+    people.image = lambda name: scan_of("a" if name == "atlas" else name)
+    people.labels = lambda name: labels_of("a" if name == "atlas" else name)
+    people.brain = lambda name: people.image(name) > 0.1
+    tiny["trainings"]["ncc"] = replace(tiny["trainings"]["ncc"], atlas="template")
+    benchmark.train(tiny, "ncc", folder, results)
+    settings = records.read(results / "training" / "ncc.json")["parameters"]
+    assert settings["atlas"] == "template"
+    syn = {"baseline": "syn", "metric": "cc", "iterations": [1]}
+    tiny["atlas"] = {"identity": {}, "network": {"training": "ncc"}, "syn-cc": syn}
+    for name in tiny["atlas"]:
+        benchmark.measure(tiny, name, "atlas", folder, results)
+        record = records.read(results / "atlas" / f"{name}.json")
+        rows = record["metrics"]["rows"]
+        assert [(row["moving"], row["fixed"]) for row in rows] == [("c", "atlas"), ("d", "atlas")]
+        assert record["parameters"]["atlas"] == "template"
+        assert record["metrics"]["pairs"] == 2 and record["metrics"]["split"] == "atlas"
+        assert record["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    # Subject c is two voxels from a, in one of the two structures of 8 voxels; d is three.
+    rows = records.read(results / "atlas" / "identity.json")["metrics"]["rows"]
+    assert [row["dice"] for row in rows] == pytest.approx([(6 / 8 + 1) / 2, (5 / 8 + 1) / 2])
+    with pytest.raises(PlanError, match="atlas: found 'demons', expected one of: identity, net"):
+        benchmark.measure(tiny, "demons", "atlas", folder, results)
 
 
 def test_a_persons_two_scans_make_a_pair_of_repeats():

@@ -79,6 +79,30 @@ def test_what_is_left_after_there_and_back_is_in_mm(people):
     assert [row["inverse_consistency_mm"] for row in rows] == pytest.approx([3.0, 3.0])
 
 
+def test_one_direction_has_one_row_and_no_inverse_consistency(people, tmp_path):
+    people.labels = {name: person(k) for k, name in enumerate("abc")}.__getitem__
+    asked = []
+
+    def method(moving, fixed):
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return shift(-1.0)
+
+    options = {"both_ways": False, "file": tmp_path / "rows.jsonl", "say": lambda _: None}
+    pairs = [("a", "b"), ("c", "b")]
+    with pytest.raises(KeyboardInterrupt):
+        compare.measure_all(people, None, pairs, method, **options)
+    first, second = compare.measure_all(people, None, pairs, method, **options)
+    assert len(asked) == 3  # the first pair was there
+    assert [(row["moving"], row["fixed"]) for row in (first, second)] == pairs
+    # One voxel to the right brings a onto b; it moves c, which lies one too far, to two too far.
+    assert (first["dice"], second["dice"]) == (1.0, pytest.approx(4 / 6))
+    assert first["length_mm"] == pytest.approx(2.0) and first["seconds"] >= 0
+    assert all(np.isnan(row["inverse_consistency_mm"]) for row in (first, second))
+    assert compare.summary([first, second])["dice"] == pytest.approx(5 / 6)
+
+
 def test_the_fixed_brain_is_the_mask_and_going_back_comes_second(people):
     """Doubling x, then a shift: the two orders end elsewhere, and only rows outside b fold."""
     x = np.arange(SHAPE[0], dtype=np.float32)

@@ -138,6 +138,16 @@ def test_the_summary_is_sorted_by_kind(folder):
     assert kinds == [KINDS[0], KINDS[1], KINDS[2], KINDS[2], KINDS[3]]
 
 
+def test_registrations_to_the_atlas_are_listed_if_they_have_a_record(folder):
+    plan = PLAN + "atlas: {identity: {}, greedy: {baseline: greedy}, network: {training: ncc}}"
+    (folder / "real.yaml").write_text(plan)
+    records.write(folder / "atlas" / "greedy.json", measured(0.6))
+    table = Comparison(folder, folder / "real.yaml").to_atlas()
+    assert list(table.index) == ["greedy"] and list(table) == list(COLUMNS[:-1])
+    assert table["dice"]["greedy"] == pytest.approx(0.625)  # six pairs, from 0.6 to 0.65
+    assert Comparison(folder, folder / "real.yaml").missing == ["syn"]
+
+
 def test_the_summary_has_a_row_for_each_method_of_the_plan(comparison):
     table = comparison.summary()
     assert table.index.tolist() == ["identity", "syn", "ncc"]

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from vxmlib import records
+from vxmlib import records, training
 from vxmlib.experiments import dependencies, recording, runs
 from vxmlib.experiments.settings import Settings
 
@@ -139,6 +139,42 @@ def test_a_finished_run_is_found_and_not_trained_again():
     assert record["metrics"] == {"dice": 0.5, "pairs": 3}
     assert record["parameters"]["lam"] == 1.0
     assert record["parameters"]["steps_per_epoch"] == SMOKE.steps_per_epoch
+
+
+def test_a_run_to_the_atlas_trains_and_watches_pairs_of_a_subject_and_the_atlas(monkeypatch):
+    settings, called = Settings(profile="smoke", atlas="template"), {}
+    people, fit = runs.load_cohort(settings), training.fit
+
+    def listen(*positional, **options):
+        called.update(options)
+        return fit(*positional, **options)
+
+    monkeypatch.setattr(training, "fit", listen)
+    run = runs.run(settings, people)
+    assert np.array_equal(called["atlas"], people.image("atlas"))
+    assert called["validation"] == [("validation-00", "atlas"), ("validation-01", "atlas")]
+    assert called["callbacks"][0].pairs == called["validation"]
+    assert "atlas" not in people.split["train"]
+    assert run.history["val_dice"].between(0, 1).all()
+    assert run.title == "NCC, λ = 1, to the atlas"
+    assert runs.pairs_of(people, "test") == [(f"test-0{k}", "atlas") for k in range(3)]
+
+
+@pytest.mark.parametrize("atlas", [None, "template"])
+def test_the_settings_and_the_cohort_have_to_agree_about_the_atlas(atlas):
+    settings = Settings(profile="smoke", atlas=atlas)
+    other = runs.load_cohort(Settings(profile="smoke", atlas=None if atlas else "template"))
+    with pytest.raises(ValueError, match=r"people: found .* an atlas .*runs\.load_cohort"):
+        runs.run(settings, other)
+
+
+def test_the_fingerprint_covers_the_atlas_and_its_file(tmp_path):
+    own = Settings(profile="smoke", atlas=str(tmp_path / "mine.nii.gz"))
+    assert len({runs.fingerprint(s) for s in (SMOKE, own)}) == 2
+    for name in ("mine.nii.gz", "mine_seg.nii.gz"):
+        before = runs.fingerprint(own)
+        (tmp_path / name).write_bytes(b"one")
+        assert runs.fingerprint(own) != before, name
 
 
 def test_the_rate_falls_along_half_a_cosine():

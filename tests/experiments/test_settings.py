@@ -57,6 +57,19 @@ def test_both_ways_is_a_truth_value():
         Settings(both_ways="no")
 
 
+def test_the_atlas_is_in_a_name_and_a_record_only_if_there_is_one():
+    without, with_it = Settings(), Settings(atlas="template")
+    assert with_it.name == "mni-quick-atlas-ncc-lam1-int0-seed0"
+    assert with_it.parameters == without.parameters | {"atlas": "template"}
+    assert "atlas" not in without.parameters
+
+
+@pytest.mark.parametrize("atlas", [True, False, ""])
+def test_an_atlas_is_a_name_or_a_path(atlas):
+    with pytest.raises(ValueError, match=f"atlas: found {atlas!r}, expected 'template', the path"):
+        Settings(atlas=atlas)
+
+
 @pytest.mark.parametrize("lam", [0, 0.5, np.float32(2), 10])
 def test_lam_takes_any_number_from_zero(lam):
     assert Settings(lam=lam).lam == lam

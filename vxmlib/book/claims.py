@@ -33,6 +33,7 @@ LESSONS = {
     "06_choose": "Choice of λ",
     "07_weights": "Authors' weights",
     "08_real": "Real brains",
+    "09_atlas": "Scan to atlas",
     "11_diffeomorphic": "Diffeomorphic",
     "13_instance": "Instance optimisation",
     "14_hypermorph": "HyperMorph",

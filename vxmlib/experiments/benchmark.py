@@ -19,6 +19,7 @@ from vxmlib.experiments import plan as plans
 from vxmlib.experiments.plan import PlanError, training_parameters
 from vxmlib.experiments.settings import Settings
 from vxmlib.methods import baselines
+from vxmlib.sources.atlas import TEMPLATE
 
 #: Number of unordered pairs that :func:`watch` measures, and that :func:`times` times.
 WATCHED, TIMED = 6, 3
@@ -28,12 +29,13 @@ LOOKS = 6
 FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
-def load_people(plan: dict, **options) -> cohorts.Cohort:
+def load_people(plan: dict, *, atlas: str | None = None, **options) -> cohorts.Cohort:
     """Open the cohort of the plan or of its ablation.
 
-    Further options go to :func:`vxmlib.experiments.runs.load_cohort`.
+    With ``atlas="template"``, the atlas is an additional subject. Further options go to
+    :func:`vxmlib.experiments.runs.load_cohort`.
     """
-    return runs.load_cohort(Settings(profile="full", **plan["people"]), **options)
+    return runs.load_cohort(Settings(profile="full", atlas=atlas, **plan["people"]), **options)
 
 
 def train(plan: dict, name: str, folder: Path, results: Path) -> None:
@@ -43,7 +45,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
     parameters = {"people": plan["people"], **training_parameters(settings)}
     if weights.exists() and _is_made(file, parameters):
         return
-    run = fit(settings, load_people(plan), folder / name)
+    run = fit(settings, load_people(plan, atlas=settings.atlas), folder / name)
     models.save(run.model, weights)
     record = _record(f"train {name}", parameters, run.history["seconds"].sum())
     columns = [c for c in run.history.columns if c not in ("epoch", "lr")]
@@ -60,7 +62,7 @@ def train(plan: dict, name: str, folder: Path, results: Path) -> None:
 
 def fit(settings: Settings, people, folder: Path) -> runs.Run:
     """Train with these settings, or resume, and register the validation subjects at intervals."""
-    watched = cohorts.ordered_pairs(people.split["validation"])
+    watched = runs.pairs_of(people, "validation")
     every = max(1, settings.epochs // LOOKS)
     monitor = training.RegistrationMonitor(people, watched, every=every)
     return runs.train(settings, people, folder, monitors=[monitor])
@@ -124,50 +126,65 @@ def _last_row(name, seed, history):
 def registration(plan: dict, name: str, people, results: Path):
     """Return a method of the plan as a function that registers both directions of a pair.
 
-    It is the argument ``both`` of :func:`vxmlib.experiments.compare.measure_pair`.
+    It is the argument ``method`` of :func:`vxmlib.experiments.compare.measure_pair`.
     """
     method = plans.method(plan, name)
+    if method.get("baseline") == "syn":
+        return compare.both_at_once(_baseline(method, people, baselines.syn_both))
+    return compare.one_way(one_direction(plan, method, people, results))
+
+
+def one_direction(plan: dict, method: dict, people, results: Path):
+    """Return a method, given by its entry, as a function that registers one direction of a pair."""
     if "baseline" in method:
-        options = {key: value for key, value in method.items() if key != "baseline"}
         registrations = {
-            "syn": baselines.syn_both,
+            "syn": baselines.syn,
             "greedy": baselines.greedy,
             "demons": baselines.demons,
         }
-        register = registrations[method["baseline"]]
-        ways = compare.both_at_once if method["baseline"] == "syn" else compare.one_way
-        return ways(partial(register, affine=people.affine, **options))
+        return _baseline(method, people, registrations[method["baseline"]])
     if not method:
-        return compare.one_way(baselines.identity)
+        return baselines.identity
     register = trained.network(plan, method, people, results)
     if "instance" not in method:
-        return compare.one_way(register)
+        return register
     optimise, steps = trained.optimiser(plan, method, people), method["instance"]["steps"]
 
     def refined(moving, fixed):
         return optimise(register(moving, fixed), moving, fixed, steps=steps)[0]
 
-    return compare.one_way(refined)
+    return refined
+
+
+def _baseline(method, people, register):
+    options = {key: value for key, value in method.items() if key != "baseline"}
+    return partial(register, affine=people.affine, **options)
 
 
 def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> None:
-    """Measure a method on the pairs of one part, in both directions; write its record.
+    """Measure a method on the pairs of one part; write its record.
 
-    An interrupted measurement continues with the missing pairs. See :func:`pairs_of` for the parts.
+    Both directions of a pair are measured, but only one in part "atlas". An interrupted measurement
+    continues with the missing pairs. See :func:`pairs_of` for the parts.
     """
-    parameters = measured_parameters(plan, name, results)
+    parameters, both_ways = measured_parameters(plan, name, results, part), part != "atlas"
     file = results / part / f"{name}.json"
     if _is_made(file, parameters):
         return
-    people, parcels = load_people(plan), load_people(plan, labels="manual")
+    if both_ways:
+        people, parcels = load_people(plan), load_people(plan, labels="manual")
+        method = registration(plan, name, people, results)
+    else:
+        people, parcels = load_people(plan, atlas=TEMPLATE), None
+        method = one_direction(plan, plans.method(plan, name, part), people, results)
     # The key excludes rows of an interrupted call with another λ or other weights.
     key = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:8]
     begun = folder / f"{part}-{name}-{key}.jsonl"
-    both = registration(plan, name, people, results)
-    rows = compare.measure_all(people, parcels, pairs_of(people, part), both, file=begun)
+    pairs = pairs_of(people, part)
+    rows = compare.measure_all(people, parcels, pairs, method, both_ways=both_ways, file=begun)
     # One run of SyN registers both directions; both rows contain the seconds of this one run.
-    runs_a_pair = 1 if parameters.get("baseline") == "syn" else 2
-    seconds = sum(row["seconds"] for row in rows) * runs_a_pair / 2
+    rows_a_run = 2 if both_ways and parameters.get("baseline") == "syn" else 1
+    seconds = sum(row["seconds"] for row in rows) / rows_a_run
     record = _record(f"measure {name}", parameters, seconds)
     record["metrics"] = {"split": part, **compare.summary(rows), "rows": rows}
     record["baselines"] = baselines.versions()
@@ -175,18 +192,20 @@ def measure(plan: dict, name: str, part: str, folder: Path, results: Path) -> No
     begun.unlink()
 
 
-def measured_parameters(plan: dict, name: str, results: Path) -> dict:
-    """Return everything that the measurements of a method depend on.
+def measured_parameters(plan: dict, name: str, results: Path, part: str = "test") -> dict:
+    """Return everything that the measurements of a method on one part depend on.
 
-    These are the subjects, the method's entry in the plan and, if the method uses a network, the
-    settings of its training and the hash of its weights.
+    These are the subjects, the atlas in part "atlas", the method's entry in the plan and, if the
+    method uses a network, the settings of its training and the hash of its weights.
 
     Raises
     ------
     PlanError
         If the plan has no such method, or the weights of its network do not exist.
     """
-    parameters = {"people": plan["people"], **plans.method(plan, name)}
+    parameters = {"people": plan["people"], **plans.method(plan, name, part)}
+    if part == "atlas":
+        parameters["atlas"] = TEMPLATE
     if "training" in parameters:
         parameters |= trained.provenance(plan, parameters["training"], results)
     return parameters
@@ -299,8 +318,10 @@ def pairs_of(people, part: str) -> list[tuple[str, str]]:
     """Return the pairs of ids of one part, each pair in one order only.
 
     Part "validation" or "test" has all pairs of its subjects, "few" the test pairs that are timed,
-    and "repeats" the two scans of each validation subject.
+    "repeats" the two scans of each validation subject, and "atlas" each test subject and the atlas.
     """
+    if part == "atlas":
+        return runs.pairs_of(people, "test")
     if part == "repeats":
         return list(zip(people.split["validation"], people.split["repeats"], strict=True))
     if part == "few":
@@ -335,6 +356,7 @@ def _everything(plan, folder, results):
         yield "ablate", partial(ablate, plan, folder, results)
     asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
     asked += [(part, name) for name in plan["retest"] for part in ("validation", "repeats")]
+    asked += [("atlas", name) for name in plan["atlas"]]
     for part, name in asked:
         yield f"measure {name} ({part})", partial(measure, plan, name, part, folder, results)
     for name, method in plan["methods"].items():

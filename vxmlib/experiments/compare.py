@@ -1,4 +1,7 @@
-"""Measure methods on the same pairs in both directions, and save the rows after each pair."""
+"""Measure methods on the same pairs, and save the rows after each pair.
+
+Pairs of subjects are measured in both directions, and pairs of a subject and the atlas in one.
+"""
 
 import itertools
 import json
@@ -16,7 +19,8 @@ _LARGE = (2, 3, 41, 42)
 #: Smallest label of a cortical parcel in the manual label maps of `malf`.
 CORTEX_FROM = 100
 
-#: Measures of one direction of a pair; :func:`measure_pair` describes them.
+#: Measures of one direction of a pair; :func:`measure_pair` describes them. If only one
+#: direction is registered, the inverse consistency is NaN.
 MEASURES = (
     "dice",
     "dice_cortex",
@@ -30,6 +34,8 @@ MEASURES = (
     "inverse_consistency_mm",
     "seconds",
 )
+#: Optional measures of a pair of which only one direction is registered.
+_ONE_DIRECTION = tuple(name for name in metrics.MEASURES if name != "inverse_consistency_mm")
 
 
 def core(structures):
@@ -105,8 +111,8 @@ def both_at_once(method):
     return both
 
 
-def measure_pair(people, parcels, first, second, both):
-    """Register two subjects onto each other and measure both directions.
+def measure_pair(people, parcels, first, second, method, *, both_ways=True):
+    """Register two subjects onto each other and measure both directions, or only the first.
 
     Parameters
     ----------
@@ -116,14 +122,19 @@ def measure_pair(people, parcels, first, second, both):
         The same subjects with the manual labels, for ``dice_cortex``; without them it is NaN.
     first, second : str
         Ids of the two subjects.
-    both : callable
-        A method of both directions, see :func:`one_way`.
+    method : callable
+        A method of both directions, see :func:`one_way`. If ``both_ways`` is false,
+        ``method(moving, fixed)`` returns one displacement ``(*vol, nd)`` in voxels.
+    both_ways : bool
+        Whether to measure both directions. Otherwise, only ``first`` is registered onto
+        ``second``.
 
     Returns
     -------
     list of dict
-        Two rows, of ``first`` onto ``second`` and of the reverse direction. Each has ``moving``
-        and ``fixed`` (ids), ``structures`` (name -> Dice), and :data:`MEASURES`:
+        Two rows, of ``first`` onto ``second`` and of the reverse direction, or only the first of
+        them. Each has ``moving`` and ``fixed`` (ids), ``structures`` (name -> Dice), and
+        :data:`MEASURES`:
 
         - ``dice`` and ``dice_cortex``: mean Dice of the core structures and of the cortical
           parcels.
@@ -135,8 +146,8 @@ def measure_pair(people, parcels, first, second, both):
         - ``sd_log_jacobian``: SD of log det J over the fixed brain, folded voxels excluded.
         - ``length_mm``: mean length of the displacement over the fixed brain.
         - ``inverse_consistency_mm``: mean distance, over the fixed brain, between a point and its
-          position after both displacements.
-        - ``seconds``: as ``both`` returns them.
+          position after both displacements; NaN if only one direction is registered.
+        - ``seconds``: time of one registration.
 
         Dice and surface distance are NaN if one of the subjects has no label map.
     """
@@ -144,23 +155,23 @@ def measure_pair(people, parcels, first, second, both):
     measured = metrics.evaluate_pairs(
         people,
         [(first, second)],
-        both,
-        measures=metrics.MEASURES,
+        method,
+        measures=metrics.MEASURES if both_ways else _ONE_DIRECTION,
         structures=core(people.structures),
         parcels=manual,
-        both_ways=True,
+        both_ways=both_ways,
     )
     return [_row(part) for _, part in measured.groupby(["moving", "fixed"], sort=False)]
 
 
-def measure_all(people, parcels, pairs, both, *, file, say=None):
-    """Measure both directions of each pair, and save the rows after each pair.
+def measure_all(people, parcels, pairs, method, *, both_ways=True, file, say=None):
+    """Measure each pair, and save the rows after each pair.
 
-    Pairs of which ``file`` already has both directions are not measured again.
+    Pairs that ``file`` already has are not measured again.
 
     Parameters
     ----------
-    people, parcels, both
+    people, parcels, method, both_ways
         See :func:`measure_pair`.
     pairs : sequence of (str, str)
         Pairs of ids, each in one order only, see :func:`unordered`.
@@ -189,14 +200,19 @@ def measure_all(people, parcels, pairs, both, *, file, say=None):
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     rows = {(row["moving"], row["fixed"]): row for row in map(json.loads, lines)}
     for number, (first, second) in enumerate(pairs, start=1):
-        if {(first, second), (second, first)} <= set(rows):
+        if set(_directions((first, second), both_ways)) <= set(rows):
             continue
-        for row in measure_pair(people, parcels, first, second, both):
+        for row in measure_pair(people, parcels, first, second, method, both_ways=both_ways):
             rows[row["moving"], row["fixed"]] = row
         files.write_text(file, "".join(json.dumps(row) + "\n" for row in rows.values()))
         now = rows[first, second]
         say(f"[{number}/{len(pairs)}] {first} {second}: Dice {now['dice']:.3f}")
-    return [rows[way] for pair in pairs for way in (pair, pair[::-1])]
+    return [rows[way] for pair in pairs for way in _directions(pair, both_ways)]
+
+
+def _directions(pair, both_ways):
+    """Return the ordered pairs that are measured for a pair."""
+    return (pair, pair[::-1]) if both_ways else (pair,)
 
 
 def check_structures(people, structures, pairs):
@@ -268,6 +284,7 @@ def _row(part):
         "dice_cortex": first.get("dice_parcels", float("nan")),
         "surface_mm": float(part["surface_mm"].mean()),  # without structures that the warp removed
     }
-    row = {name: (first | means)[name] for name in ("moving", "fixed", *MEASURES[:-1])}
+    values = {"inverse_consistency_mm": float("nan")} | first | means
+    row = {name: values[name] for name in ("moving", "fixed", *MEASURES[:-1])}
     structures = dict(zip(overlaps["structure"], overlaps["dice"].tolist(), strict=True))
     return row | {"structures": structures, "seconds": first["seconds"]}

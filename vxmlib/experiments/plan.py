@@ -10,6 +10,13 @@ TRAINING = (
     "network features image_loss lam int_steps learning_rate schedule epochs steps_per_epoch "
     "batch_size both_ways augment seed"
 ).split()
+#: Settings that earlier records do not contain, with the values of these records. A record contains
+#: such a setting only if it has another value.
+LATER = {"precision": "float32", "atlas": None}
+
+
+#: Entries of the plan that list methods.
+METHODS = ("methods", "few", "atlas")
 
 
 class PlanError(ValueError):
@@ -31,8 +38,8 @@ def load_plan(path) -> dict:
         Settings, which include the common ``training``. ``titles`` maps names of methods,
         trainings and runs to the names that readers see; the settings do not contain them, so a
         title can change without making a record out of date. If the file lacks ``methods``,
-        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; ``ablation`` is then
-        missing.
+        ``few``, ``atlas``, ``repeat``, ``retest`` or ``titles``, the entry is empty; ``ablation``
+        is then missing.
 
     Raises
     ------
@@ -47,7 +54,7 @@ def load_plan(path) -> dict:
     if ablation := plan.get("ablation"):
         common = common | ablation["training"]
         ablation["runs"] = _trainings(ablation["people"], common, ablation["runs"])
-    for part in ("methods", "few"):
+    for part in METHODS:
         plan[part] = {name: entry or {} for name, entry in plan.get(part, {}).items()}
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
     plan["repeat"]["trainings"] = plan["repeat"]["trainings"] or []
@@ -74,7 +81,7 @@ def _check_names(plan, path):
     named = {f"repeat.trainings[{i}]": x for i, x in enumerate(plan["repeat"]["trainings"])}
     named |= {
         f"{part}.{name}.training": entry["training"]
-        for part in ("methods", "few")
+        for part in METHODS
         for name, entry in plan[part].items()
         if "training" in entry
     }
@@ -88,7 +95,7 @@ def _check_names(plan, path):
 def _check_titles(plan, path):
     """Check that each title belongs to one known name, and that no two titles are equal."""
     runs = plan.get("ablation", {}).get("runs", {})
-    named, first = all_methods(plan) | plan["trainings"] | runs, {}
+    named, first = all_methods(plan) | plan["atlas"] | plan["trainings"] | runs, {}
     for name, title in plan["titles"].items():
         _known(f"{path}, titles", name, named)
         if title in first:
@@ -121,23 +128,27 @@ def all_methods(plan: dict) -> dict:
     return plan["methods"] | plan["few"]
 
 
-def method(plan: dict, name: str) -> dict:
-    """Return the entry of one method, measured on all test pairs or on a few.
+def method(plan: dict, name: str, part: str = "test") -> dict:
+    """Return the entry of one method that is measured on a part, such as "test" or "atlas".
+
+    The methods of part "atlas" have entries of their own. All other parts share the methods that
+    are measured on all test pairs or on a few.
 
     Raises
     ------
     PlanError
-        If the plan has no method of this name.
+        If the plan has no method of this name for this part.
     """
-    _known("methods", name, all_methods(plan))
-    return all_methods(plan)[name]
+    entries = plan["atlas"] if part == "atlas" else all_methods(plan)
+    _known("atlas" if part == "atlas" else "methods", name, entries)
+    return entries[name]
 
 
 def training_parameters(settings: Settings) -> dict:
     """Return the settings that the record of a training run contains, besides its subjects.
 
-    The precision is included only if it is not float32: earlier records, which were made in
-    float32, do not contain it.
+    These are :data:`TRAINING`, and those of :data:`LATER` that differ from their earlier values.
     """
-    precision = {} if settings.precision == "float32" else {"precision": settings.precision}
-    return {name: asdict(settings)[name] for name in TRAINING} | precision
+    values = asdict(settings)
+    later = [name for name, usual in LATER.items() if values[name] != usual]
+    return {name: values[name] for name in (*TRAINING, *later)}

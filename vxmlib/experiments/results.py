@@ -60,15 +60,16 @@ class Comparison:
     Parameters
     ----------
     folder : path
-        Folder with ``training/``, ``test/``, ``validation/``, ``repeats/``, ``weights/``,
-        ``ablation.json``, ``passes.json`` and ``times.json``.
+        Folder with ``training/``, ``test/``, ``validation/``, ``repeats/``, ``atlas/``,
+        ``weights/``, ``ablation.json``, ``passes.json`` and ``times.json``.
     plan : path
         The plan, such as ``config/real.yaml``. It determines the expected methods and their order.
 
     Attributes
     ----------
-    training, test : dict of str to dict
-        Records of the trainings, and of the methods on the test subjects, by name.
+    training, test, atlas : dict of str to dict
+        Records of the trainings, of the methods on the pairs of test subjects, and of the methods
+        that registered the test subjects to the atlas, by name.
     missing : list of str
         Methods of the plan that were not measured on the test subjects.
     titles : dict of str to str
@@ -88,6 +89,7 @@ class Comparison:
         self.plan = load_plan(plan)
         self.training = self._read("training", self.plan["trainings"])
         self.test = self._read("test", self.plan["methods"])
+        self.atlas = self._read("atlas", self.plan["atlas"])
         self.missing = [name for name in self.plan["methods"] if name not in self.test]
         self.titles = self.plan["titles"]
 
@@ -214,6 +216,18 @@ class Comparison:
             rows[name] = row | {"seconds": seconds.get(name), "training_hours": hours}
         return pd.DataFrame(rows, index=COLUMNS).T.astype(float)
 
+    def to_atlas(self):
+        """Return one row for each method that registered the test subjects to the atlas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Index: names of the methods that have a record. The columns are those of :meth:`summary`
+            without ``training_hours``. ``seconds`` is the median over the pairs.
+        """
+        rows = {name: record["metrics"] for name, record in self.atlas.items()}
+        return pd.DataFrame(rows, index=COLUMNS[:-1]).T.astype(float)
+
     def pairs(self, name, part="test"):
         """Return the measurements of a method, one row for each ordered pair.
 
@@ -221,7 +235,7 @@ class Comparison:
         ----------
         name : str
             A method of the plan.
-        part : {"test", "validation", "repeats", "few"}
+        part : {"test", "validation", "repeats", "few", "atlas"}
             The pairs that were measured, see :func:`vxmlib.experiments.benchmark.pairs_of`.
 
         Returns

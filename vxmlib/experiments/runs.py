@@ -22,8 +22,9 @@ from vxmlib.experiments import dependencies
 from vxmlib.experiments.settings import Settings
 from vxmlib.networks import NETWORKS, network_class
 from vxmlib.networks.precision import layers_in
+from vxmlib.sources.atlas import ATLAS, TEMPLATE, with_atlas
 
-#: Number of ordered validation pairs that are registered after each epoch.
+#: Number of validation pairs that are registered after each epoch.
 VALIDATION_PAIRS = 6
 
 
@@ -40,7 +41,8 @@ class Run:
     def title(self) -> str:
         """Name of the run in tables and figures: "NCC, λ = 1" or "NCC, λ = 1, integrated"."""
         integrated = ", integrated" if self.settings.int_steps else ""
-        return f"{self.settings.image_loss.upper()}, λ = {self.settings.lam:g}{integrated}"
+        atlas = ", to the atlas" if self.settings.atlas else ""
+        return f"{self.settings.image_loss.upper()}, λ = {self.settings.lam:g}{integrated}{atlas}"
 
     def register(self, moving, fixed):
         """Return the displacement ``(*vol, nd)`` in voxels that warps ``moving`` onto ``fixed``."""
@@ -48,7 +50,7 @@ class Run:
 
 
 def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
-    """Open the cohort of a run.
+    """Open the cohort of a run, with the atlas as an additional subject if the run has one.
 
     The subjects do not depend on ``settings.seed``, so runs with different seeds differ only in
     their training. Further options go to :func:`vxmlib.cohorts.load`.
@@ -58,7 +60,7 @@ def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
     >>> load_cohort(Settings(profile="smoke")).shape
     (80, 80)
     """
-    return cohorts.load(
+    people = cohorts.load(
         settings.cohort,
         ndim=settings.ndim,
         spacing=settings.spacing,
@@ -66,6 +68,7 @@ def load_cohort(settings: Settings, **options) -> cohorts.Cohort:
         people=settings.people if settings.cohort == "mni" else None,
         **options,
     )
+    return with_atlas(people, settings.atlas) if settings.atlas else people
 
 
 def output_folder() -> Path:
@@ -91,10 +94,19 @@ def fingerprint(settings: Settings) -> str:
     for file in dependencies.files(used):
         digest.update(file.read_bytes())
     digest.update(dependencies.versions(used).encode())
-    if settings.root is not None:  # only name, size and time: hashing gigabytes takes minutes
-        for file in sorted(Path(settings.root).expanduser().rglob("*.nii*")):
-            digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+    for file in _files_of_the_user(settings):  # hashing gigabytes would take minutes
+        digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     return digest.hexdigest()[:8]
+
+
+def _files_of_the_user(settings):
+    """Return the files that a run reads besides those of the package and the downloaded scans."""
+    scans = Path(settings.root).expanduser().rglob("*.nii*") if settings.root is not None else ()
+    if settings.atlas in (None, TEMPLATE):
+        return sorted(scans)
+    atlas = Path(settings.atlas).expanduser()
+    stem = atlas.name.removesuffix(".gz").removesuffix(".nii")
+    return [*sorted(scans), *sorted(path for path in atlas.parent.glob(f"{stem}*"))]
 
 
 def build_model(settings: Settings, shape):
@@ -113,12 +125,15 @@ def build_model(settings: Settings, shape):
 
 
 def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
-    """Return the ordered validation pairs that :func:`run` registers after each epoch."""
-    return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
+    """Return the validation pairs that :func:`run` registers after each epoch."""
+    return pairs_of(people, "validation", limit=VALIDATION_PAIRS)
 
 
-def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
-    """Return all ordered pairs of ids in one part of the cohort, such as "validation".
+def pairs_of(people: cohorts.Cohort, part: str, limit=None) -> list[tuple[str, str]]:
+    """Return pairs of ids in one part of the cohort, such as "validation".
+
+    In a cohort with an atlas, each subject is paired with the atlas. In other cohorts, the pairs
+    are all ordered pairs of two subjects in random order, or the first ``limit`` of them.
 
     Raises
     ------
@@ -137,7 +152,9 @@ def pairs_of(people: cohorts.Cohort, part: str) -> list[tuple[str, str]]:
     """
     if part not in people.split:
         raise ValueError(f"part: found {part!r}, expected one of: {', '.join(people.split)}")
-    return cohorts.ordered_pairs(people.split[part])
+    if ATLAS in people.split:
+        return [(subject, ATLAS) for subject in people.split[part]][:limit]
+    return cohorts.ordered_pairs(people.split[part], limit=limit)
 
 
 def callbacks(settings: Settings) -> list:
@@ -160,7 +177,7 @@ def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
     settings : Settings
         Settings of the run.
     people : Cohort, optional
-        The cohort of the run, if it is loaded already.
+        The cohort of the run, if it is loaded already, see :func:`load_cohort`.
 
     Returns
     -------
@@ -180,6 +197,7 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
     ----------
     settings : Settings
     people : Cohort
+        The cohort of :func:`load_cohort`.
     folder : path
         See ``run_dir`` of :func:`vxmlib.training.fit`.
     model : compiled model, optional
@@ -192,7 +210,18 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
     Returns
     -------
     Run
+
+    Raises
+    ------
+    ValueError
+        If only one of the settings and the cohort has an atlas, or as
+        :func:`vxmlib.training.fit`.
     """
+    if (settings.atlas is not None) != (ATLAS in people.split):
+        raise ValueError(
+            f"people: found a cohort with{'out' * (ATLAS not in people.split)} an atlas for "
+            f"settings with atlas={settings.atlas!r}; use the cohort of runs.load_cohort(settings)"
+        )
     model = model or build_model(settings, people.shape)
     history = training.fit(
         model,
@@ -203,6 +232,7 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
         steps_per_epoch=settings.steps_per_epoch,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        atlas=people.image(ATLAS) if settings.atlas else None,
         augment=settings.augment,
         both_ways=settings.both_ways,
         validation=validation,

@@ -51,7 +51,7 @@ PROFILES = {
 }
 #: Settings that the parameter cell of a lesson may contain.
 PARAMETERS = (
-    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
+    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule atlas".split()
 )
 #: Settings that the lessons leave at their defaults and that their records do not contain.
 _NETWORK = ("network", "features", "augment", "both_ways", "precision")
@@ -105,6 +105,9 @@ class Settings:
         Whether to train on both directions of each pair, see :func:`vxmlib.pairs.pair_dataset`.
     precision : {"float32", "mixed_bfloat16"}
         Precision of the convolutions, see :mod:`vxmlib.networks.precision`.
+    atlas : str, optional
+        Fixed image of all training pairs: "template" or the path of a file, see
+        :func:`vxmlib.sources.atlas.with_atlas`. None: pairs of subjects.
 
     Raises
     ------
@@ -143,6 +146,7 @@ class Settings:
     augment: Augmentation | None = None
     both_ways: bool = False
     precision: str = "float32"
+    atlas: str | None = None
 
     def __post_init__(self):
         checks.check_choice("profile", self.profile, PROFILES)
@@ -173,6 +177,10 @@ class Settings:
             for name in self.augment:
                 checks.check_choice("augment", name, known)
             self._set("augment", Augmentation(**self.augment))
+        if not (self.atlas is None or (isinstance(self.atlas, str) and self.atlas)):
+            raise ValueError(
+                f"atlas: found {self.atlas!r}, expected 'template', the path of a file, or None"
+            )
         if (self.cohort == "own") != (self.root is not None):
             raise ValueError(
                 f"root: found {self.root!r} with cohort {self.cohort!r}; "
@@ -192,7 +200,7 @@ class Settings:
         """Short name of the run, made from its main parameters; valid as a file name.
 
         It contains the voxel size and the learning rate only if they differ from those of the
-        profile, and the schedule only if it is not constant.
+        profile, the schedule only if it is not constant, and the atlas only if there is one.
         """
         usual = PROFILES[self.profile]
         size = "" if self.spacing == usual["spacing"] else f"-{self.spacing:g}mm"
@@ -200,15 +208,20 @@ class Settings:
             "" if self.learning_rate == usual["learning_rate"] else f"-rate{self.learning_rate:g}"
         )
         schedule = "" if self.schedule == "constant" else f"-{self.schedule}"
+        atlas = "" if self.atlas is None else "-atlas"
         return (
-            f"{self.cohort}-{self.profile}{size}{rate}{schedule}-{self.image_loss}"
+            f"{self.cohort}-{self.profile}{size}{rate}{schedule}{atlas}-{self.image_loss}"
             f"-lam{self.lam:g}-int{self.int_steps}-seed{self.seed}"
         )
 
     @property
     def parameters(self) -> dict:
-        """Settings that the record of a lesson or of a λ run contains."""
-        return {name: value for name, value in asdict(self).items() if name not in _NETWORK}
+        """Settings that the record of a lesson or of a λ run contains.
+
+        The atlas is included only if there is one: earlier records do not contain it.
+        """
+        left_out = _NETWORK if self.atlas else (*_NETWORK, "atlas")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def read_parameters(namespace: Mapping) -> Settings:

@@ -1,11 +1,8 @@
 """Read the two scans and the atlas that VoxelMorph's authors released, all on one grid."""
 
-import zipfile
-from dataclasses import replace
-
 import numpy as np
 
-from vxmlib import checks, fetch
+from vxmlib import checks, fetch, files
 from vxmlib.cohorts import Cohort
 from vxmlib.sources import labels as structure_labels
 
@@ -19,7 +16,8 @@ FILES = {  # subject -> (image, label map)
         f"{_TUTORIAL}/unsupervised/data/3D/subject_1_seg.npz",
     ),
 }
-#: The authors' atlas on the same grid.  In the paper's table, every scan is registered to it.
+#: The authors' atlas on the same grid, for `vxmlib.sources.atlas.with_atlas(cohort,
+#: fetch.fetch(ATLAS))`.  In the paper's table, every scan is registered to it.
 ATLAS = f"{_TUTORIAL}/unsupervised/data/3D/atlas_norm_3d.npz"
 SHAPE = (160, 192, 224)
 LICENCE = "test: GPL-3.0 (voxelmorph, branch legacy); subject_1: none stated"
@@ -73,11 +71,8 @@ class Released:
     """The two subjects as released: intensities, which are already in [0, 1], and labels."""
 
     def person(self, subject):
-        """Return image (float32) and label map (int16) of "test", "subject_1" or "atlas"."""
-        if subject == "atlas":
-            image, labels = (_read(fetch.fetch(ATLAS), key) for key in ("vol", "seg"))
-        else:
-            image, labels = (_read(fetch.fetch(path)) for path in FILES[subject])
+        """Return image (float32) and label map (int16) of "test" or "subject_1"."""
+        image, labels = (files.read_npz(fetch.fetch(path), "vol_data") for path in FILES[subject])
         return image.astype(np.float32), labels.astype(np.int16)  # stored as floats
 
 
@@ -95,27 +90,3 @@ def available():
     """
     where = {fetch.available(path) for paths in FILES.values() for path in paths}
     return "" if "" in where else where.pop()
-
-
-def with_atlas(cohort):
-    """Return the cohort `vxm2018` with the authors' atlas as an additional subject, ``"atlas"``.
-
-    Raises
-    ------
-    vxmlib.fetch.FetchError
-        The atlas is not in the mirror, or cannot be downloaded.
-    """
-    fetch.fetch(ATLAS)
-    return replace(cohort, split={**cohort.split, "atlas": ("atlas",)})
-
-
-def _read(path, key="vol_data"):
-    try:
-        with np.load(path) as content:
-            return content[key]
-    # If the file holds a single array (.npy), ``with`` raises AttributeError or TypeError.
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{path}: found no array {key!r} ({error}), expected an npz file that contains it. "
-            "Download the file again."
-        ) from error
