@@ -74,7 +74,7 @@ def test_trainings_that_are_compared_differ_in_one_thing(plan):
 
 
 def test_everything_that_readers_see_has_a_title_of_its_own(plan):
-    runs = plan["ablation"]["runs"]
+    runs = {**plan["ablation"]["runs"], **plan["probabilistic"]["runs"]}
     assert set(plan["titles"]) == {*all_methods(plan), *plan["trainings"], *runs}
     for name, entry in all_methods(plan).items():
         assert ("two passes" in plan["titles"][name]) == (entry.get("passes", 1) == 2), name

@@ -11,6 +11,9 @@ TRAINING = (
     "batch_size both_ways augment seed"
 ).split()
 
+#: Parts of the plan that compare short training runs on slices.
+ON_SLICES = ("ablation", "probabilistic")
+
 
 class PlanError(ValueError):
     """An invalid entry of the plan, an unknown name, or a task that cannot be done or failed."""
@@ -27,12 +30,12 @@ def load_plan(path) -> dict:
     Returns
     -------
     dict
-        The entries of the file. ``trainings``, and the ``runs`` of ``ablation``, map names to
-        Settings, which include the common ``training``. ``titles`` maps names of methods,
-        trainings and runs to the names that readers see; the settings do not contain them, so a
-        title can change without making a record out of date. If the file lacks ``methods``,
-        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; ``ablation`` is then
-        missing.
+        The entries of the file. ``trainings``, and the ``runs`` of the parts in :data:`ON_SLICES`,
+        map names to Settings, which include the common ``training``. ``titles`` maps names of
+        methods, trainings and runs to the names that readers see; the settings do not contain them,
+        so a title can change without making a record out of date. If the file lacks ``methods``,
+        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; a part in
+        :data:`ON_SLICES` is then missing.
 
     Raises
     ------
@@ -44,9 +47,9 @@ def load_plan(path) -> dict:
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
     plan["trainings"] = _trainings(plan["people"], common, plan["trainings"])
-    if ablation := plan.get("ablation"):
-        common = common | ablation["training"]
-        ablation["runs"] = _trainings(ablation["people"], common, ablation["runs"])
+    for ablation in (plan[part] for part in ON_SLICES if part in plan):
+        shared = common | ablation["training"]
+        ablation["runs"] = _trainings(ablation["people"], shared, ablation["runs"])
     for part in ("methods", "few"):
         plan[part] = {name: entry or {} for name, entry in plan.get(part, {}).items()}
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
@@ -87,8 +90,9 @@ def _check_names(plan, path):
 
 def _check_titles(plan, path):
     """Check that each title belongs to one known name, and that no two titles are equal."""
-    runs = plan.get("ablation", {}).get("runs", {})
-    named, first = all_methods(plan) | plan["trainings"] | runs, {}
+    named, first = all_methods(plan) | plan["trainings"], {}
+    for part in ON_SLICES:
+        named |= plan.get(part, {}).get("runs", {})
     for name, title in plan["titles"].items():
         _known(f"{path}, titles", name, named)
         if title in first:
@@ -136,8 +140,10 @@ def method(plan: dict, name: str) -> dict:
 def training_parameters(settings: Settings) -> dict:
     """Return the settings that the record of a training run contains, besides its subjects.
 
-    The precision is included only if it is not float32: earlier records, which were made in
-    float32, do not contain it.
+    The precision is included only if it is not float32, and ``image_sigma`` only if it is given:
+    earlier records do not contain them.
     """
-    precision = {} if settings.precision == "float32" else {"precision": settings.precision}
-    return {name: asdict(settings)[name] for name in TRAINING} | precision
+    more = {} if settings.precision == "float32" else {"precision": settings.precision}
+    if settings.image_sigma is not None:
+        more["image_sigma"] = settings.image_sigma
+    return {name: asdict(settings)[name] for name in TRAINING} | more

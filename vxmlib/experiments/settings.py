@@ -54,7 +54,7 @@ PARAMETERS = (
     "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
 )
 #: Settings that the lessons leave at their defaults and that their records do not contain.
-_NETWORK = ("network", "features", "augment", "both_ways", "precision")
+_NETWORK = ("network", "features", "augment", "both_ways", "precision", "image_sigma")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Settings:
         Whether to train on both directions of each pair, see :func:`vxmlib.pairs.pair_dataset`.
     precision : {"float32", "mixed_bfloat16"}
         Precision of the convolutions, see :mod:`vxmlib.networks.precision`.
+    image_sigma : float, optional
+        Makes the network probabilistic, see :func:`vxmlib.networks.probabilistic.build`; then
+        ``lam`` is ``prior_lambda``. It requires ``image_loss="mse"``, the network "vxm" in float32,
+        and ``lam`` and ``int_steps`` above 0.
 
     Raises
     ------
@@ -143,6 +147,7 @@ class Settings:
     augment: Augmentation | None = None
     both_ways: bool = False
     precision: str = "float32"
+    image_sigma: float | None = None
 
     def __post_init__(self):
         checks.check_choice("profile", self.profile, PROFILES)
@@ -173,11 +178,24 @@ class Settings:
             for name in self.augment:
                 checks.check_choice("augment", name, known)
             self._set("augment", Augmentation(**self.augment))
+        if self.image_sigma is not None:
+            self._check_probabilistic()
         if (self.cohort == "own") != (self.root is not None):
             raise ValueError(
                 f"root: found {self.root!r} with cohort {self.cohort!r}; "
                 'cohort "own" needs root, a folder of NIfTI files, and no other cohort takes one'
             )
+
+    def _check_probabilistic(self):
+        self._set("image_sigma", checks.check_number("image_sigma", self.image_sigma, above=0))
+        for name, needed in (("image_loss", "mse"), ("network", "vxm"), ("precision", "float32")):
+            if getattr(self, name) != needed:
+                raise ValueError(
+                    f"{name}: found {getattr(self, name)!r}, expected {needed!r} with image_sigma"
+                )
+        for name in ("lam", "int_steps"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: found 0, expected a number above 0 with image_sigma")
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
@@ -200,9 +218,10 @@ class Settings:
             "" if self.learning_rate == usual["learning_rate"] else f"-rate{self.learning_rate:g}"
         )
         schedule = "" if self.schedule == "constant" else f"-{self.schedule}"
+        noise = "" if self.image_sigma is None else f"-sigma{self.image_sigma:g}"
         return (
             f"{self.cohort}-{self.profile}{size}{rate}{schedule}-{self.image_loss}"
-            f"-lam{self.lam:g}-int{self.int_steps}-seed{self.seed}"
+            f"-lam{self.lam:g}-int{self.int_steps}{noise}-seed{self.seed}"
         )
 
     @property
