@@ -92,8 +92,8 @@ def ablate(plan: dict, folder: Path, results: Path, part: str = "ablation") -> N
             run = fit(settings, people, folder / part / f"{name.replace(', ', '-')}-{seed}")
             rows[name, seed] = _last_row(name, seed, run.history)
     rows = [rows[each] for each in asked]
-    run = "ablate" if part == "ablation" else f"ablate {part}"
-    record = _record(run, parameters, sum(row["seconds"] for row in rows))
+    command = "ablate" if part == "ablation" else f"ablate {part}"
+    record = _record(command, parameters, sum(row["seconds"] for row in rows))
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(file, record)
 
