@@ -60,9 +60,10 @@ people = runs.load_cohort(settings)
 # README states $\sigma = 0.01$ and λ = 25 for the 2018 paper.
 #
 # The repository contains training runs with both pairs of values, on slices of 15 real training
-# subjects, and runs of two models that are not probabilistic. All of them are a `VxmDense` with
-# `int_steps=7`, trained with MSE. The table shows results on validation subjects. The test subjects
-# were not used.
+# subjects at 2 mm, and runs of two models that are not probabilistic. All of them are a `VxmDense`
+# with `int_steps=7`, trained with MSE and the same augmentation. The probabilistic models register
+# with the mean velocity. The table shows results on validation subjects. The test subjects were not
+# used.
 
 # %%
 from vxmlib.experiments.results import Comparison, results_folder
@@ -88,9 +89,10 @@ of the README. Compared with the usual model that is not probabilistic, these ar
 
 # %% tags=["remove-input"]
 Markdown(f"""
-The usual λ is not the fairest comparison. With λ = 0.001, the smoothness has the same weight as
-with the values of the script, as a later section shows. The mean Dice of the probabilistic model
-minus that of the model with λ = 0.001 is {script["dice"] - weaker["dice"]:+.3f}.
+For MSE, λ = 0.01 is the usual value. With λ = 0.001, the smoothness loss has the same weight as
+with the values of the script, as the section "Relate the settings to λ" shows. The mean Dice
+of the probabilistic model minus that of the model with λ = 0.001 is
+{script["dice"] - weaker["dice"]:+.3f}.
 """)
 
 # %% [markdown]
@@ -260,9 +262,9 @@ trained = {"σ = 0.02, λ = 10": model, "σ = 0.01, λ = 25": second_model}
 # %% [markdown]
 # ## Draw samples
 #
-# To draw many samples for one pair, we repeat the pair in a batch. The function `sampler` returns a
-# function that draws the sampled displacements, and also returns the SD of the velocity that the
-# network predicts.
+# To draw many samples for one pair, we repeat the pair in a batch. The function `sampler` prepares
+# this for a network: it returns a function that draws displacements for a pair, and that also
+# returns the predicted SD of the velocity.
 
 # %%
 import numpy as np
@@ -463,15 +465,16 @@ for sigma, prior in ((0.02, 10), (0.01, 25)):
 # Both values are much smaller than the λ = 0.01 that is usual with MSE. The two pairs of values in
 # voxelmorph's documentation thus differ less than they seem to, because the smaller σ partly
 # compensates for the larger λ. The run with λ = 0.001 in the first table has the same weight of
-# Grad as the values of the script. The comparison with this run shows the effect of the sampling
-# alone.
+# Grad as the values of the script, so the comparison with this run shows the effect of the sampling
+# and of the predicted variance.
 
 # %% tags=["remove-input"]
 spread = stored["dice_sd"].max()
 Markdown(f"""
-In that table, the Dice of the probabilistic model differs by {script["dice"] - weaker["dice"]:+.3f}
-from that run, and the SD over seeds is at most {spread:.3f}. The largest share of folded voxels of
-any run is {stored["folding_percent_brain"].max():.4f} % of the brain.
+The mean Dice of the probabilistic model minus that of this run is
+{script["dice"] - weaker["dice"]:+.3f}, and the SD over seeds is at most {spread:.3f} in any row. All
+models in the table integrate a velocity, so hardly any voxels fold: at most
+{stored["folding_percent_brain"].max():.4f} % of the brain.
 """)
 
 # %% [markdown]
