@@ -19,7 +19,7 @@
 # | **You will learn** | which tensor is the displacement, what integration gains and costs, and why λ must be chosen separately |
 # | **You need** | [the Jacobian](05_jacobian.ipynb) and [Weigh smoothness with λ](06_lambda.ipynb) |
 # | **In → out** | a model with integration and one without → Dice and folding of both models, and inverse displacements |
-# | **Not here** | velocities that change over time |
+# | **Not here** | velocities that change over time; [the probabilistic model](11_probabilistic.ipynb) |
 # | **Time** | 20 minutes |
 
 # %% [markdown]

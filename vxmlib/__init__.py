@@ -41,6 +41,7 @@ The modules of the recipe use these helpers:
 - `networks.strided`: the strided U-Net of the papers, trainable, with the interface of VxmDense
 - `networks.cvpr2018`: the network of the CVPR 2018 paper, with the authors' weights
 - `networks.hyper`: HyperMorph, a single network for all values of λ
+- `networks.probabilistic`: a network that predicts a distribution of velocities
 - `networks.precision`: a network whose convolutions are computed in bfloat16
 
 `methods` has alternatives to one pass of a trained network, and to training with `fit()`:

@@ -56,6 +56,18 @@ def test_a_grid_line_is_drawn_where_the_field_points():
     assert np.allclose(x, 6) and np.allclose(z, np.arange(10))
 
 
+def test_maps_in_brain_hide_the_rest_and_leave_unknown_maps_empty(image):
+    brain = image > 0.3
+    maps = [2 * image, image, np.full(image.shape, np.nan)]
+    fig = figures.maps_in_brain(image, maps, brain, ["a", "b", "c", "d"], label="mm")
+    drawn = [ax for ax in fig.axes if ax.get_title()]
+    assert [len(ax.images) for ax in drawn] == [1, 1, 1, 0]
+    shown = drawn[1].images[0]
+    assert shown.get_clim() == (0, pytest.approx(np.percentile(2 * image[brain], 99)))
+    assert (np.ma.getmaskarray(shown.get_array()) == ~figures.view(brain)).all()
+    assert [ax.get_ylabel() for ax in fig.axes if ax.get_ylabel()] == ["mm", "mm"]
+
+
 def test_folds_are_painted_and_counted():
     det = np.ones((12, 10))
     det[3, 4] = -0.5

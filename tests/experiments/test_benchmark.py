@@ -80,6 +80,22 @@ def test_the_ablation_trains_every_run_from_every_seed(tiny, tmp_path):
     assert benchmark._earlier_rows(tmp_path / "results" / "ablation.json", parameters) == {}
 
 
+def test_a_part_on_slices_has_its_record_and_its_network(tiny, tmp_path):
+    small = {"epochs": 1, "steps_per_epoch": 1, "features": "small"}
+    run = replace(tiny["probabilistic"]["runs"]["probabilistic, script"], **small)
+    tiny["probabilistic"] |= {"runs": {"script": run}, "seeds": [0]}
+    benchmark.ablate(tiny, tmp_path / "build", tmp_path / "results", "probabilistic")
+    record = records.read(tmp_path / "results" / "probabilistic.json")
+    assert record["run"] == "ablate probabilistic"
+    assert record["parameters"]["runs"]["script"]["image_sigma"] == 0.02
+    [row] = record["metrics"]["rows"]
+    assert row["loss"] > 10 and 0 < row["dice"] < 1  # MSE / 0.02² is large
+    assert (tmp_path / "build" / "probabilistic" / "script-0").is_dir()
+    assert not (tmp_path / "results" / "ablation.json").exists()
+    with pytest.raises(PlanError, match="ablate: found 'seed', expected one of: ablation, prob"):
+        benchmark.ablate(tiny, tmp_path / "build", tmp_path / "results", "seed")
+
+
 def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_path):
     results, folder = tmp_path / "results", tmp_path / "build"
     benchmark.train(tiny, "ncc", folder, results)
@@ -128,6 +144,7 @@ def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     results, folder = tmp_path / "results", tmp_path / "build"
     small = replace(tiny["trainings"]["ncc"], epochs=1, batch_size=2)
     tiny["ablation"] |= {"runs": {"none": small}, "seeds": [0]}
+    del tiny["probabilistic"]
     tiny["trainings"] = {"ncc": tiny["trainings"]["ncc"]}
     tiny["methods"] = {name: tiny["methods"][name] for name in ("identity", "ncc", "ncc-instance")}
     tiny["retest"], tiny["few"], tiny["repeat"]["trainings"] = [], {}, ["ncc"]
@@ -272,7 +289,7 @@ def test_a_missing_baseline_leaves_the_other_methods(tiny, tmp_path, monkeypatch
 
     monkeypatch.setattr(baselines, "syn_both", missing)
     tiny["trainings"], tiny["repeat"]["trainings"] = {}, []
-    del tiny["ablation"]
+    del tiny["ablation"], tiny["probabilistic"]
     tiny["few"] = {"demons": tiny["methods"]["demons"]}
     tiny["retest"] = ["syn-cc", "identity"]
     tiny["methods"] = {

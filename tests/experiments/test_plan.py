@@ -2,9 +2,10 @@
 
 import pytest
 
-from vxmlib import augment, files, models, networks
+from vxmlib import augment, files, models, networks, records
 from vxmlib.experiments import settings
 from vxmlib.experiments.plan import (
+    ON_SLICES,
     PlanError,
     all_methods,
     load_plan,
@@ -73,8 +74,28 @@ def test_trainings_that_are_compared_differ_in_one_thing(plan):
         assert not run["both_ways"] or run["batch_size"] % 2 == 0
 
 
+@pytest.mark.parametrize("part", ON_SLICES)
+def test_the_committed_record_of_a_part_on_slices_is_of_this_plan(plan, root, part):
+    record = records.read(root / "results" / "malf" / f"{part}.json")
+    runs = {name: training_parameters(run) for name, run in plan[part]["runs"].items()}
+    asked = record["parameters"]
+    assert asked == {"people": plan[part]["people"], "runs": runs, "seeds": plan[part]["seeds"]}
+    rows = [(row["run"], row["seed"]) for row in record["metrics"]["rows"]]
+    assert rows == [(name, seed) for name in runs for seed in asked["seeds"]]
+    assert record["metrics"]["split"] == "validation"
+
+
+def test_the_probabilistic_runs_differ_in_their_loss_only(plan):
+    runs = [training_parameters(run) for run in plan["probabilistic"]["runs"].values()]
+    for run in runs:
+        assert {key for key in run if run[key] != runs[0].get(key)} <= {"lam", "image_sigma"}
+    # Relative to MSE, Grad has the weight σ² λ n / 4 in KL, and 2 λ without it.
+    _, weaker, script, _ = runs
+    assert weaker["lam"] == pytest.approx(script["image_sigma"] ** 2 * script["lam"] * 2 / 8)
+
+
 def test_everything_that_readers_see_has_a_title_of_its_own(plan):
-    runs = plan["ablation"]["runs"]
+    runs = {**plan["ablation"]["runs"], **plan["probabilistic"]["runs"]}
     assert set(plan["titles"]) == {*all_methods(plan), *plan["atlas"], *plan["trainings"], *runs}
     for name, entry in all_methods(plan).items():
         assert ("two passes" in plan["titles"][name]) == (entry.get("passes", 1) == 2), name

@@ -52,6 +52,32 @@ def test_an_augmentation_may_be_a_mapping():
         Settings(augment={"flipp": "array"})
 
 
+PROBABILISTIC = {"image_loss": "mse", "lam": 10, "int_steps": 7, "image_sigma": 0.02}
+
+
+def test_a_probabilistic_run_has_a_name_of_its_own():
+    settings = Settings(**PROBABILISTIC)
+    assert settings.name == "mni-quick-mse-lam10-int7-sigma0.02-seed0"
+    assert replace(settings, image_sigma=None).name == "mni-quick-mse-lam10-int7-seed0"
+    assert "image_sigma" not in settings.parameters
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_sigma": 0}, "image_sigma: found 0, expected a finite number above 0"),
+        ({"image_loss": "ncc"}, "image_loss: found 'ncc', expected 'mse' with image_sigma"),
+        ({"network": "strided"}, "network: found 'strided', expected 'vxm' with image_sigma"),
+        ({"precision": "mixed_bfloat16"}, "precision: found 'mixed_bfloat16', expected 'float32'"),
+        ({"lam": 0}, "lam: found 0, expected a number above 0 with image_sigma"),
+        ({"int_steps": 0}, "int_steps: found 0, expected a number above 0 with image_sigma"),
+    ],
+)
+def test_a_probabilistic_run_allows_only_what_it_can_do(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**PROBABILISTIC | wrong)
+
+
 def test_both_ways_is_a_truth_value():
     with pytest.raises(ValueError, match="both_ways: found 'no', expected True or False"):
         Settings(both_ways="no")

@@ -589,6 +589,44 @@ def _carried_lines(ax, displacement, *, every) -> None:
         ax.contour(view(place), levels=levels, colors=LINE_COLOUR, linewidths=0.6)
 
 
+def maps_in_brain(image, maps, brain, titles, *, label) -> Figure:
+    """Draw an image and three maps of the same quantity, each with its own colour bar.
+
+    Parameters
+    ----------
+    image : ndarray, ``(*vol)``
+        Image in [0, 1].
+    maps : three ndarrays, ``(*vol)``
+        Values of at least 0. Each colour bar ends at the 99th percentile inside the brain. A map
+        without finite values is left empty.
+    brain : ndarray of bool, ``(*vol)``
+        Brain mask. Voxels outside are light grey.
+    titles : four str
+        Titles of the image and the maps.
+    label : str
+        Label of the colour bars, with the unit.
+    """
+    fig, axes = plt.subplots(2, 2, figsize=(7.2, 6.4), layout="constrained")
+    _image(axes[0, 0], image, title=titles[0])
+    _mark_right(axes[0, 0])
+    colours = plt.get_cmap("cividis").with_extremes(bad="0.88")
+    for ax, values, title in zip(list(axes.flat)[1:], maps, titles[1:], strict=True):
+        ax.set_axis_off()
+        ax.set_title(title, fontsize=10)
+        if not np.isfinite(values[brain]).any():
+            continue
+        shown = ax.imshow(
+            view(np.where(brain, values, np.nan)),
+            cmap=colours,
+            vmin=0,
+            vmax=np.percentile(values[brain], 99),
+            origin="lower",
+            interpolation="nearest",
+        )
+        fig.colorbar(shown, ax=ax, shrink=0.85, extend="max", label=label)
+    return fig
+
+
 def determinant_maps(determinants, brains, titles) -> Figure:
     """Draw maps of log det J, centred at 0, with folded voxels in :data:`FOLD_COLOUR`.
 

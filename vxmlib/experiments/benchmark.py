@@ -30,7 +30,7 @@ FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
 def load_people(plan: dict, *, atlas: str | None = None, **options) -> cohorts.Cohort:
-    """Open the cohort of the plan or of its ablation.
+    """Open the cohort of the plan or of one of its parts on slices.
 
     With ``atlas="template"``, the atlas is an additional subject. Further options go to
     :func:`vxmlib.experiments.runs.load_cohort`.
@@ -68,13 +68,17 @@ def fit(settings: Settings, people, folder: Path) -> runs.Run:
     return runs.train(settings, people, folder, monitors=[monitor])
 
 
-def ablate(plan: dict, folder: Path, results: Path) -> None:
-    """Train the missing runs of the ablation, each with every seed; write one record of all runs.
+def ablate(plan: dict, folder: Path, results: Path, part: str = "ablation") -> None:
+    """Train the missing runs of a part on slices, each with every seed; write one record of all.
 
+    The part is one of :data:`vxmlib.experiments.plan.ON_SLICES`, and the record has its name.
     A row of an earlier record is kept, with the commit that made it, if the settings of its run
     and the subjects have not changed.
     """
-    ablation, file = plan["ablation"], results / "ablation.json"
+    if part not in plans.ON_SLICES or part not in plan:
+        some = ", ".join(each for each in plans.ON_SLICES if each in plan)
+        raise PlanError(f"ablate: found {part!r}, expected one of: {some}")
+    ablation, file = plan[part], results / f"{part}.json"
     parameters = {
         "people": ablation["people"],
         "runs": {name: training_parameters(run) for name, run in ablation["runs"].items()},
@@ -87,10 +91,11 @@ def ablate(plan: dict, folder: Path, results: Path) -> None:
     for name, seed in asked:
         if (name, seed) not in rows:
             settings = replace(ablation["runs"][name], seed=seed)
-            run = fit(settings, people, folder / "ablation" / f"{name.replace(', ', '-')}-{seed}")
+            run = fit(settings, people, folder / part / f"{name.replace(', ', '-')}-{seed}")
             rows[name, seed] = _last_row(name, seed, run.history)
     rows = [rows[each] for each in asked]
-    record = _record("ablate", parameters, sum(row["seconds"] for row in rows))
+    command = "ablate" if part == "ablation" else f"ablate {part}"
+    record = _record(command, parameters, sum(row["seconds"] for row in rows))
     record["metrics"] = {"split": "validation", "rows": rows}
     records.write(file, record)
 
@@ -352,8 +357,9 @@ def _everything(plan, folder, results):
     """Yield the name and the function of each task; each function checks its own record."""
     for name in plan["trainings"]:
         yield f"train {name}", partial(train, plan, name, folder, results)
-    if "ablation" in plan:
-        yield "ablate", partial(ablate, plan, folder, results)
+    for part in plans.ON_SLICES:
+        if part in plan:
+            yield f"ablate {part}", partial(ablate, plan, folder, results, part)
     asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
     asked += [(part, name) for name in plan["retest"] for part in ("validation", "repeats")]
     asked += [("atlas", name) for name in plan["atlas"]]

@@ -12,11 +12,11 @@ TRAINING = (
 ).split()
 #: Settings that earlier records do not contain, with the values of these records. A record contains
 #: such a setting only if it has another value.
-LATER = {"precision": "float32", "atlas": None}
-
-
+LATER = {"precision": "float32", "image_sigma": None, "atlas": None}
 #: Entries of the plan that list methods.
 METHODS = ("methods", "few", "atlas")
+#: Parts of the plan that compare short training runs on slices.
+ON_SLICES = ("ablation", "probabilistic")
 
 
 class PlanError(ValueError):
@@ -34,12 +34,12 @@ def load_plan(path) -> dict:
     Returns
     -------
     dict
-        The entries of the file. ``trainings``, and the ``runs`` of ``ablation``, map names to
-        Settings, which include the common ``training``. ``titles`` maps names of methods,
-        trainings and runs to the names that readers see; the settings do not contain them, so a
-        title can change without making a record out of date. If the file lacks ``methods``,
-        ``few``, ``atlas``, ``repeat``, ``retest`` or ``titles``, the entry is empty; ``ablation``
-        is then missing.
+        The entries of the file. ``trainings``, and the ``runs`` of the parts in :data:`ON_SLICES`,
+        map names to Settings, which include the common ``training``. ``titles`` maps names of
+        methods, trainings and runs to the names that readers see; the settings do not contain them,
+        so a title can change without making a record out of date. If the file lacks ``methods``,
+        ``few``, ``atlas``, ``repeat``, ``retest`` or ``titles``, the entry is empty; a part in
+        :data:`ON_SLICES` is then missing.
 
     Raises
     ------
@@ -51,9 +51,9 @@ def load_plan(path) -> dict:
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
     plan["trainings"] = _trainings(plan["people"], common, plan["trainings"])
-    if ablation := plan.get("ablation"):
-        common = common | ablation["training"]
-        ablation["runs"] = _trainings(ablation["people"], common, ablation["runs"])
+    for ablation in (plan[part] for part in ON_SLICES if part in plan):
+        shared = common | ablation["training"]
+        ablation["runs"] = _trainings(ablation["people"], shared, ablation["runs"])
     for part in METHODS:
         plan[part] = {name: entry or {} for name, entry in plan.get(part, {}).items()}
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
@@ -94,8 +94,9 @@ def _check_names(plan, path):
 
 def _check_titles(plan, path):
     """Check that each title belongs to one known name, and that no two titles are equal."""
-    runs = plan.get("ablation", {}).get("runs", {})
-    named, first = all_methods(plan) | plan["atlas"] | plan["trainings"] | runs, {}
+    named, first = all_methods(plan) | plan["atlas"] | plan["trainings"], {}
+    for part in ON_SLICES:
+        named |= plan.get(part, {}).get("runs", {})
     for name, title in plan["titles"].items():
         _known(f"{path}, titles", name, named)
         if title in first:

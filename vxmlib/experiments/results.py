@@ -61,7 +61,7 @@ class Comparison:
     ----------
     folder : path
         Folder with ``training/``, ``test/``, ``validation/``, ``repeats/``, ``atlas/``,
-        ``weights/``, ``ablation.json``, ``passes.json`` and ``times.json``.
+        ``weights/``, ``ablation.json``, ``probabilistic.json``, ``passes.json`` and ``times.json``.
     plan : path
         The plan, such as ``config/real.yaml``. It determines the expected methods and their order.
 
@@ -130,8 +130,13 @@ class Comparison:
         }
         return pd.DataFrame(rows).T.infer_objects()
 
-    def ablation(self):
+    def ablation(self, part="ablation"):
         """Return one row for each short training on slices, averaged over seeds.
+
+        Parameters
+        ----------
+        part : str
+            Part of the plan that lists the runs, see :data:`vxmlib.experiments.plan.ON_SLICES`.
 
         Returns
         -------
@@ -141,7 +146,7 @@ class Comparison:
             the validation subjects, after the last step); ``seeds`` (their number); ``dice_sd`` and
             ``folding_sd`` (SD over seeds, ``ddof=1``). Without the record, the table is empty.
         """
-        path = self.folder / "ablation.json"
+        path = self.folder / f"{part}.json"
         rows = records.read(path)["metrics"]["rows"] if path.exists() else []
         columns = ["run", "seed", "steps", "loss", "dice", "folding_percent_brain"]
         runs = pd.DataFrame(rows, columns=columns).groupby("run", sort=False)

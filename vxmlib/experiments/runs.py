@@ -20,7 +20,7 @@ from vxmlib import cohorts, models, training
 from vxmlib.backend import set_seed
 from vxmlib.experiments import dependencies
 from vxmlib.experiments.settings import Settings
-from vxmlib.networks import NETWORKS, network_class
+from vxmlib.networks import NETWORKS, network_class, probabilistic
 from vxmlib.networks.precision import layers_in
 from vxmlib.sources.atlas import ATLAS, TEMPLATE, with_atlas
 
@@ -112,6 +112,15 @@ def _files_of_the_user(settings):
 def build_model(settings: Settings, shape):
     """Build and compile the untrained model of a run for images of ``shape``, with its seed."""
     set_seed(settings.seed)
+    if settings.image_sigma is not None:
+        return probabilistic.build(
+            shape,
+            prior_lambda=settings.lam,
+            image_sigma=settings.image_sigma,
+            learning_rate=settings.learning_rate,
+            int_steps=settings.int_steps,
+            features=settings.features,
+        )
     with layers_in(settings.precision):
         return models.build(
             shape,

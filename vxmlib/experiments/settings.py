@@ -54,7 +54,7 @@ PARAMETERS = (
     "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule atlas".split()
 )
 #: Settings that the lessons leave at their defaults and that their records do not contain.
-_NETWORK = ("network", "features", "augment", "both_ways", "precision")
+_NETWORK = ("network", "features", "augment", "both_ways", "precision", "image_sigma")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ class Settings:
     atlas : str, optional
         Fixed image of all training pairs: "template" or the path of a file, see
         :func:`vxmlib.sources.atlas.with_atlas`. None: pairs of subjects.
+    image_sigma : float, optional
+        Makes the network probabilistic, see :func:`vxmlib.networks.probabilistic.build`; then
+        ``lam`` is ``prior_lambda``. It requires ``image_loss="mse"``, the network "vxm" in float32,
+        and ``lam`` and ``int_steps`` above 0.
 
     Raises
     ------
@@ -147,6 +151,7 @@ class Settings:
     both_ways: bool = False
     precision: str = "float32"
     atlas: str | None = None
+    image_sigma: float | None = None
 
     def __post_init__(self):
         checks.check_choice("profile", self.profile, PROFILES)
@@ -181,11 +186,24 @@ class Settings:
             raise ValueError(
                 f"atlas: found {self.atlas!r}, expected 'template', the path of a file, or None"
             )
+        if self.image_sigma is not None:
+            self._check_probabilistic()
         if (self.cohort == "own") != (self.root is not None):
             raise ValueError(
                 f"root: found {self.root!r} with cohort {self.cohort!r}; "
                 'cohort "own" needs root, a folder of NIfTI files, and no other cohort takes one'
             )
+
+    def _check_probabilistic(self):
+        self._set("image_sigma", checks.check_number("image_sigma", self.image_sigma, above=0))
+        for name, needed in (("image_loss", "mse"), ("network", "vxm"), ("precision", "float32")):
+            if getattr(self, name) != needed:
+                raise ValueError(
+                    f"{name}: found {getattr(self, name)!r}, expected {needed!r} with image_sigma"
+                )
+        for name in ("lam", "int_steps"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: found 0, expected a number above 0 with image_sigma")
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
@@ -208,10 +226,11 @@ class Settings:
             "" if self.learning_rate == usual["learning_rate"] else f"-rate{self.learning_rate:g}"
         )
         schedule = "" if self.schedule == "constant" else f"-{self.schedule}"
+        noise = "" if self.image_sigma is None else f"-sigma{self.image_sigma:g}"
         atlas = "" if self.atlas is None else "-atlas"
         return (
             f"{self.cohort}-{self.profile}{size}{rate}{schedule}{atlas}-{self.image_loss}"
-            f"-lam{self.lam:g}-int{self.int_steps}-seed{self.seed}"
+            f"-lam{self.lam:g}-int{self.int_steps}{noise}-seed{self.seed}"
         )
 
     @property
