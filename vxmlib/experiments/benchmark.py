@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vxmlib import cohorts, models, records, training
+from vxmlib import cohorts, metrics, models, records, training
 from vxmlib.backend import device_summary
 from vxmlib.experiments import compare, runs, stepwise, trained
 from vxmlib.experiments import plan as plans
@@ -29,7 +29,7 @@ FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
 def load_people(plan: dict, **options) -> cohorts.Cohort:
-    """Open the cohort of the plan or of its ablation.
+    """Open the cohort of the plan or of one of its grids.
 
     Further options go to :func:`vxmlib.experiments.runs.load_cohort`.
     """
@@ -66,35 +66,76 @@ def fit(settings: Settings, people, folder: Path) -> runs.Run:
     return runs.train(settings, people, folder, monitors=[monitor])
 
 
-def ablate(plan: dict, folder: Path, results: Path) -> None:
-    """Train the missing runs of the ablation, each with every seed; write one record of all runs.
+def ablate(plan: dict, folder: Path, results: Path, grid: str = "ablation") -> None:
+    """Train the missing runs of a grid, each with every seed; write one record of all runs.
 
-    A row of an earlier record is kept, with the commit that made it, if the settings of its run
-    and the subjects have not changed.
+    A row of an earlier record is kept, with the commit that made it, if the settings of its run,
+    the subjects and the groups have not changed. If the grid has groups of structures, each run is
+    also measured on every validation pair, see :func:`by_group`.
+
+    Parameters
+    ----------
+    grid : str
+        Entry of the plan, one of :data:`vxmlib.experiments.plan.GRIDS`; also the name of the
+        record.
     """
-    ablation, file = plan["ablation"], results / "ablation.json"
+    planned, file = plan[grid], results / f"{grid}.json"
+    groups = planned.get("groups", {})
     parameters = {
-        "people": ablation["people"],
-        "runs": {name: training_parameters(run) for name, run in ablation["runs"].items()},
-        "seeds": ablation["seeds"],
-    }
+        "people": planned["people"],
+        "runs": {name: training_parameters(run) for name, run in planned["runs"].items()},
+        "seeds": planned["seeds"],
+    } | ({"groups": groups} if groups else {})
     if _is_made(file, parameters):
         return
-    people, rows = load_people(ablation), _earlier_rows(file, parameters)
-    asked = [(name, seed) for name in ablation["runs"] for seed in ablation["seeds"]]
+    people, rows = load_people(planned), _earlier_rows(file, parameters)
+    asked = [(name, seed) for name in planned["runs"] for seed in planned["seeds"]]
     for name, seed in asked:
         if (name, seed) not in rows:
-            settings = replace(ablation["runs"][name], seed=seed)
-            run = fit(settings, people, folder / "ablation" / f"{name.replace(', ', '-')}-{seed}")
+            settings = replace(planned["runs"][name], seed=seed)
+            run = fit(settings, people, folder / grid / f"{name.replace(', ', '-')}-{seed}")
             rows[name, seed] = _last_row(name, seed, run.history)
+            if groups:
+                rows[name, seed]["pairs"] = by_group(run.register, people, groups)
     rows = [rows[each] for each in asked]
-    record = _record("ablate", parameters, sum(row["seconds"] for row in rows))
+    command = "ablate" if grid == "ablation" else grid
+    record = _record(command, parameters, sum(row["seconds"] for row in rows))
     record["metrics"] = {"split": "validation", "rows": rows}
+    if groups:
+        record["metrics"]["identity"] = by_group("identity", people, groups)
     records.write(file, record)
 
 
+def by_group(method, people, groups: dict) -> list[dict]:
+    """Measure a method on the ordered validation pairs, with the mean Dice of groups of structures.
+
+    Parameters
+    ----------
+    method : "identity" or callable
+        See :func:`vxmlib.metrics.evaluate_pairs`.
+    people : Cohort
+    groups : dict of str to list of int
+        Name of the group -> labels of its structures.
+
+    Returns
+    -------
+    list of dict
+        One row for each pair: ``moving``, ``fixed``, ``folding_percent_brain``, and the mean Dice
+        of each group by its name.
+    """
+    table = metrics.evaluate_pairs(
+        people, cohorts.ordered_pairs(people.split["validation"]), method
+    )
+    each = table.groupby(["moving", "fixed"], sort=False)
+    result = each[["folding_percent_brain"]].first()
+    for name, labels in groups.items():
+        part = table[table["label"].isin(labels)]
+        result[name] = part.groupby(["moving", "fixed"], sort=False)["dice"].mean()
+    return result.round(5).reset_index().to_dict("records")
+
+
 def _earlier_rows(file, parameters):
-    """Return the rows of an earlier record whose settings and subjects have not changed."""
+    """Return the rows of an earlier record whose settings, subjects and groups are the same."""
     if not file.exists():
         return {}
     record = records.read(file)
@@ -103,7 +144,7 @@ def _earlier_rows(file, parameters):
         (row["run"], row["seed"]): {"commit": record["commit"]} | row
         for row in record["metrics"]["rows"]
         if earlier["runs"][row["run"]] == now.get(row["run"])
-        and earlier["people"] == parameters["people"]
+        and all(earlier.get(key) == parameters.get(key) for key in ("people", "groups"))
     }
 
 
@@ -331,8 +372,9 @@ def _everything(plan, folder, results):
     """Yield the name and the function of each task; each function checks its own record."""
     for name in plan["trainings"]:
         yield f"train {name}", partial(train, plan, name, folder, results)
-    if "ablation" in plan:
-        yield "ablate", partial(ablate, plan, folder, results)
+    for grid in plans.GRIDS:
+        if grid in plan:
+            yield grid, partial(ablate, plan, folder, results, grid)
     asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
     asked += [(part, name) for name in plan["retest"] for part in ("validation", "repeats")]
     for part, name in asked:

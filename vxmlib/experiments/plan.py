@@ -11,6 +11,9 @@ TRAINING = (
     "batch_size both_ways augment seed"
 ).split()
 
+#: Entries of the plan that are grids of short training runs.
+GRIDS = ("ablation", "labels")
+
 
 class PlanError(ValueError):
     """An invalid entry of the plan, an unknown name, or a task that cannot be done or failed."""
@@ -27,12 +30,11 @@ def load_plan(path) -> dict:
     Returns
     -------
     dict
-        The entries of the file. ``trainings``, and the ``runs`` of ``ablation``, map names to
-        Settings, which include the common ``training``. ``titles`` maps names of methods,
+        The entries of the file. ``trainings``, and the ``runs`` of each of :data:`GRIDS`, map names
+        to Settings, which include the common ``training``. ``titles`` maps names of methods,
         trainings and runs to the names that readers see; the settings do not contain them, so a
         title can change without making a record out of date. If the file lacks ``methods``,
-        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; ``ablation`` is then
-        missing.
+        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; a grid is then missing.
 
     Raises
     ------
@@ -44,9 +46,9 @@ def load_plan(path) -> dict:
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
     plan["trainings"] = _trainings(plan["people"], common, plan["trainings"])
-    if ablation := plan.get("ablation"):
-        common = common | ablation["training"]
-        ablation["runs"] = _trainings(ablation["people"], common, ablation["runs"])
+    for grid in (plan[name] for name in GRIDS if name in plan):
+        shared = common | grid["training"]
+        grid["runs"] = _trainings(grid["people"], shared, grid["runs"])
     for part in ("methods", "few"):
         plan[part] = {name: entry or {} for name, entry in plan.get(part, {}).items()}
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
@@ -87,7 +89,9 @@ def _check_names(plan, path):
 
 def _check_titles(plan, path):
     """Check that each title belongs to one known name, and that no two titles are equal."""
-    runs = plan.get("ablation", {}).get("runs", {})
+    runs = {
+        name: run for grid in GRIDS for name, run in plan.get(grid, {"runs": {}})["runs"].items()
+    }
     named, first = all_methods(plan) | plan["trainings"] | runs, {}
     for name, title in plan["titles"].items():
         _known(f"{path}, titles", name, named)
@@ -136,8 +140,8 @@ def method(plan: dict, name: str) -> dict:
 def training_parameters(settings: Settings) -> dict:
     """Return the settings that the record of a training run contains, besides its subjects.
 
-    The precision is included only if it is not float32: earlier records, which were made in
-    float32, do not contain it.
+    The precision is included only if it is not float32, and the settings of labels only if the run
+    uses labels, because earlier records, of float32 runs without labels, do not contain them.
     """
     precision = {} if settings.precision == "float32" else {"precision": settings.precision}
-    return {name: asdict(settings)[name] for name in TRAINING} | precision
+    return {name: asdict(settings)[name] for name in TRAINING} | precision | settings.labels

@@ -112,6 +112,20 @@ def build_model(settings: Settings, shape):
         )
 
 
+def observed_labels(settings: Settings, people: cohorts.Cohort) -> tuple[int, ...] | None:
+    """Return the labels with which a run trains, or None if it trains without labels.
+
+    Examples
+    --------
+    >>> settings = Settings(profile="smoke", label_weight=0.5)
+    >>> len(observed_labels(settings, load_cohort(settings)))
+    23
+    """
+    if not settings.label_weight:
+        return None
+    return tuple(people.structures) if settings.observed is None else settings.observed
+
+
 def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
     """Return the ordered validation pairs that :func:`run` registers after each epoch."""
     return cohorts.ordered_pairs(people.split["validation"], limit=VALIDATION_PAIRS)
@@ -165,7 +179,8 @@ def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
     Returns
     -------
     Run
-        Its model has the weights of the last step, because the number of steps is a setting.
+        Its model has the weights of the last step, because the number of steps is a setting. It is
+        the registration network alone, also if the run trained with labels.
     """
     people = people or load_cohort(settings)
     watched = validation_pairs(people)
@@ -194,8 +209,11 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
     Run
     """
     model = model or build_model(settings, people.shape)
+    observed = observed_labels(settings, people)
     history = training.fit(
-        model,
+        models.with_labels(model, len(observed), weight=settings.label_weight)
+        if observed
+        else model,
         people,
         people.split["train"],
         run_dir=folder,
@@ -205,6 +223,7 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
         seed=settings.seed,
         augment=settings.augment,
         both_ways=settings.both_ways,
+        observed=observed,
         validation=validation,
         callbacks=[*monitors, *callbacks(settings)],
         more_settings=_course(settings),
