@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vxmlib import warp
+from vxmlib import axes, warp
 from vxmlib.backend import tf
 from vxmlib.checks import check_image_on_grid, check_whole
 
@@ -64,7 +64,8 @@ def pair_dataset(
         Labels of the structures whose maps are added to the batches, for a model of
         :func:`vxmlib.models.with_labels`. The label maps get the same random change as the images,
         with nearest-neighbour interpolation, so ``augment`` must be an
-        :class:`vxmlib.augment.Augmentation` or None. No atlas is allowed.
+        :class:`vxmlib.augment.Augmentation` or None. If it reflects a subject, the labels of left
+        and right are exchanged. No atlas is allowed.
 
     Returns
     -------
@@ -79,8 +80,9 @@ def pair_dataset(
     ValueError
         If an image has another grid, is constant, is not finite or is outside [0, 1]; or if there
         are too few subjects, a duplicate, or an invalid option; or if an observed structure is not
-        one of the cohort's, or no subject has it, or a subject has no label map. All subjects are
-        checked before the first batch.
+        one of the cohort's, or no subject has it, or a subject has no label map, or a structure of
+        one side has no partner on the other side by which a reflection could exchange them. All
+        subjects are checked before the first batch.
     """
     batch_size = check_whole("batch_size", batch_size, least=1)
     seed = check_whole("seed", seed)
@@ -111,15 +113,19 @@ def pair_dataset(
             )
         labels = _observed_labels(cohort, ids, observed)
         _check_present(cohort, labels, observed)
+        if getattr(augment, "flip", None):
+            axes.exchange_sides(labels[0], cohort.structures)  # raises an error without a partner
     subjects = list(zip(images, labels, strict=True))
 
     def changed(image, label_map, rng):
         """Apply the same random change to an image and to its label map, if it has one."""
         if label_map is None:
             return augment(image, rng, cohort.affine), None
-        field = augment.draw(image.shape, rng, cohort.affine)
+        field, reflected = augment.draw(image.shape, rng, cohort.affine)
         if field is None:
             return image, label_map
+        if reflected:
+            label_map = axes.exchange_sides(label_map, cohort.structures)
         return warp.warp_image(image, field), warp.warp_labels(label_map, field)
 
     def gather(step):
