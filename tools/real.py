@@ -2,7 +2,7 @@
 
     python -m tools.real train ncc          # continues where it was stopped
     python -m tools.real ablate             # the short training runs on slices
-    python -m tools.real labels             # the training runs with labels, on slices
+    python -m tools.real ablate labels      # those with labels
     python -m tools.real measure ncc        # on the test subjects; --part selects other pairs
     python -m tools.real watch ncc-instance # after each step, on validation subjects
     python -m tools.real repeat             # after each pass, on validation subjects
@@ -26,10 +26,9 @@ def main() -> None:
     """Run the command that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "command",
-        choices=["train", "ablate", "labels", "measure", "watch", "repeat", "times", "all"],
+        "command", choices=["train", "ablate", "measure", "watch", "repeat", "times", "all"]
     )
-    parser.add_argument("name", nargs="?", help="a training run or method of config/real.yaml")
+    parser.add_argument("name", nargs="?", help="a run, method or part of config/real.yaml")
     parser.add_argument("--part", default="test", choices=["validation", "test", "repeats", "few"])
     parser.add_argument("--build", type=Path, default=CODE / "_build" / "real")
     parser.add_argument("--results", type=Path, default=CODE / "results" / "malf")
@@ -39,8 +38,7 @@ def main() -> None:
         plan = load_plan(CODE / "config" / "real.yaml")
         work = {
             "train": lambda: benchmark.train(plan, name, build, results),
-            "ablate": lambda: benchmark.ablate(plan, build, results),
-            "labels": lambda: benchmark.ablate(plan, build, results, "labels"),
+            "ablate": lambda: benchmark.ablate(plan, build, results, name or "ablation"),
             "measure": lambda: benchmark.measure(plan, name, options.part, build, results),
             "watch": lambda: benchmark.watch(plan, name, results),
             "repeat": lambda: benchmark.repeat(plan, results),

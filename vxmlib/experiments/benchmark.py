@@ -29,7 +29,7 @@ FAILURES = (ValueError, OSError, RuntimeError, ImportError)
 
 
 def load_people(plan: dict, **options) -> cohorts.Cohort:
-    """Open the cohort of the plan or of one of its grids.
+    """Open the cohort of the plan or of one of its parts on slices.
 
     Further options go to :func:`vxmlib.experiments.runs.load_cohort`.
     """
@@ -66,20 +66,27 @@ def fit(settings: Settings, people, folder: Path) -> runs.Run:
     return runs.train(settings, people, folder, monitors=[monitor])
 
 
-def ablate(plan: dict, folder: Path, results: Path, grid: str = "ablation") -> None:
-    """Train the missing runs of a grid, each with every seed; write one record of all runs.
+def ablate(plan: dict, folder: Path, results: Path, part: str = "ablation") -> None:
+    """Train the missing runs of a part on slices, each with every seed; write one record of all.
 
     A row of an earlier record is kept, with the commit that made it, if the settings of its run,
-    the subjects and the groups have not changed. If the grid has groups of structures, each run is
+    the subjects and the groups have not changed. If the part has groups of structures, each run is
     also measured on every validation pair, see :func:`by_group`.
 
     Parameters
     ----------
-    grid : str
-        Entry of the plan, one of :data:`vxmlib.experiments.plan.GRIDS`; also the name of the
-        record.
+    part : str
+        One of :data:`vxmlib.experiments.plan.ON_SLICES`; also the name of the record.
+
+    Raises
+    ------
+    PlanError
+        If the plan has no such part.
     """
-    planned, file = plan[grid], results / f"{grid}.json"
+    if part not in plans.ON_SLICES or part not in plan:
+        some = ", ".join(each for each in plans.ON_SLICES if each in plan)
+        raise PlanError(f"ablate: found {part!r}, expected one of: {some}")
+    planned, file = plan[part], results / f"{part}.json"
     groups = planned.get("groups", {})
     parameters = {
         "people": planned["people"],
@@ -93,12 +100,12 @@ def ablate(plan: dict, folder: Path, results: Path, grid: str = "ablation") -> N
     for name, seed in asked:
         if (name, seed) not in rows:
             settings = replace(planned["runs"][name], seed=seed)
-            run = fit(settings, people, folder / grid / f"{name.replace(', ', '-')}-{seed}")
+            run = fit(settings, people, folder / part / f"{name.replace(', ', '-')}-{seed}")
             rows[name, seed] = _last_row(name, seed, run.history)
             if groups:
                 rows[name, seed]["pairs"] = by_group(run.register, people, groups)
     rows = [rows[each] for each in asked]
-    command = "ablate" if grid == "ablation" else grid
+    command = "ablate" if part == "ablation" else f"ablate {part}"
     record = _record(command, parameters, sum(row["seconds"] for row in rows))
     record["metrics"] = {"split": "validation", "rows": rows}
     if groups:
@@ -372,9 +379,9 @@ def _everything(plan, folder, results):
     """Yield the name and the function of each task; each function checks its own record."""
     for name in plan["trainings"]:
         yield f"train {name}", partial(train, plan, name, folder, results)
-    for grid in plans.GRIDS:
-        if grid in plan:
-            yield grid, partial(ablate, plan, folder, results, grid)
+    for part in plans.ON_SLICES:
+        if part in plan:
+            yield f"ablate {part}", partial(ablate, plan, folder, results, part)
     asked = [("test", name) for name in plan["methods"]] + [("few", name) for name in plan["few"]]
     asked += [(part, name) for name in plan["retest"] for part in ("validation", "repeats")]
     for part, name in asked:

@@ -11,8 +11,8 @@ TRAINING = (
     "batch_size both_ways augment seed"
 ).split()
 
-#: Entries of the plan that are grids of short training runs.
-GRIDS = ("ablation", "labels")
+#: Parts of the plan that compare short training runs on slices.
+ON_SLICES = ("ablation", "labels")
 
 
 class PlanError(ValueError):
@@ -30,11 +30,12 @@ def load_plan(path) -> dict:
     Returns
     -------
     dict
-        The entries of the file. ``trainings``, and the ``runs`` of each of :data:`GRIDS`, map names
-        to Settings, which include the common ``training``. ``titles`` maps names of methods,
-        trainings and runs to the names that readers see; the settings do not contain them, so a
-        title can change without making a record out of date. If the file lacks ``methods``,
-        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; a grid is then missing.
+        The entries of the file. ``trainings``, and the ``runs`` of the parts in :data:`ON_SLICES`,
+        map names to Settings, which include the common ``training``. ``titles`` maps names of
+        methods, trainings and runs to the names that readers see; the settings do not contain them,
+        so a title can change without making a record out of date. If the file lacks ``methods``,
+        ``few``, ``repeat``, ``retest`` or ``titles``, the entry is empty; a part in
+        :data:`ON_SLICES` is then missing.
 
     Raises
     ------
@@ -46,9 +47,9 @@ def load_plan(path) -> dict:
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
     plan["trainings"] = _trainings(plan["people"], common, plan["trainings"])
-    for grid in (plan[name] for name in GRIDS if name in plan):
-        shared = common | grid["training"]
-        grid["runs"] = _trainings(grid["people"], shared, grid["runs"])
+    for compared in (plan[part] for part in ON_SLICES if part in plan):
+        shared = common | compared["training"]
+        compared["runs"] = _trainings(compared["people"], shared, compared["runs"])
     for part in ("methods", "few"):
         plan[part] = {name: entry or {} for name, entry in plan.get(part, {}).items()}
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
@@ -89,10 +90,9 @@ def _check_names(plan, path):
 
 def _check_titles(plan, path):
     """Check that each title belongs to one known name, and that no two titles are equal."""
-    runs = {
-        name: run for grid in GRIDS for name, run in plan.get(grid, {"runs": {}})["runs"].items()
-    }
-    named, first = all_methods(plan) | plan["trainings"] | runs, {}
+    named, first = all_methods(plan) | plan["trainings"], {}
+    for part in ON_SLICES:
+        named |= plan.get(part, {}).get("runs", {})
     for name, title in plan["titles"].items():
         _known(f"{path}, titles", name, named)
         if title in first:
