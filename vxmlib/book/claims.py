@@ -34,6 +34,7 @@ LESSONS = {
     "07_weights": "Authors' weights",
     "08_real": "Real brains",
     "11_diffeomorphic": "Diffeomorphic",
+    "12_labels": "Training with labels",
     "13_instance": "Instance optimisation",
     "14_hypermorph": "HyperMorph",
     "15_steps": "Training step, three ways",

@@ -51,7 +51,8 @@ PROFILES = {
 }
 #: Settings that the parameter cell of a lesson may contain.
 PARAMETERS = (
-    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule".split()
+    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule "
+    "label_weight".split()
 )
 #: Settings that the lessons leave at their defaults and that their records do not contain.
 _NETWORK = ("network", "features", "augment", "both_ways", "precision")
