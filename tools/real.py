@@ -3,6 +3,7 @@
     python -m tools.real train ncc          # continues where it was stopped
     python -m tools.real ablate             # the short training runs on slices
     python -m tools.real ablate probabilistic   # those of the probabilistic network
+    python -m tools.real ablate labels      # those with labels
     python -m tools.real measure ncc        # on the test subjects; --part selects other pairs
     python -m tools.real measure greedy --part atlas  # each test subject to the atlas
     python -m tools.real watch ncc-instance # after each step, on validation subjects

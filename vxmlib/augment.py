@@ -87,12 +87,34 @@ class Augmentation:
         (*vol) float32 ndarray
             Augmented image, in [0, 1]; `image` itself if nothing was changed.
         """
+        change, _ = self.draw(image.shape, generator, affine)
+        return image if change is None else warp.warp_image(image, change)
+
+    def draw(self, shape, generator, affine):
+        """Draw one random change, which can be applied to an image and to its label map.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Grid ``(*vol)``; each size divisible by 8.
+        generator, affine
+            As for :meth:`__call__`.
+
+        Returns
+        -------
+        displacement : (*vol, nd) float32 ndarray or None
+            In voxels, pointing into the unchanged image, including the reflection; None if nothing
+            is changed.
+        reflected : bool
+            Whether left and right are exchanged; the label map then also needs
+            :func:`vxmlib.axes.exchange_sides`.
+        """
         flipped = self.flip is not None and generator.random() < 0.5
         bent = bool(self.affine or self.shift or self.bend)
         if not flipped and not bent:
-            return image
-        field = self.displacement(image.shape, generator) if bent else warp.identity(image.shape)
-        return warp.warp_image(image, self._reflected(field, affine) if flipped else field)
+            return None, False
+        field = self.displacement(shape, generator) if bent else warp.identity(shape)
+        return (self._reflected(field, affine) if flipped else field), flipped
 
     def _reflected(self, field, affine):
         """Return the displacement from each voxel x to the reflection of ``x + field(x)``."""

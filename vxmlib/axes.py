@@ -228,6 +228,35 @@ def mirror_labels(labels, affine, structures):
     >>> mirror_labels(np.array([[17], [16], [0]]), affine, sides).ravel().tolist()
     [0, 16, 53]
     """
+    return _reflected(exchange_sides(labels, structures), affine, order=0)
+
+
+def exchange_sides(labels, structures):
+    """Exchange the labels of left and right, without moving a voxel.
+
+    After an image is reflected, its left structures lie on the right, so their labels have to
+    change.
+
+    Parameters
+    ----------
+    labels, structures
+        As for :func:`mirror_labels`.
+
+    Returns
+    -------
+    (*vol) ndarray of the same type
+
+    Raises
+    ------
+    ValueError
+        If a structure of one side has no partner in ``structures``, or if the type of the label map
+        cannot hold the exchanged label.
+
+    Examples
+    --------
+    >>> exchange_sides(np.array([17, 0, 16]), {17: "Left X", 53: "Right X", 16: "Y"}).tolist()
+    [53, 0, 16]
+    """
     labels = np.asarray(labels)
     numbers = {name: label for label, name in structures.items()}
     table = np.arange(max([int(labels.max(initial=0)), *structures]) + 1)
@@ -244,7 +273,7 @@ def mirror_labels(labels, affine, structures):
             f"labels: found type {labels.dtype}, which cannot hold the mirrored label "
             f"{mirrored.max()}; use labels.astype('int32')"
         )
-    return _reflected(mirrored.astype(labels.dtype), affine, order=0)
+    return mirrored.astype(labels.dtype)
 
 
 def _reflected(array, affine, *, order):

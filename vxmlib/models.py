@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from vxmlib import checks, files
-from vxmlib.backend import tf, vxm
+from vxmlib.backend import ne, tf, vxm
 from vxmlib.losses import image_loss as image_loss_by_name
 
 #: Name -> channels of the U-Net's convolutions: encoder, then decoder and full resolution.
@@ -128,6 +128,90 @@ def build(
     return model
 
 
+def with_labels(model, count, *, weight):
+    """Make a model that also warps label maps, with their Dice in its loss.
+
+    It adds what ``vxm.networks.VxmDenseSemiSupervisedSeg`` adds to VxmDense: a third input with the
+    maps of the observed structures of the moving subject at half resolution, and a further output,
+    these maps warped linearly by the displacement, which is rescaled to their grid. The loss
+    ``weight * vxm.losses.Dice`` is added to those of ``model``.
+
+    Both models share their layers, weights and optimiser, so training the result trains ``model``.
+    Only the images determine the displacement. :func:`register` and :func:`save` therefore use only
+    ``model``, and subjects to register need no labels.
+
+    Parameters
+    ----------
+    model : VxmDense
+        Compiled model from :func:`build`, of any class.
+    count : int
+        Number of observed structures, at least 1.
+    weight : float
+        Weight of the Dice loss, which is in [-1, 0]; at least 0.
+
+    Returns
+    -------
+    tf.keras.Model
+        Compiled model. Its inputs are those of ``model`` and the maps ``(batch, *vol / 2, count)``,
+        its outputs those of ``model`` and the warped maps, named "labels".
+
+    Raises
+    ------
+    ValueError
+        If ``count`` or ``weight`` is out of range, or the model is not compiled.
+
+    References
+    ----------
+    Balakrishnan et al., IEEE TMI 2019 (auxiliary segmentation); voxelmorph's
+    ``scripts/tf/train_semisupervised_seg.py``.
+
+    Examples
+    --------
+    >>> labelled = with_labels(build((32, 32), features="small"), 4, weight=0.5)
+    >>> list(labelled.output_names), labelled.output_shape[-1]
+    (['image', 'smoothness', 'labels'], (None, 16, 16, 4))
+    """
+    count = checks.check_whole("count", count, least=1)
+    weight = checks.check_number("weight", weight, least=0)
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("model is not compiled: use vxmlib.models.build, or call compile first")
+    shape = tuple(size // 2 for size in model.inputs[0].shape[1:-1])
+    maps = tf.keras.Input((*shape, count), name="source_labels")
+    half = vxm.layers.RescaleTransform(0.5, dtype="float32")(model.references.pos_flow)
+    transformer = vxm.layers.SpatialTransformer(
+        interp_method="linear", indexing="ij", dtype="float32"
+    )
+    warped = transformer([maps, half])
+    labelled = tf.keras.Model([*model.inputs, maps], [*model.outputs, warped])
+    labelled.output_names = [*model.output_names, "labels"]
+    labelled.references = ne.modelio.ReferenceContainer()
+    labelled.references.vxm_model = model  # under the name that VxmDenseSemiSupervisedSeg uses
+    labelled.compile(
+        optimizer=model.optimizer,
+        loss=[*model.loss, vxm.losses.Dice().loss],
+        loss_weights=[*model.get_compile_config()["loss_weights"], weight],
+    )
+    _create_variables(labelled)
+    return labelled
+
+
+def plain(model):
+    """Return the registration network of a model that also warps labels, or the model itself.
+
+    Parameters
+    ----------
+    model : tf.keras.Model
+        Model from :func:`with_labels`, a ``VxmDenseSemiSupervisedSeg``, or any other model.
+
+    Examples
+    --------
+    >>> model = build((32, 32), features="small")
+    >>> plain(with_labels(model, 4, weight=0.5)) is model, plain(model) is model
+    (True, True)
+    """
+    return getattr(getattr(model, "references", None), "vxm_model", model)
+
+
 def _create_variables(model):
     """Create the variables of the optimiser and the losses before the first training step."""
     # Otherwise Keras creates them in the first training step and traces that step twice, and
@@ -162,7 +246,7 @@ def field_shape(model):
     >>> field_shape(build((32, 32), int_steps=1))
     (16, 16)
     """
-    return tuple(model.outputs[-1].shape[1:-1])
+    return tuple(plain(model).outputs[-1].shape[1:-1])
 
 
 def outputs_gb(model):
@@ -226,6 +310,7 @@ def register(model, moving, fixed, *more):
     >>> register(model, image, image).shape
     (32, 32, 2)
     """
+    model = plain(model)
     shape = tuple(model.inputs[0].shape[1:-1])
     images = [
         checks.check_image_on_grid(image, name=name, shape=shape)[..., None]
@@ -280,7 +365,8 @@ def save(model, path):
     Parameters
     ----------
     model : VxmDense
-        Model whose weights and constructor arguments are saved.
+        Model whose weights and constructor arguments are saved. Of a model of :func:`with_labels`,
+        only the registration network is saved.
     path : path
         Name that ends in ``.h5``; an existing file is replaced only when the new one is complete.
 
@@ -296,6 +382,7 @@ def save(model, path):
         raise ValueError(
             f"path: found {path.name!r}, expected .h5 as its ending, because VxmDense reads HDF5"
         )
+    model = plain(model)
     config = {"class_name": type(model).__name__, "config": model.get_config()}
     with files.whole(path) as part:
         # VxmDense.load reads only the weights and the constructor arguments. Keras' model.save

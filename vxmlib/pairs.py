@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vxmlib import axes, warp
 from vxmlib.backend import tf
 from vxmlib.checks import check_image_on_grid, check_whole
 
@@ -19,6 +20,7 @@ def pair_dataset(
     bidir=False,
     augment=None,
     both_ways=False,
+    observed=None,
 ):
     """Make an infinite dataset of random ordered pairs of subjects, for training.
 
@@ -58,19 +60,29 @@ def pair_dataset(
     both_ways : bool
         Whether each pair is followed in its batch by the reverse pair of the same (augmented)
         images. ``batch_size`` must then be even, and no atlas is allowed.
+    observed : sequence of int, optional
+        Labels of the structures whose maps are added to the batches, for a model of
+        :func:`vxmlib.models.with_labels`. The label maps get the same random change as the images,
+        with nearest-neighbour interpolation, so ``augment`` must be an
+        :class:`vxmlib.augment.Augmentation` or None. If it reflects a subject, the labels of left
+        and right are exchanged. No atlas is allowed.
 
     Returns
     -------
     tf.data.Dataset
         Infinite dataset of ``((moving, fixed), (fixed, zero_field))``: images are float32
-        ``(batch_size, *vol, 1)``, the zero field is ``(batch_size, *field_shape, nd)``.
+        ``(batch_size, *vol, 1)``, the zero field is ``(batch_size, *field_shape, nd)``. With
+        ``observed``, it is ``((moving, fixed, moving_maps), (fixed, zero_field, fixed_maps))``,
+        and the maps, see :func:`label_maps`, are ``(batch_size, *vol / 2, len(observed))``.
 
     Raises
     ------
     ValueError
         If an image has another grid, is constant, is not finite or is outside [0, 1]; or if there
-        are too few subjects, a duplicate, or an invalid option. All images are checked before the
-        first batch.
+        are too few subjects, a duplicate, or an invalid option; or if an observed structure is not
+        one of the cohort's, or no subject has it, or a subject has no label map, or a structure of
+        one side has no partner on the other side by which a reflection could exchange them. All
+        subjects are checked before the first batch.
     """
     batch_size = check_whole("batch_size", batch_size, least=1)
     seed = check_whole("seed", seed)
@@ -93,6 +105,28 @@ def pair_dataset(
             f"both_ways: found batch_size={batch_size}{', an atlas' * (atlas is not None)}; "
             "expected an even batch_size and no atlas"
         )
+    labels = [None] * len(images)
+    if observed is not None:
+        if atlas is not None:
+            raise ValueError(
+                "observed: found an atlas, which has no label map; leave one of both out"
+            )
+        labels = _observed_labels(cohort, ids, observed)
+        _check_present(cohort, labels, observed)
+        if getattr(augment, "flip", None):
+            axes.exchange_sides(labels[0], cohort.structures)  # raises an error without a partner
+    subjects = list(zip(images, labels, strict=True))
+
+    def changed(image, label_map, rng):
+        """Apply the same random change to an image and to its label map, if it has one."""
+        if label_map is None:
+            return augment(image, rng, cohort.affine), None
+        field, reflected = augment.draw(image.shape, rng, cohort.affine)
+        if field is None:
+            return image, label_map
+        if reflected:
+            label_map = axes.exchange_sides(label_map, cohort.structures)
+        return warp.warp_image(image, field), warp.warp_labels(label_map, field)
 
     def gather(step):
         places = draw_pairs(
@@ -102,28 +136,25 @@ def pair_dataset(
             step=int(step),
             to_last=atlas is not None,
         )
-        drawn = [[images[i] for i in pair] for pair in places]
+        drawn = [[subjects[i] for i in pair] for pair in places]
         if augment is not None:
             # A separate random stream, so that augmentation does not change which pairs are drawn.
             rng = np.random.default_rng((seed, int(step), 1))
             keep = (False, atlas is not None)
             drawn = [
-                [
-                    x if kept else augment(x, rng, cohort.affine)
-                    for x, kept in zip(pair, keep, strict=True)
-                ]
+                [x if kept else changed(*x, rng) for x, kept in zip(pair, keep, strict=True)]
                 for pair in drawn
             ]
         if both_ways:
             drawn = [ordered for pair in drawn for ordered in (pair, pair[::-1])]
-        return [np.stack(side)[..., None] for side in zip(*drawn, strict=True)]
+        return _stacked(drawn, observed)
 
     steps = tf.data.Dataset.counter(start_step)
-    batches = _batches(steps, gather, cohort.shape, batch_size, field_shape, bidir)
+    batches = _batches(steps, gather, cohort.shape, batch_size, field_shape, bidir, observed)
     return batches.prefetch(prefetch)
 
 
-def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
+def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False, observed=None):
     """Make a dataset of the listed pairs in their order, one pair per batch, for validation.
 
     Parameters
@@ -132,8 +163,8 @@ def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
         As for :func:`pair_dataset`.
     pairs : sequence of (moving id, fixed id)
         Pairs, for example from :func:`vxmlib.cohorts.ordered_pairs`.
-    field_shape, bidir
-        As for :func:`pair_dataset`.
+    field_shape, bidir, observed
+        As for :func:`pair_dataset`; a structure that none of these subjects has is allowed.
 
     Returns
     -------
@@ -143,20 +174,22 @@ def listed_pairs(cohort, pairs, *, field_shape=None, bidir=False):
     Raises
     ------
     ValueError
-        If the list is empty, or an image is invalid as for :func:`pair_dataset`.
+        If the list is empty, or a subject is invalid as for :func:`pair_dataset`.
     """
     pairs = [tuple(pair) for pair in pairs]
     if not pairs:
         raise ValueError("pairs: found none, expected at least one (moving, fixed) pair")
     ids = sorted({i for pair in pairs for i in pair})
     images = [_usable_image(cohort, i) for i in ids]
+    labels = [None] * len(ids) if observed is None else _observed_labels(cohort, ids, observed)
+    subjects = list(zip(images, labels, strict=True))
     place = np.array([[ids.index(m), ids.index(f)] for m, f in pairs])
 
     def gather(step):
-        return [images[i][None, ..., None] for i in place[step]]
+        return _stacked([[subjects[i] for i in place[step]]], observed)
 
     steps = tf.data.Dataset.range(len(pairs))
-    batches = _batches(steps, gather, cohort.shape, 1, field_shape, bidir)
+    batches = _batches(steps, gather, cohort.shape, 1, field_shape, bidir, observed)
     return batches.apply(tf.data.experimental.assert_cardinality(len(pairs))).prefetch(1)
 
 
@@ -198,17 +231,87 @@ def draw_pairs(count, batch_size, *, seed, step, to_last=False):
     return np.stack([moving, fixed], axis=1)
 
 
-def _batches(steps, gather, vol, batch_size, field_shape, bidir):
-    """Turn step numbers into batches of static shape; ``gather`` returns the images of a step."""
+def label_maps(labels, observed):
+    """Make one map for each observed structure, at half the resolution of the label map.
+
+    As in voxelmorph's ``generators.semisupervised``, every second voxel along each axis is kept.
+
+    Parameters
+    ----------
+    labels : ndarray, (*vol), int
+        Label map.
+    observed : sequence of int
+        Labels of the structures; all other labels are left out.
+
+    Returns
+    -------
+    ndarray, (*vol / 2, len(observed)), float32
+        1 where the voxel has the label of the channel, otherwise 0. Odd sizes are rounded up.
+
+    Examples
+    --------
+    >>> label_maps(np.array([[3, 9, 7, 9]]), (7, 3)).tolist()
+    [[[0.0, 1.0], [1.0, 0.0]]]
+    """
+    half = labels[(slice(None, None, 2),) * labels.ndim]
+    return (half[..., None] == np.asarray(observed)).astype(np.float32)
+
+
+def _observed_labels(cohort, ids, observed):
+    """Return the label map of each subject, after checking the observed structures."""
+    if not len(observed) or len(set(observed)) < len(observed):
+        raise ValueError(
+            f"observed: found {list(observed)}, expected at least one label, and each only once"
+        )
+    if unknown := [label for label in observed if label not in cohort.structures]:
+        known = ", ".join(f"{label} ({name})" for label, name in cohort.structures.items())
+        raise ValueError(
+            f"observed: found {', '.join(map(str, unknown))}, which the cohort does not have; "
+            f"expected labels of its structures: {known or 'none'}"
+        )
+    if without := [subject for subject in ids if subject in cohort.unlabelled]:
+        raise ValueError(
+            f"observed: found {len(without)} of {len(ids)} subjects without a label map "
+            f"({', '.join(without)}), expected label maps of all; add them, leave these subjects "
+            "out, or train without labels"
+        )
+    return [cohort.labels(subject) for subject in ids]
+
+
+def _check_present(cohort, labels, observed):
+    """Check that each observed structure occurs in at least one label map."""
+    present = set().union(*(np.unique(each).tolist() for each in labels))
+    if absent := [label for label in observed if label not in present]:
+        listed = ", ".join(f"{label} ({cohort.structures[label]})" for label in absent)
+        raise ValueError(
+            f"observed: found {listed}, which none of {len(labels)} training subjects has; remove "
+            "it from the list"
+        )
+
+
+def _stacked(drawn, observed):
+    """Stack pairs of (image, label map): moving and fixed images, then the maps of both."""
+    sides = [list(zip(*side, strict=True)) for side in zip(*drawn, strict=True)]
+    batch = [np.stack(images)[..., None] for images, _ in sides]
+    if observed is not None:
+        batch += [np.stack([label_maps(x, observed) for x in labels]) for _, labels in sides]
+    return batch
+
+
+def _batches(steps, gather, vol, batch_size, field_shape, bidir, observed):
+    """Turn step numbers into batches of static shape; ``gather`` returns the arrays of a step."""
     field_shape = field_shape or vol
+    shapes = [(batch_size, *vol, 1)] * 2
+    if observed is not None:
+        shapes += [(batch_size, *(-(-size // 2) for size in vol), len(observed))] * 2
 
     def batch(step):
-        moving, fixed = tf.numpy_function(gather, [step], (tf.float32, tf.float32))
-        moving = tf.ensure_shape(moving, (batch_size, *vol, 1))
-        fixed = tf.ensure_shape(fixed, (batch_size, *vol, 1))
+        arrays = tf.numpy_function(gather, [step], [tf.float32] * len(shapes))
+        arrays = [tf.ensure_shape(x, shape) for x, shape in zip(arrays, shapes, strict=True)]
+        moving, fixed, *maps = arrays
         zero_field = tf.zeros((batch_size, *field_shape, len(vol)))
         targets = (fixed, moving, zero_field) if bidir else (fixed, zero_field)
-        return (moving, fixed), targets
+        return (moving, fixed, *maps[:1]), (*targets, *maps[1:])
 
     return steps.map(batch)
 

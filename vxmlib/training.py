@@ -57,6 +57,7 @@ def fit(
     atlas=None,
     augment=None,
     both_ways=False,
+    observed=None,
     validation=None,
     callbacks=(),
     more_settings=None,
@@ -87,8 +88,9 @@ def fit(
         checkpoints, and one row of the history.
     steps_per_epoch : int
         Number of optimiser steps per epoch.
-    batch_size, seed, atlas, augment, both_ways
-        See :func:`vxmlib.pairs.pair_dataset`.
+    batch_size, seed, atlas, augment, both_ways, observed
+        See :func:`vxmlib.pairs.pair_dataset`. Observed structures are required with a model of
+        :func:`vxmlib.models.with_labels`, and allowed only with it.
     validation : sequence of (moving id, fixed id), optional
         Pairs on which the loss is computed after each epoch.
     callbacks : sequence of tf.keras.callbacks.Callback
@@ -123,7 +125,9 @@ def fit(
     voxelmorph's ``scripts/tf/train.py``: batch size 1, 100 steps per epoch, 1500 epochs.
     """
     _check_request(model, cohort, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    target = {"field_shape": models.field_shape(model), "bidir": len(model.outputs) == 3}
+    _check_observed(model, observed)
+    bidir = len(models.plain(model).outputs) == 3
+    target = {"field_shape": models.field_shape(model), "bidir": bidir, "observed": observed}
 
     def batches(start_step):
         return pairs.pair_dataset(
@@ -151,6 +155,7 @@ def fit(
         # The digest shows that the first images are augmented, but not how later ones will be.
         "augment": repr(augment),
         "both_ways": both_ways,
+        **({"observed": list(observed)} if observed else {}),
         **(more_settings or {}),
     }
     folder = Path(run_dir)
@@ -606,6 +611,17 @@ def _check_request(model, cohort, *, epochs, steps_per_epoch):
         )
 
 
+def _check_observed(model, observed):
+    """Check that the model has one label map for each observed structure."""
+    labelled = models.plain(model) is not model
+    expected = model.inputs[-1].shape[-1] if labelled else 0
+    if len(observed or ()) != expected:
+        raise ValueError(
+            f"observed: found {list(observed or ())}, expected {expected} labels, as the model has "
+            f"{expected} label maps; build it with vxmlib.models.with_labels and the same number"
+        )
+
+
 def _digest(images):
     digest = hashlib.sha256()
     for image in images:
@@ -620,7 +636,7 @@ def _described(model):
     optimizer |= optimizer.pop("inner_optimizer", {}).get("config", {})
     optimizer.pop("jit_compile", None)  # Keras chooses it for the device
     return {
-        **{f"model {key}": value for key, value in model.get_config().items()},
+        **{f"model {key}": value for key, value in models.plain(model).get_config().items()},
         **{f"optimizer {key}": value for key, value in optimizer.items()},
         "losses": [_name_of(loss) for loss in model.loss],
         "loss_weights": model.get_compile_config()["loss_weights"],

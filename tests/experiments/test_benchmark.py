@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from vxmlib import records, training
+from vxmlib import metrics, records, training
 from vxmlib.experiments import benchmark, compare, trained
 from vxmlib.experiments.plan import PlanError, load_plan
-from vxmlib.experiments.results import results_folder
+from vxmlib.experiments.results import Comparison, results_folder
 from vxmlib.methods import baselines, passes
 
 SHAPE = (32, 32, 32)
@@ -50,6 +50,7 @@ def tiny(monkeypatch):
         benchmark, "load_people", lambda plan, atlas=None, labels=None: None if labels else people
     )
     plan = load_plan(PLAN)
+    del plan["labels"]  # takes minutes
     small = {"epochs": 2, "steps_per_epoch": 1, "features": "small"}
     plan["trainings"]["ncc"] = replace(plan["trainings"]["ncc"], **small)
     plan["methods"]["ncc-instance"]["instance"]["steps"] = 2
@@ -94,6 +95,63 @@ def test_a_part_on_slices_has_its_record_and_its_network(tiny, tmp_path):
     assert not (tmp_path / "results" / "ablation.json").exists()
     with pytest.raises(PlanError, match="ablate: found 'seed', expected one of: ablation, prob"):
         benchmark.ablate(tiny, tmp_path / "build", tmp_path / "results", "seed")
+
+
+def test_a_part_with_groups_is_measured_on_every_pair(tiny, tmp_path):
+    base = replace(
+        tiny["ablation"]["runs"]["none"],
+        epochs=1,
+        steps_per_epoch=1,
+        batch_size=1,
+        features="small",
+    )
+    seen = replace(base, label_weight=0.5, observed=(17,))
+    every = replace(base, label_weight=2.0)
+    planned = {"runs": {"without labels": base, "seen": seen, "every": every}, "seeds": [0, 1]}
+    tiny["labels"] = tiny["ablation"] | planned | {"groups": {"first": [17], "second": [53]}}
+    results = tmp_path / "results"
+    benchmark.ablate(tiny, tmp_path / "build", results, "labels")
+    record = records.read(results / "labels.json")
+    assert record["run"] == "ablate labels"
+    runs = record["parameters"]["runs"]
+    assert (runs["seen"]["label_weight"], runs["seen"]["observed"]) == (0.5, [17])
+    assert "label_weight" not in runs["without labels"]
+    people = benchmark.load_people(tiny)
+    c, d = (people.labels(name) for name in "cd")
+    by_hand = metrics.dice(c, d)
+    before = {"moving": "c", "fixed": "d", "folding_percent_brain": 0.0}
+    before |= {"first": by_hand[17], "second": by_hand[53]}
+    found = {row["moving"]: row for row in record["metrics"]["identity"]}
+    assert found["c"] == pytest.approx(before, abs=1e-5)
+    for row in record["metrics"]["rows"]:
+        assert sorted(pair["moving"] for pair in row["pairs"]) == ["c", "d"]
+        mean = np.mean([(pair["first"] + pair["second"]) / 2 for pair in row["pairs"]])
+        assert row["dice"] == pytest.approx(mean, abs=1e-4)
+
+    table = Comparison(results, PLAN).labels()
+    assert len(table) == 4 + 3 * 2 * 2 * 2  # before; runs, seeds, pairs, groups
+    roles = table.groupby(["run", "group"])[["weight", "observed_groups", "observed"]].first()
+    assert roles.loc["seen"].to_numpy().tolist() == [[0.5, 1, True], [0.5, 1, False]]
+    assert roles.loc["every"].to_numpy().tolist() == [[2.0, 2, True]] * 2
+    assert roles.loc["without labels"].to_numpy().tolist() == [[0.0, 0, False]] * 2
+    before = table[table["run"].eq("affine alignment only") & table["moving"].eq("c")]
+    assert before.set_index("group")["dice"].tolist() == pytest.approx(
+        [*by_hand.values()], abs=1e-5
+    )
+
+    tiny["labels"]["groups"] = {"first": [17], "second": [17, 53]}  # other groups, other measures
+    parameters = record["parameters"] | {"groups": tiny["labels"]["groups"]}
+    assert benchmark._earlier_rows(results / "labels.json", parameters) == {}
+
+
+def test_a_part_that_the_plan_lacks(tiny, tmp_path):
+    with pytest.raises(PlanError, match="ablate: found 'labels', expected one of: ablation, prob"):
+        benchmark.ablate(tiny, tmp_path, tmp_path, "labels")
+
+
+def test_labels_without_their_record(tmp_path):
+    with pytest.raises(records.RecordError, match=r"run `python -m tools.real ablate labels`"):
+        Comparison(tmp_path, PLAN).labels()
 
 
 def test_training_leaves_weights_and_a_record_and_methods_use_them(tiny, tmp_path):
@@ -145,6 +203,7 @@ def test_what_has_its_record_is_not_made_again(tiny, tmp_path, monkeypatch):
     small = replace(tiny["trainings"]["ncc"], epochs=1, batch_size=2)
     tiny["ablation"] |= {"runs": {"none": small}, "seeds": [0]}
     del tiny["probabilistic"]
+    tiny["atlas"] = {}
     tiny["trainings"] = {"ncc": tiny["trainings"]["ncc"]}
     tiny["methods"] = {name: tiny["methods"][name] for name in ("identity", "ncc", "ncc-instance")}
     tiny["retest"], tiny["few"], tiny["repeat"]["trainings"] = [], {}, ["ncc"]

@@ -221,3 +221,10 @@ def test_a_whole_number_and_its_float_name_one_run():
     assert runs.fingerprint(whole) == runs.fingerprint(decimal)
     coarse, same = (Settings(profile="smoke", spacing=mm) for mm in (2, 2.0))
     assert runs.fingerprint(coarse) == runs.fingerprint(same)
+
+
+def test_bfloat16_is_refused_for_volumes_on_which_tensorflow_is_wrong():
+    settings = Settings(profile="full", precision="mixed_bfloat16", features="small")
+    with pytest.raises(ValueError, match="found 'mixed_bfloat16' with images of 32 voxels"):
+        runs.build_model(settings, (32, 48, 48))
+    runs.build_model(settings, (48, 32, 32))

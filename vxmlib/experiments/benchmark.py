@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from vxmlib import cohorts, models, records, training
+from vxmlib import cohorts, metrics, models, records, training
 from vxmlib.backend import device_summary
 from vxmlib.experiments import compare, runs, stepwise, trained
 from vxmlib.experiments import plan as plans
@@ -71,37 +71,80 @@ def fit(settings: Settings, people, folder: Path) -> runs.Run:
 def ablate(plan: dict, folder: Path, results: Path, part: str = "ablation") -> None:
     """Train the missing runs of a part on slices, each with every seed; write one record of all.
 
-    The part is one of :data:`vxmlib.experiments.plan.ON_SLICES`, and the record has its name.
-    A row of an earlier record is kept, with the commit that made it, if the settings of its run
-    and the subjects have not changed.
+    A row of an earlier record is kept, with the commit that made it, if the settings of its run,
+    the subjects and the groups have not changed. If the part has groups of structures, each run is
+    also measured on every validation pair, see :func:`by_group`.
+
+    Parameters
+    ----------
+    part : str
+        One of :data:`vxmlib.experiments.plan.ON_SLICES`; also the name of the record.
+
+    Raises
+    ------
+    PlanError
+        If the plan has no such part.
     """
     if part not in plans.ON_SLICES or part not in plan:
         some = ", ".join(each for each in plans.ON_SLICES if each in plan)
         raise PlanError(f"ablate: found {part!r}, expected one of: {some}")
-    ablation, file = plan[part], results / f"{part}.json"
+    planned, file = plan[part], results / f"{part}.json"
+    groups = planned.get("groups", {})
     parameters = {
-        "people": ablation["people"],
-        "runs": {name: training_parameters(run) for name, run in ablation["runs"].items()},
-        "seeds": ablation["seeds"],
-    }
+        "people": planned["people"],
+        "runs": {name: training_parameters(run) for name, run in planned["runs"].items()},
+        "seeds": planned["seeds"],
+    } | ({"groups": groups} if groups else {})
     if _is_made(file, parameters):
         return
-    people, rows = load_people(ablation), _earlier_rows(file, parameters)
-    asked = [(name, seed) for name in ablation["runs"] for seed in ablation["seeds"]]
+    people, rows = load_people(planned), _earlier_rows(file, parameters)
+    asked = [(name, seed) for name in planned["runs"] for seed in planned["seeds"]]
     for name, seed in asked:
         if (name, seed) not in rows:
-            settings = replace(ablation["runs"][name], seed=seed)
+            settings = replace(planned["runs"][name], seed=seed)
             run = fit(settings, people, folder / part / f"{name.replace(', ', '-')}-{seed}")
             rows[name, seed] = _last_row(name, seed, run.history)
+            if groups:
+                rows[name, seed]["pairs"] = by_group(run.register, people, groups)
     rows = [rows[each] for each in asked]
     command = "ablate" if part == "ablation" else f"ablate {part}"
     record = _record(command, parameters, sum(row["seconds"] for row in rows))
     record["metrics"] = {"split": "validation", "rows": rows}
+    if groups:
+        record["metrics"]["identity"] = by_group("identity", people, groups)
     records.write(file, record)
 
 
+def by_group(method, people, groups: dict) -> list[dict]:
+    """Measure a method on the ordered validation pairs, with the mean Dice of groups of structures.
+
+    Parameters
+    ----------
+    method : "identity" or callable
+        See :func:`vxmlib.metrics.evaluate_pairs`.
+    people : Cohort
+    groups : dict of str to list of int
+        Name of the group -> labels of its structures.
+
+    Returns
+    -------
+    list of dict
+        One row for each pair: ``moving``, ``fixed``, ``folding_percent_brain``, and the mean Dice
+        of each group by its name.
+    """
+    table = metrics.evaluate_pairs(
+        people, cohorts.ordered_pairs(people.split["validation"]), method
+    )
+    each = table.groupby(["moving", "fixed"], sort=False)
+    result = each[["folding_percent_brain"]].first()
+    for name, labels in groups.items():
+        part = table[table["label"].isin(labels)]
+        result[name] = part.groupby(["moving", "fixed"], sort=False)["dice"].mean()
+    return result.round(5).reset_index().to_dict("records")
+
+
 def _earlier_rows(file, parameters):
-    """Return the rows of an earlier record whose settings and subjects have not changed."""
+    """Return the rows of an earlier record whose settings, subjects and groups are the same."""
     if not file.exists():
         return {}
     record = records.read(file)
@@ -110,7 +153,7 @@ def _earlier_rows(file, parameters):
         (row["run"], row["seed"]): {"commit": record["commit"]} | row
         for row in record["metrics"]["rows"]
         if earlier["runs"][row["run"]] == now.get(row["run"])
-        and earlier["people"] == parameters["people"]
+        and all(earlier.get(key) == parameters.get(key) for key in ("people", "groups"))
     }
 
 

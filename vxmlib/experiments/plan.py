@@ -16,7 +16,7 @@ LATER = {"precision": "float32", "image_sigma": None, "atlas": None}
 #: Entries of the plan that list methods.
 METHODS = ("methods", "few", "atlas")
 #: Parts of the plan that compare short training runs on slices.
-ON_SLICES = ("ablation", "probabilistic")
+ON_SLICES = ("ablation", "probabilistic", "labels")
 
 
 class PlanError(ValueError):
@@ -51,9 +51,9 @@ def load_plan(path) -> dict:
     plan = files.read_yaml(path, PlanError, schema="real")
     common = plan.pop("training")
     plan["trainings"] = _trainings(plan["people"], common, plan["trainings"])
-    for ablation in (plan[part] for part in ON_SLICES if part in plan):
-        shared = common | ablation["training"]
-        ablation["runs"] = _trainings(ablation["people"], shared, ablation["runs"])
+    for compared in (plan[part] for part in ON_SLICES if part in plan):
+        shared = common | compared["training"]
+        compared["runs"] = _trainings(compared["people"], shared, compared["runs"])
     for part in METHODS:
         plan[part] = {name: entry or {} for name, entry in plan.get(part, {}).items()}
     plan["repeat"] = {"trainings": [], "passes": 1} | (plan.get("repeat") or {})
@@ -148,8 +148,9 @@ def method(plan: dict, name: str, part: str = "test") -> dict:
 def training_parameters(settings: Settings) -> dict:
     """Return the settings that the record of a training run contains, besides its subjects.
 
-    These are :data:`TRAINING`, and those of :data:`LATER` that differ from their earlier values.
+    These are :data:`TRAINING`, those of :data:`LATER` that differ from their earlier values, and
+    the settings of labels if the run uses labels.
     """
     values = asdict(settings)
     later = [name for name, usual in LATER.items() if values[name] != usual]
-    return {name: values[name] for name in (*TRAINING, *later)}
+    return {name: values[name] for name in (*TRAINING, *later)} | settings.labels

@@ -61,7 +61,8 @@ class Comparison:
     ----------
     folder : path
         Folder with ``training/``, ``test/``, ``validation/``, ``repeats/``, ``atlas/``,
-        ``weights/``, ``ablation.json``, ``probabilistic.json``, ``passes.json`` and ``times.json``.
+        ``weights/``, ``ablation.json``, ``probabilistic.json``, ``labels.json``, ``passes.json``
+        and ``times.json``.
     plan : path
         The plan, such as ``config/real.yaml``. It determines the expected methods and their order.
 
@@ -156,6 +157,46 @@ class Comparison:
             dice_sd=runs["dice"].std(),
             folding_sd=runs["folding_percent_brain"].std(),
         )
+
+    def labels(self):
+        """Return the Dice of observed and left-out structures in the training runs with labels.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each run, seed, ordered validation pair and group of structures: ``run``,
+            ``weight`` (of the Dice loss; 0 without labels), ``observed_groups`` (how many groups
+            the run observed), ``seed``, ``moving``, ``fixed``, ``group``, ``observed`` (whether the
+            run observed this group), ``dice`` (mean over the group) and ``folding_percent_brain``.
+            The rows of the run "affine alignment only" are those before registration.
+
+        Raises
+        ------
+        vxmlib.records.RecordError
+            If there is no record of these runs.
+        """
+        path = self.folder / "labels.json"
+        if not path.exists():
+            raise records.RecordError(
+                f"{path}: no such file; run `python -m tools.real ablate labels`"
+            )
+        record, rows = records.read(path), []
+        groups, measured = record["parameters"]["groups"], record["metrics"]
+        before = {"run": "affine alignment only", "seed": 0, "pairs": measured["identity"]}
+        for row in [before, *measured["rows"]]:
+            run = record["parameters"]["runs"].get(row["run"], {})
+            weight, labels = run.get("label_weight", 0.0), run.get("observed")
+            seen = {g for g in groups if weight and (labels is None or groups[g][0] in labels)}
+            common = {"run": row["run"], "weight": weight, "observed_groups": len(seen)}
+            for pair in row["pairs"]:
+                values = {name: pair[name] for name in pair if name not in groups}
+                rows += [
+                    common
+                    | {"seed": row["seed"], "group": g, "observed": g in seen, "dice": pair[g]}
+                    | values
+                    for g in groups
+                ]
+        return pd.DataFrame(rows)
 
     def passes(self):
         """Return the measures of each pass of the networks, averaged over the validation pairs.

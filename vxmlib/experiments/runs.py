@@ -110,7 +110,21 @@ def _files_of_the_user(settings):
 
 
 def build_model(settings: Settings, shape):
-    """Build and compile the untrained model of a run for images of ``shape``, with its seed."""
+    """Build and compile the untrained model of a run for images of ``shape``, with its seed.
+
+    Raises
+    ------
+    ValueError
+        If ``shape`` is 3D, its first size is below 48, and the precision is not float32. TensorFlow
+        2.21 then computes wrong gradients on CPUs with bfloat16 instructions, because the first
+        axis has only two voxels at the coarsest level.
+    """
+    if settings.precision != "float32" and len(shape) == 3 and shape[0] < 48:
+        raise ValueError(
+            f"precision: found {settings.precision!r} with images of {shape[0]} voxels along the "
+            "first axis, expected at least 48, because TensorFlow computes wrong gradients for "
+            "smaller 3D images in this precision; use float32"
+        )
     set_seed(settings.seed)
     if settings.image_sigma is not None:
         return probabilistic.build(
@@ -131,6 +145,20 @@ def build_model(settings: Settings, shape):
             features=settings.features,
             network=network_class(settings.network),
         )
+
+
+def observed_labels(settings: Settings, people: cohorts.Cohort) -> tuple[int, ...] | None:
+    """Return the labels with which a run trains, or None if it trains without labels.
+
+    Examples
+    --------
+    >>> settings = Settings(profile="smoke", label_weight=0.5)
+    >>> len(observed_labels(settings, load_cohort(settings)))
+    23
+    """
+    if not settings.label_weight:
+        return None
+    return tuple(people.structures) if settings.observed is None else settings.observed
 
 
 def validation_pairs(people: cohorts.Cohort) -> list[tuple[str, str]]:
@@ -191,7 +219,8 @@ def run(settings: Settings, people: cohorts.Cohort | None = None) -> Run:
     Returns
     -------
     Run
-        Its model has the weights of the last step, because the number of steps is a setting.
+        Its model has the weights of the last step, because the number of steps is a setting. It is
+        the registration network alone, also if the run trained with labels.
     """
     people = people or load_cohort(settings)
     watched = validation_pairs(people)
@@ -232,8 +261,11 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
             f"settings with atlas={settings.atlas!r}; use the cohort of runs.load_cohort(settings)"
         )
     model = model or build_model(settings, people.shape)
+    observed = observed_labels(settings, people)
     history = training.fit(
-        model,
+        models.with_labels(model, len(observed), weight=settings.label_weight)
+        if observed
+        else model,
         people,
         people.split["train"],
         run_dir=folder,
@@ -244,6 +276,7 @@ def train(settings: Settings, people, folder, *, model=None, monitors=(), valida
         atlas=people.image(ATLAS) if settings.atlas else None,
         augment=settings.augment,
         both_ways=settings.both_ways,
+        observed=observed,
         validation=validation,
         callbacks=[*monitors, *callbacks(settings)],
         more_settings=_course(settings),

@@ -51,10 +51,13 @@ PROFILES = {
 }
 #: Settings that the parameter cell of a lesson may contain.
 PARAMETERS = (
-    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule atlas".split()
+    "cohort profile seed lam image_loss int_steps root spacing learning_rate schedule atlas "
+    "label_weight".split()
 )
 #: Settings that the lessons leave at their defaults and that their records do not contain.
 _NETWORK = ("network", "features", "augment", "both_ways", "precision", "image_sigma")
+#: Settings that names and records contain only if the run trains with labels.
+_LABELS = ("label_weight", "observed")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,12 @@ class Settings:
         Makes the network probabilistic, see :func:`vxmlib.networks.probabilistic.build`; then
         ``lam`` is ``prior_lambda``. It requires ``image_loss="mse"``, the network "vxm" in float32,
         and ``lam`` and ``int_steps`` above 0.
+    label_weight : float
+        Weight of the Dice loss of the observed structures, see
+        :func:`vxmlib.models.with_labels`; at least 0. With 0, the run uses no labels.
+    observed : sequence of int, optional
+        Labels of the observed structures; None with a ``label_weight`` above 0 stands for all
+        structures of the cohort.
 
     Raises
     ------
@@ -152,6 +161,8 @@ class Settings:
     precision: str = "float32"
     atlas: str | None = None
     image_sigma: float | None = None
+    label_weight: float = 0.0
+    observed: tuple[int, ...] | None = None
 
     def __post_init__(self):
         checks.check_choice("profile", self.profile, PROFILES)
@@ -177,6 +188,9 @@ class Settings:
             self._set(name, checks.check_number(name, getattr(self, name), above=0))
         if not isinstance(self.both_ways, bool):
             raise ValueError(f"both_ways: found {self.both_ways!r}, expected True or False")
+        self._set("label_weight", checks.check_number("label_weight", self.label_weight, least=0))
+        if self.observed is not None:
+            self._check_observed()
         if isinstance(self.augment, Mapping):
             known = [each.name for each in fields(Augmentation)]
             for name in self.augment:
@@ -208,6 +222,28 @@ class Settings:
     def _set(self, name, value):
         object.__setattr__(self, name, value)
 
+    def _check_observed(self):
+        labels = self.observed
+        if not isinstance(labels, list | tuple) or not labels or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"observed: found {labels!r}, expected a list of at least one label, without "
+                "duplicates"
+            )
+        if not self.label_weight:
+            raise ValueError(
+                f"observed: found {labels!r} with label_weight 0, which uses no labels; set "
+                "label_weight above 0, or leave observed out"
+            )
+        self._set("observed", tuple(checks.check_whole("observed", x, least=1) for x in labels))
+
+    @property
+    def labels(self) -> dict:
+        """Settings of a run that trains with labels, as a record contains them; otherwise empty."""
+        if not self.label_weight:
+            return {}
+        observed = None if self.observed is None else list(self.observed)
+        return {"label_weight": self.label_weight, "observed": observed}
+
     @property
     def steps(self) -> int:
         """Number of optimiser steps of the run."""
@@ -218,7 +254,8 @@ class Settings:
         """Short name of the run, made from its main parameters; valid as a file name.
 
         It contains the voxel size and the learning rate only if they differ from those of the
-        profile, the schedule only if it is not constant, and the atlas only if there is one.
+        profile, the schedule only if it is not constant, and the atlas and the weight of labels
+        only if they are used.
         """
         usual = PROFILES[self.profile]
         size = "" if self.spacing == usual["spacing"] else f"-{self.spacing:g}mm"
@@ -227,20 +264,23 @@ class Settings:
         )
         schedule = "" if self.schedule == "constant" else f"-{self.schedule}"
         noise = "" if self.image_sigma is None else f"-sigma{self.image_sigma:g}"
+        labels = f"-labels{self.label_weight:g}" if self.label_weight else ""
         atlas = "" if self.atlas is None else "-atlas"
         return (
             f"{self.cohort}-{self.profile}{size}{rate}{schedule}{atlas}-{self.image_loss}"
-            f"-lam{self.lam:g}-int{self.int_steps}{noise}-seed{self.seed}"
+            f"-lam{self.lam:g}-int{self.int_steps}{noise}{labels}-seed{self.seed}"
         )
 
     @property
     def parameters(self) -> dict:
         """Settings that the record of a lesson or of a λ run contains.
 
-        The atlas is included only if there is one: earlier records do not contain it.
+        The atlas and the settings of labels are included only if they are used: earlier records do
+        not contain them.
         """
-        left_out = _NETWORK if self.atlas else (*_NETWORK, "atlas")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        left_out = _NETWORK + _LABELS + (() if self.atlas else ("atlas",))
+        used = {name: value for name, value in asdict(self).items() if name not in left_out}
+        return used | self.labels
 
 
 def read_parameters(namespace: Mapping) -> Settings:
