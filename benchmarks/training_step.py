@@ -204,7 +204,13 @@ def read_options():
     )
     parser.add_argument("--repeats", type=int, default=3, help="number of steps in each process")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.peers and not (options.peers / "bin" / "python").exists():
+        parser.error(
+            f"--peers: found no bin/python in {options.peers}, expected the environment that "
+            f"`sh benchmarks/peers.sh {options.peers}` makes"
+        )
+    return options
 
 
 def main():

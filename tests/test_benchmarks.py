@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,12 +25,12 @@ def beside(root):
 
 @pytest.fixture(scope="module")
 def contenders(beside):
-    return pytest.importorskip("step_contenders")
+    return import_module("step_contenders")
 
 
 @pytest.fixture(scope="module")
 def script(beside):
-    return pytest.importorskip("training_step")
+    return import_module("training_step")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_a_network_that_does_not_learn_is_not_timed(contenders, losses, after, m
 
 
 def test_each_part_of_a_step_computes_a_gradient(contenders):
-    parts = pytest.importorskip("step_parts").make_parts(*contenders.make_pair(SHAPE))
+    parts = import_module("step_parts").make_parts(*contenders.make_pair(SHAPE))
     assert list(parts) == ["network", "warp", "NCC", "Grad", "Adam"]
     parts.pop("Adam")()
     for name, part in parts.items():
@@ -112,7 +113,7 @@ def test_each_part_of_a_step_computes_a_gradient(contenders):
 
 def test_a_batch_is_the_augmented_pair(contenders):
     pair = contenders.make_pair(SHAPE)
-    (moving, fixed), _ = next(pytest.importorskip("step_parts").batches(*pair))
+    (moving, fixed), _ = next(import_module("step_parts").batches(*pair))
     for image in (moving, fixed):
         assert image.shape == (1, *SHAPE, 1)
         assert all(np.abs(image[0, ..., 0] - each).max() > 0.01 for each in pair)
@@ -144,3 +145,10 @@ def test_a_failure_is_reported(script, capsys):
     assert "missing.py" in result["failed"]
     script.show_steps(SHAPE, {"some network": result})
     assert "some network" in capsys.readouterr().out
+
+
+def test_a_folder_without_an_environment_is_refused(script, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["training_step.py", "--peers", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        script.read_options()
+    assert f"sh benchmarks/peers.sh {tmp_path}" in capsys.readouterr().err
