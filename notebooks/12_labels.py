@@ -288,7 +288,7 @@ print("displacement:", displacement.shape)
 # >
 # > Its generator, `vxm.generators.semisupervised`, returns maps of the listed labels only, and keeps
 # > every second voxel along three axes. It therefore works for volumes, but not for slices. The
-# > script's weights are 1 for MSE, 0.01 for Grad and 0.01 for Dice. They do not suit NCC, whose
+# > script weights MSE, Grad and Dice by `1`, `0.01` and `0.01`. These weights do not suit NCC, whose
 # > values are much larger than those of MSE.
 
 # %% [markdown]
