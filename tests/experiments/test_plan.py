@@ -79,7 +79,8 @@ def test_the_committed_record_of_a_part_on_slices_is_of_this_plan(plan, root, pa
     record = records.read(root / "results" / "malf" / f"{part}.json")
     runs = {name: training_parameters(run) for name, run in plan[part]["runs"].items()}
     asked = record["parameters"]
-    assert asked == {"people": plan[part]["people"], "runs": runs, "seeds": plan[part]["seeds"]}
+    same = {key: plan[part][key] for key in ("people", "seeds", "groups") if key in plan[part]}
+    assert asked == same | {"runs": runs}
     rows = [(row["run"], row["seed"]) for row in record["metrics"]["rows"]]
     assert rows == [(name, seed) for name in runs for seed in asked["seeds"]]
     assert record["metrics"]["split"] == "validation"
