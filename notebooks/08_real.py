@@ -50,9 +50,9 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 #
 # Every method registered all ordered pairs of ten test subjects at 2 mm. All networks are versions
 # of the strided U-Net of the [2018 paper](https://doi.org/10.1109/CVPR.2018.00964), trained for
-# 3000 steps on fifteen other subjects of `malf`. The training loss uses no labels. The "base
-# network" is the smaller network of the paper. The "wide network" has twice as many filters as the
-# base network in most layers.
+# 3000 steps on fifteen other subjects of `malf`. The training loss uses no labels; what labels add
+# is measured in [Train with labels](12_labels.ipynb). The "base network" is the smaller network of
+# the paper. The "wide network" has twice as many filters as the base network in most layers.
 #
 # Classical SyN was run with two similarity measures, local correlation and mutual information. A
 # network with "two passes" registers the pair, and then registers the warped image to the fixed
