@@ -56,8 +56,8 @@ def run_point(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     notebook = target.parent / "executed" / f"{target.stem}.ipynb"
-    parameters = {name: getattr(settings, name) for name in PARAMETERS}
-    parameters = {name: value for name, value in parameters.items() if value is not None}
+    given = {name: value for name, value in settings.parameters.items() if value is not None}
+    parameters = {name: given[name] for name in PARAMETERS if name in given}
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".run-") as scratch:
         products = Path(scratch)
         try:
