@@ -94,7 +94,7 @@ figures.people([before, after, fixed], ["average before", "average after", "atla
 
 # %% [markdown]
 # The next cell expresses the sharpness of each average as a number: the mean length of its intensity
-# gradient in the brain of the atlas.
+# gradient in the brain of the atlas. The two numbers are compared below the table of Dice.
 
 # %%
 brain = people.brain("atlas")
@@ -132,7 +132,8 @@ as before.
 #
 # The MNI template is an average of 152 heads, so fine details such as narrow sulci are blurred. Its
 # intensities are scaled to [0, 1] like those of the scans. Its labels come from FreeSurfer. They are
-# reduced to the structures that the cohort also has, because Dice needs both label maps.
+# reduced to the structures that the cohort also has, because the Dice of a structure needs its label
+# in both label maps.
 #
 # The next cell warps the labels of one test subject with the displacement of the network.
 
@@ -203,8 +204,9 @@ model.compile(adam, loss=both_losses, loss_weights=[1, settings.lam])
 history = model.fit(generator, epochs=2, steps_per_epoch=5, verbose=2)
 
 # %% [markdown]
-# Ten steps only show that the calls work. Note that this generator states no static shapes, so it
-# does not work with integration ([Prepare the data](01_data.ipynb)).
+# Ten steps only show that the calls work. The losses of two such short epochs cannot be compared,
+# because each is a mean over only five scans. This generator does not declare the shapes of its
+# arrays, so it cannot train a network with integration ([Prepare the data](01_data.ipynb)).
 #
 # ### Use the checked data set
 #
@@ -239,11 +241,12 @@ figures.curves(run.history, {"val_dice": "validation"}, ylabel="Dice");
 #   subjects.
 # - **A smaller distance.** A subject differs from the atlas by its own anatomy only, whereas two
 #   subjects differ by the anatomy of both.
-# - **The affine alignment.** The data were already aligned to this template ([the
-#   data](01_data.ipynb)), so the error of a second alignment is not added.
+# - **The affine alignment.** Each subject is aligned to this template ([the data](01_data.ipynb)).
+#   A pair with the atlas therefore contains the error of one alignment, and a pair of subjects
+#   contains the errors of two.
 #
-# On the other hand, such a network only learns to register to this atlas. To measure these effects, the next
-# cell loads the network of [Weigh smoothness with λ](06_lambda.ipynb), which was trained scan to scan
+# On the other hand, such a network is trained for this atlas only, so it may be worse for other
+# pairs. To see the overall effect, the next cell loads the network of [Weigh smoothness with λ](06_lambda.ipynb), which was trained scan to scan
 # with the same subjects, steps and λ.
 
 # %% tags=["hide-output"]
@@ -290,10 +293,11 @@ n = len(people.split["train"])
 by = to_atlas.iloc[2] - to_atlas.iloc[1]
 text = "In this build, training with the atlas gives the higher Dice for pairs with the atlas."
 if by < 0.01:
-    rank = "about the same" if by > -0.01 else "a higher"
-    text = f"""In this build, the scan-to-scan network has {rank} Dice for pairs with the atlas,
-although the atlas was in none of its training pairs. A possible reason is the number of different
-training pairs, which is {n * (n - 1):,} for scan to scan and {n} for scan to atlas."""
+    rank, as_or_than = ("about the same", "as") if by > -0.01 else ("a higher", "than")
+    text = f"""For pairs with the atlas, the scan-to-scan network of this build has {rank} Dice
+{as_or_than} the scan-to-atlas network, although the atlas was in none of its training pairs. Few pairs are
+easier to learn, but they also show less variety: there are {n * (n - 1):,} training pairs for scan
+to scan, and only {n} for scan to atlas."""
 Markdown(f"""
 {text} Each network was trained once, for only {settings.steps:,} steps, so a small difference may be
 due to chance.
@@ -306,8 +310,8 @@ due to chance.
 # %% [markdown]
 # ## Check against the true displacement
 #
-# For simulated subjects, the true displacement from a subject to the atlas is known: it is the inverse
-# of the displacement that deformed the template into the subject. The next cell measures the distance
+# For simulated subjects, the true displacement that registers a subject to the atlas is known: it is
+# the inverse of the displacement that deformed the template into the subject. The next cell measures the distance
 # between each displacement and the true one, averaged over the brain of the atlas.
 
 # %%
@@ -337,8 +341,10 @@ if people.simulated:
     miss = errors["mean error, voxels"]
     text = f"""
 The mean error is {miss["no displacement"]:.2f} voxels before and {miss["network"]:.2f} voxels after
-registration. Even the true displacement has a Dice of only {errors["Dice"]["true"]:.3f}, because both
-label maps were sampled at the nearest voxel.
+registration, so most of the error may remain although Dice rises. Dice does not show errors inside
+a structure or along its border. Even the true displacement has a Dice of only
+{errors["Dice"]["true"]:.3f}, because labels were sampled at the nearest voxel twice: when the subject
+was made from the template, and when its labels were warped back.
 """
 Markdown(text)
 
@@ -362,11 +368,15 @@ real.to_atlas()[list(names)].rename(index=real.titles, columns=names).round(3)
 # %% tags=["remove-input"]
 in_3d, between = real.to_atlas()["dice"], real.summary()["dice"]
 gains = (in_3d - in_3d["identity"]).drop("identity")
-listed = "; ".join(f"{real.title(name)} {gain:+.3f}" for name, gain in gains.items())
+listed = ", ".join(f"{gain:+.3f} with {real.title(name)}" for name, gain in gains.items())
+learned = any("training" in real.plan["atlas"][name] for name in gains.index)
+none = "" if learned else "No network has been measured in this setting yet."
 Markdown(f"""
 Dice is a mean over {len(real.pairs("identity", "atlas"))} subjects and 23 structures. Before
 deformable registration, it is {in_3d["identity"]:.3f}, compared with {between["identity"]:.3f} for
-[pairs of the same test subjects](08_real.ipynb). Gain over affine alignment: {listed}.
+[pairs of the same test subjects](08_real.ipynb). The difference is small, perhaps because the two
+labelling protocols differ, which lowers only the Dice with the atlas. The gain over affine alignment
+is {listed}. {none}
 """)
 
 # %% [markdown]
@@ -390,7 +400,7 @@ shown = {"dice": "Dice", "dice_sd": "± pooled SD", "folding_percent": "folded, 
 paper.assign(gain=paper["dice"] - paper["dice"]["affine"])[[*shown, "gain"]].rename(columns=shown)
 
 # %% [markdown]
-# The percentage of folded voxels refers to the paper's own number of brain voxels
+# The paper divides the number of folded voxels by its own number of brain voxels
 # ([details](07_weights.ipynb)). The next table compares the settings.
 #
 # | | Table I | Real subjects in 3D, above |
@@ -399,13 +409,13 @@ paper.assign(gain=paper["dice"] - paper["dice"]["affine"])[[*shown, "gain"]].ren
 # | labels of the subjects | FreeSurfer | drawn by hand |
 # | structures | 30 | 23 |
 # | test subjects | 250 | 10 |
-# | training subjects | 3231 | 15 |
+# | subjects available for training | 3231 | 15 |
 # | voxels | 1 mm | 2 mm |
 #
 # Compare your own Dice with Table I only if you register scans to an atlas, in 3D at 1 mm, with
-# FreeSurfer's labels for both, and average over the same 30 structures. In all other cases, compare
-# the *gain* over affine alignment, and only roughly. For this purpose, always report the Dice of
-# affine alignment.
+# FreeSurfer's labels for the subjects and the atlas, and average over the same 30 structures. In all
+# other cases, compare the *gain* over affine alignment, and only roughly. For this purpose, always
+# report the Dice of affine alignment.
 
 # %% tags=["remove-input"]
 theirs = paper["dice"] - paper["dice"]["affine"]
@@ -413,13 +423,13 @@ others = all_tables[all_tables["table"] == "III"].set_index("method")["dice"]
 Markdown(f"""
 On the subjects of this build, the gain is {end - start:.3f}. In Table I, the gain is
 {theirs["VoxelMorph (CC)"]:.3f} with NCC and {theirs["VoxelMorph (MSE)"]:.3f} with MSE
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)).
+([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). These gains do not rank the
+networks, because the subjects, the dimension and the structures differ.
 
 Table III of the paper reports the same network for pairs of scans. With NCC, its Dice is
-{others["VoxelMorph (CC)"]:.3f} there, compared with {paper["dice"]["VoxelMorph (CC)"]:.3f} in Table I
-([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). Twice the number of filters
-raises it to {others["VoxelMorph (CC), doubled filters"]:.3f}. In the paper, registering pairs of scans
-is thus the harder task for a network of this size.
+{others["VoxelMorph (CC)"]:.3f} there, and {others["VoxelMorph (CC), doubled filters"]:.3f} with twice
+the number of filters ([Balakrishnan et al. 2019](https://doi.org/10.1109/TMI.2019.2897538)). For
+pairs of scans, a larger network thus helps.
 """)
 
 # %% [markdown]
@@ -468,7 +478,7 @@ print(f"{metrics.mean_dice(segmented, people.labels(first), people.structures):.
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The Dice is close to that in the space of the atlas. Segmentation by an atlas needs no labels of
+# The Dice is close to the mean Dice of the test subjects in the space of the atlas. Segmentation by an atlas needs no labels of
 # subjects, but it is only as good as the registration and the labels of the atlas.
 #
 # </details>
@@ -484,7 +494,8 @@ for name, some in {"before": images, "after": warped}.items():
 # <details><summary>Answer</summary>
 #
 # The SD decreases, because the same voxel now shows about the same anatomy in every subject. It does
-# not become 0, because brightness, contrast and noise still differ between the scans.
+# not become 0, because the alignment is not perfect, and because brightness, contrast and noise
+# differ between the scans.
 #
 # </details>
 #

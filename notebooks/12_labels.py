@@ -270,10 +270,15 @@ print({name.removeprefix("vxm_dense_"): round(value[0], 3) for name, value in hi
 #
 # The method `register` needs only the two images.
 
-# %% tags=["remove-stderr"]
+# %% tags=["remove-output"]
 test_pairs = runs.pairs_of(people, "test")
 moving, fixed = (people.image(subject)[None, ..., None] for subject in test_pairs[0])
 displacement = model.register(moving, fixed)[0]
+
+# %% [markdown]
+# The displacement has the size of the image.
+
+# %%
 print("displacement:", displacement.shape)
 
 # %% [markdown]
