@@ -55,7 +55,7 @@ people = runs.load_cohort(settings)
 # ## Look at the result first
 #
 # The probabilistic model has two settings: $\sigma$ (`image_sigma`), the assumed SD of the image
-# noise, and λ of the prior (`prior_lambda`). voxelmorph's documentation contradicts itself about
+# noise, and λ of the prior (`prior_lambda`), which weights the smoothness. voxelmorph's documentation contradicts itself about
 # their values. The help text of its training script recommends $\sigma = 0.02$ and λ = 10, but its
 # README states $\sigma = 0.01$ and λ = 25 for the 2018 paper.
 #
@@ -83,15 +83,15 @@ script, readme = stored.loc["probabilistic, script"], stored.loc["probabilistic,
 Markdown(f"""
 Each run has {usual["steps"]:.0f} steps, and each row is a mean over {usual["seeds"]:.0f} seeds. The
 mean Dice is {script["dice"]:.3f} with the values of the script and {readme["dice"]:.3f} with those
-of the README. Compared with the usual model that is not probabilistic, these are differences of
-{script["dice"] - usual["dice"]:+.3f} and {readme["dice"] - usual["dice"]:+.3f}.
+of the README. Compared with the model that is not probabilistic and has λ = 0.01, these are
+differences of {script["dice"] - usual["dice"]:+.3f} and {readme["dice"] - usual["dice"]:+.3f}.
 """)
 
 # %% tags=["remove-input"]
 Markdown(f"""
 For MSE, λ = 0.01 is the usual value. With λ = 0.001, the smoothness loss has the same weight as
-with the values of the script, as the section "Relate the settings to λ" shows. The mean Dice
-of the probabilistic model minus that of the model with λ = 0.001 is
+with the values of the script, as the section "Relate the settings to λ" shows. The mean Dice of the
+probabilistic model with these values, minus that of the model with λ = 0.001, is
 {script["dice"] - weaker["dice"]:+.3f}.
 """)
 
@@ -111,8 +111,8 @@ print([tuple(output.shape) for output in model.outputs])
 # %% [markdown]
 # The first output is the warped image. The second one is the predicted distribution: in 2D, its
 # first two channels are the means of the velocity, and the other two are the logs of its variances.
-# voxelmorph calls the latter `log_sigma`, although the SD is `exp(log_sigma / 2)`. Both are given
-# for each voxel of the image, in voxels. The sampled velocity is then reduced to half the size and
+# voxelmorph calls the latter `log_sigma`, although the SD is `exp(log_sigma / 2)`. Both have
+# the full size of the image, and the velocity is measured in voxels. The sampled velocity is then reduced to half the size and
 # integrated, as in the previous lesson.
 
 # %% [markdown]
@@ -145,8 +145,9 @@ kl = vxm.losses.KL(prior_lambda=10, flow_vol_shape=people.shape)
 # smoothness loss. The first part keeps the variance away from 0 and has its minimum at
 # $s^2 = 1 / (\lambda D)$.
 #
-# The next cell checks the formula for random means and a variance of 1. Only the mean number of
-# neighbours then matters, which is slightly below 4 because of the border.
+# The next cell checks the formula for random means and a variance of 1. The term $\log s^2$ is then
+# 0, so it is not checked. Because the variance is the same everywhere, $D$ can be replaced by its
+# mean, which is slightly below 4, because voxels at the border have fewer neighbours.
 
 # %%
 axes = people.ndim
@@ -192,7 +193,8 @@ print(error.partition(":")[0], "- out of scope:", "is out of scope" in error)
 # training step a second time. voxelmorph's script avoids this problem because it switches off eager
 # execution.
 #
-# **Remedy.** Call the loss once before `fit()`, with arrays of any values. The loss `kl` was
+# **Remedy.** Call the loss once before `fit()`, with arrays of any values. Outside `fit()`, the
+# result is an ordinary tensor, which every later trace can use. The loss `kl` was
 # already called in the check of the formula, so the next cell compiles the network with it.
 
 # %% tags=["hide-output"]
@@ -219,9 +221,9 @@ print(f"largest difference: {abs(first - second).max():.2f} voxels")
 
 # %% [markdown]
 # **Cause.** The network also draws a velocity when it registers, so `references.pos_flow` and
-# `model.register` return the displacement of a random sample. After `tf.random.set_seed`, this is
-# easily overlooked, because each call of `model.register` builds a new Keras model and may then
-# draw the same sample again.
+# `model.register` return the displacement of a random sample. This is easily overlooked: each
+# call of `model.register` builds a new Keras model, which may draw the same sample again if a seed
+# was set with `tf.random.set_seed`.
 #
 # **Remedy.** Integrate the predicted mean. The next cell does this with the layers that the model
 # itself uses.
@@ -262,9 +264,9 @@ trained = {"σ = 0.02, λ = 10": model, "σ = 0.01, λ = 25": second_model}
 # %% [markdown]
 # ## Draw samples
 #
-# To draw many samples for one pair, we repeat the pair in a batch. The function `sampler` prepares
-# this for a network: it returns a function that draws displacements for a pair, and that also
-# returns the predicted SD of the velocity.
+# To draw many samples for one pair, we repeat the pair in a batch. For a given network, the
+# function `sampler` returns a function `draw`. For a pair, `draw` returns sampled displacements and
+# the predicted SD of the velocity.
 
 # %%
 import numpy as np
@@ -303,6 +305,13 @@ scores = {"mean velocity": score(by_mean, test_pairs[0])}
 scores |= {f"sample {k}": score(samples[k], test_pairs[0]) for k in (0, 1, 2)}
 pd.DataFrame(scores, index=["Dice", "folded, % of the brain"]).T.round(4)
 
+# %% tags=["remove-input"]
+mean_dice, *of_samples = (dice for dice, _ in scores.values())
+apart = max(abs(dice - mean_dice) for dice in of_samples)
+Markdown(f"""
+The Dice of the three samples differs from that of the mean velocity by at most {apart:.3f}.
+""")
+
 # %% [markdown]
 # ## Map the uncertainty
 #
@@ -322,11 +331,12 @@ def length(field):
 
 
 # %% [markdown]
-# The figure shows both, and the predicted SD of the velocity, which differs from the SD of the
-# displacement because of the integration. In each map, the value of a voxel is the length of the
-# vector of its components.
+# The figure shows both, and the predicted SD of the velocity. The latter differs from the SD of the
+# displacement, because the sampled velocity is reduced to half the size, which averages neighbouring
+# voxels, and then integrated. Each map combines both axes: its value is the square root of the sum
+# of the squared SDs, or of the squared components of the error.
 
-# %% mystnb={"image": {"alt": "Four panels of the same coronal slice: the fixed image, and maps of the SD of the velocity, the SD of the displacement and the error. The two SD maps resemble each other; the SD of the displacement also has a fine grid pattern. The error map has broad patches that do not resemble the SD maps, and its colour bar reaches far larger values."}, "figure": {"caption": "Predicted uncertainty and actual error for one test pair, in mm. The SD is small where a change of the velocity would change the warped image, and larger in uniform regions, where the images hardly determine the velocity. The fine grid pattern comes from the integration at half the size. The SD is not an estimate of the error. The colour bars have different ranges, and the error is known only for simulated subjects.", "name": "fig-probabilistic-maps"}}
+# %% mystnb={"image": {"alt": "Four panels of the same coronal slice: the fixed image, and maps of the SD of the velocity, the SD of the displacement and the error. The two SD maps resemble each other; the SD of the displacement also has a fine grid pattern. The error map has broad patches that do not resemble the SD maps, and its colour bar reaches far larger values."}, "figure": {"caption": "Predicted uncertainty and actual error for one test pair, in mm. The SD tends to be smaller where a change of the velocity would change the warped image, and larger in uniform regions, where the images hardly determine the velocity. The fine grid pattern comes from the integration at half the size. The SD is not an estimate of the error. The colour bars have different ranges, and the error is known only for simulated subjects.", "name": "fig-probabilistic-maps"}}
 from vxmlib.book import figures
 
 maps = [people.spacing * length(velocity_sd), people.spacing * length(samples.std(axis=0))]
@@ -361,7 +371,7 @@ def compared(model, draw, pair):
 
 
 # %% [markdown]
-# The next cell applies this function to ten test pairs, or fewer if the profile has fewer.
+# The next cell applies this function to all test pairs that were drawn above.
 
 # %%
 draws = {name: sampler(each) for name, each in trained.items()}
@@ -409,19 +419,20 @@ of the SD with the error is {first_row["correlation"]:.2f} with the values of th
 Markdown(
     f"""
 For the two models, the rank correlation of the intensity difference with the error is
-{first_row["of the residual"]:.2f} and {last_row["of the residual"]:.2f}. In our setting (slices at
-{people.spacing:g} mm, {settings.steps} steps), the predicted SD therefore does not estimate the
-error, neither its size nor its place. We have not tested longer training or 3D.
+{first_row["of the residual"]:.2f} and {last_row["of the residual"]:.2f}. All these correlations are
+weak. In our setting (slices at {people.spacing:g} mm, {settings.steps} steps), the predicted SD is
+thus far too small, and it shows the place of the error poorly or not at all. We have not tested
+longer training or 3D.
 """
     if people.simulated
     else ""
 )
 
 # %% [markdown]
-# Two properties of the model explain why the SD is so small. First, the predicted variance treats
-# the voxels as independent: it states how far one voxel could move while its neighbours stay where
-# they are. An error that moves a whole region together is much more likely, but the distribution
-# does not contain it. Second, the prior limits the SD, as the next section shows.
+# Two properties of the model can explain why the SD is so small. First, the predicted variance
+# treats the voxels as independent: it states how far one voxel could move while its neighbours stay
+# where they are. Real errors often move a whole region together, but samples that are independent
+# in each voxel almost never do this. Second, the prior limits the SD, as the next section shows.
 
 # %% [markdown]
 # ## Find out what sets the size of the SD
@@ -444,18 +455,19 @@ sizes = {
 pd.DataFrame(sizes).T.rename_axis("SD of the velocity, voxels").round(3)
 
 # %% [markdown]
-# If training was long enough, the two columns are similar. The size of the uncertainty is thus
-# mainly the result of a setting, λ, and only to a smaller part of the images. An untrained network
-# predicts a far smaller SD, because its bias starts at a `log_sigma` of −10. In a short training
-# run, the SD may therefore also depend on the number of steps.
+# If training was long enough, the two columns are similar, and the SD is smaller for the larger λ. A
+# setting, λ, thus largely sets the size of the uncertainty. The rest may come from the images or
+# from too short a training: an untrained network predicts a far smaller SD, because its bias starts
+# at a `log_sigma` of −10.
 
 # %% [markdown]
 # ## Relate the settings to λ
 #
-# To compare the model with one that is not probabilistic, we multiply its loss by $\sigma^2$. The
-# weight of MSE is then 1, and the formula above gives the weight $\sigma^2 \lambda n / 4$ of Grad.
-# Our `models.build`, like voxelmorph's script, doubles Grad for a velocity at half the size. The
-# corresponding λ of that model is therefore $\sigma^2 \lambda n / 8$.
+# To compare the model with one that is not probabilistic, we multiply the loss of the probabilistic
+# model by $\sigma^2$. The weight of MSE is then 1, and the formula above gives the weight
+# $\sigma^2 \lambda n / 4$ of Grad. Our `models.build`, like voxelmorph's script, doubles Grad for a
+# velocity at half the size. The corresponding λ of the model that is not probabilistic is therefore
+# $\sigma^2 \lambda n / 8$.
 
 # %%
 for sigma, prior in ((0.02, 10), (0.01, 25)):
@@ -465,8 +477,9 @@ for sigma, prior in ((0.02, 10), (0.01, 25)):
 # Both values are much smaller than the λ = 0.01 that is usual with MSE. The two pairs of values in
 # voxelmorph's documentation thus differ less than they seem to, because the smaller σ partly
 # compensates for the larger λ. The run with λ = 0.001 in the first table has the same weight of
-# Grad as the values of the script, so the comparison with this run shows the effect of the sampling
-# and of the predicted variance.
+# Grad as the values of the script, so the comparison with this run mainly shows the effect of the
+# sampling and of the predicted variance. A small further difference is that Grad is computed at full
+# size in the probabilistic model, and at half the size in the other one.
 
 # %% tags=["remove-input"]
 spread = stored["dice_sd"].max()
@@ -476,7 +489,7 @@ The mean Dice of the probabilistic model minus that of this run is
 models in the table integrate a velocity, so hardly any voxels fold: at most
 {stored["folding_percent_brain"].max():.4f} % of the brain.
 
-This difference is about as large as the SD over seeds, so it may be chance. Compared with the usual
+The difference in Dice is about as large as the SD over seeds, so it may be chance. Compared with the usual
 λ = 0.01, all three models with a weaker smoothness loss have a lower Dice. In this setting, the
 probabilistic model therefore does not raise Dice, and the lower Dice is mainly explained by the
 weaker smoothness. We have not tried larger values of the prior λ.
@@ -499,8 +512,8 @@ for name, draw in draws.items():
 # <details><summary>Answer</summary>
 #
 # A negative correlation means that the SD is smaller at edges. There, a change of the velocity
-# changes the warped image, so the loss limits the variance. In short training runs, the correlation
-# may still be weak.
+# changes the warped image, so the loss limits the variance. If the correlation is weak, edges explain
+# only a small part of the differences in SD.
 #
 # </details>
 #
