@@ -70,8 +70,8 @@ print(len(people.structures), "structures on a grid of", people.shape, "voxels")
 #   hippocampus.
 # - The second group consists of caudate, pallidum, amygdala, ventral DC and third ventricle.
 #
-# A structure with two sides has both sides in the same group. All structures of the second group
-# except the third ventricle touch one of the first, so a change of one group can affect the other.
+# A structure with two sides has both sides in the same group. Most structures of the second group
+# touch one of the first, so a change of one group can affect the other.
 # The next cell reads the Dice of both groups for each validation pair.
 
 # %%
@@ -84,7 +84,7 @@ without = grid[grid["run"] == "without labels"]
 
 # %% [markdown]
 # The function `change` compares runs with labels to runs without labels, on the same pairs and
-# structures. Its result has a 95 percent interval, which is computed by drawing subjects anew.
+# structures. Its result has a 95 percent interval, from a bootstrap over the validation subjects.
 
 # %%
 from vxmlib.experiments.statistics import interval_text, paired_difference
@@ -99,8 +99,8 @@ def change(rows):
 # %% [markdown]
 # The table shows the runs that observed one group and left out the other. For the two smaller
 # weights, each group was observed in three runs and left out in three others, so every structure is
-# counted in both roles. For the largest weight, only the first group was observed, so only its
-# changes can be compared with those of the other weights.
+# counted in both roles. For the largest weight, only the first group was observed. Its two rows
+# average other structures than the rows above, so compare their changes, but not their Dice.
 
 # %%
 import pandas as pd
@@ -123,9 +123,10 @@ With the weight {least:g}, the Dice of observed structures rises by {changes[lea
 and that of left-out structures changes by {changes[least, "left out"]}. The range in brackets is
 the 95 percent interval over subjects.
 
-With the weight {middle:g}, left-out structures lose Dice: {changes[middle, "left out"]}. With the
-weight {most:g}, they lose most of what registration gains, and even the observed structures are
-not aligned measurably better than without labels: {changes[most, "observed"]}.
+With the weight {middle:g}, the Dice of left-out structures changes by
+{changes[middle, "left out"]}. With the weight {most:g}, it changes by {changes[most, "left out"]},
+and even the observed structures are not aligned measurably better than without labels:
+{changes[most, "observed"]}.
 """)
 
 # %% [markdown]
@@ -157,8 +158,8 @@ pd.DataFrame(all_seen).T.rename_axis("weight of Dice loss")
 # interpolation, because nearest-neighbour interpolation has no gradient. `vxm.losses.Dice` is minus
 # the mean Dice of the warped and the fixed maps, so it lies between −1 and 0.
 #
-# We divide the structures of this page's subjects as in the result above. If a cohort has other
-# structures, every second one is observed.
+# On this page, the structures of the first group above are observed, and all others are left out. If
+# a cohort has other structures, every second one is observed.
 
 # %%
 names = {
@@ -176,7 +177,7 @@ print(len(observed), "labels observed,", len(names) - len(observed), "left out")
 # ## Train voxelmorph's model
 #
 # `VxmDenseSemiSupervisedSeg` is a `VxmDense` with one more input and one more output. The argument
-# `nb_labels` is the number of observed structures.
+# `nb_labels` is the number of observed labels, where left and right count separately.
 
 # %% tags=["hide-output"]
 from vxmlib.backend import set_seed, tf, vxm
@@ -194,11 +195,11 @@ print("inputs: ", [tuple(each.shape[1:]) for each in model.inputs])
 print("outputs:", [tuple(each.shape[1:]) for each in model.outputs])
 
 # %% [markdown]
-# The third input takes the maps of the moving subject, and the third output is the warped maps.
-# Both have half the resolution of the image (`seg_resolution=2`), to save memory. The model reduces
-# the displacement to this grid and halves its values. (The reduced grid reaches from corner to
-# corner of the image, whereas the maps keep every second voxel, so the two grids differ by up to one
-# voxel of the image at one edge. The displacement is smooth, so this hardly matters.)
+# The third input takes the maps of the moving subject. It leads only to the layer that warps them, and
+# not to the U-Net. The third output is the warped maps. Both have half the resolution of the image (`seg_resolution=2`), to save memory. The model reduces
+# the displacement to this grid and halves its values. (Along an axis of 80 voxels,
+# the maps keep the voxels 0, 2, …, 78, but the reduced displacement is sampled evenly from 0 to 79.
+# The positions differ by at most one voxel. The displacement is smooth, so this hardly matters.)
 #
 # The function `one_hot` makes the maps of one subject. It keeps every second voxel along each axis
 # and compares it with each observed label.
@@ -231,8 +232,8 @@ def pairs_with_maps(subjects):
 
 
 # %% [markdown]
-# The layer that rescales the displacement needs arrays of known shape, but a Python generator has
-# none. The next cell therefore declares the shapes in a `tf.data.Dataset`.
+# The layer that rescales the displacement needs arrays of known shape, but Keras cannot know the
+# shapes of what a Python generator yields. The next cell therefore declares the shapes in a `tf.data.Dataset`.
 
 # %%
 def specs(arrays):
@@ -247,7 +248,7 @@ data = tf.data.Dataset.from_generator(
 
 # %% [markdown]
 # The model is compiled with three losses and three weights. The number of steps is a third of that
-# of the later training runs.
+# of the two runs in the next section.
 
 # %% tags=["remove-stderr"]
 ncc, smooth, overlap = vxm.losses.NCC().loss, vxm.losses.Grad("l2").loss, vxm.losses.Dice().loss
@@ -264,8 +265,9 @@ history = train(model, [1, settings.lam, settings.label_weight])
 print({name.removeprefix("vxm_dense_"): round(value[0], 3) for name, value in history.items()})
 
 # %% [markdown]
-# The last value is the Dice loss. It cannot be compared with the Dice of an evaluation, because the
-# maps are smaller and are blurred by linear interpolation. In addition, a structure that neither
+# The last value is the Dice loss, as a mean over all training steps, including the first ones. It
+# cannot be compared with the Dice of an evaluation, also because the maps are smaller and are
+# blurred by linear interpolation. In addition, a structure that neither
 # subject has counts as a Dice of 0.
 #
 # The method `register` needs only the two images.
@@ -285,7 +287,7 @@ print("displacement:", displacement.shape)
 # > **Note: The official script**
 # >
 # > voxelmorph's script for this model, `train_semisupervised_seg.py`, no longer runs, because it
-# > uses three functions that were removed from TensorFlow:
+# > uses two functions and one argument that were removed from TensorFlow:
 # >
 # > - `model.fit_generator` is now `model.fit`.
 # > - `Adam(lr=...)` is now `Adam(learning_rate=...)`.
@@ -300,11 +302,13 @@ print("displacement:", displacement.shape)
 # ## Train two runs with the book's functions
 #
 # This book's function `models.with_labels` adds the same layers and the same loss to a model of
-# `models.build`, and works for the strided U-Net as well. Both models share their weights. After
-# training, the plain model registers pairs and is saved to a file, so nothing of the labels
-# remains. `pairs.pair_dataset` adds the maps to its batches and checks the labels before training.
+# `models.build`, and works for the strided U-Net as well. The model with labels and the plain model
+# share their weights. After training, only the plain model is saved, so registration needs no maps.
+# `pairs.pair_dataset` adds the maps to its batches. Before training, it checks that some training
+# subject has each observed label.
 #
-# A run uses both functions if its settings contain the weight and the observed structures. The next
+# A run uses both functions if `label_weight` is above 0. The setting `observed` lists the labels;
+# without this setting, all are observed. The next
 # cell trains two runs that differ only in the labels, or loads them if already trained.
 
 # %% tags=["hide-output"]
@@ -356,7 +360,8 @@ pd.Series(gains, name="change of Dice").to_frame()
 
 # %% tags=["remove-input"]
 ours = f"""On the test subjects of this build, the change of Dice from labels is {gains["observed"]}
-for observed structures and {gains["left out"]} for those left out."""
+for observed structures and {gains["left out"]} for those left out. A change whose interval contains
+zero cannot be distinguished from zero."""
 if people.simulated:
     ours += """ The subjects are simulated: all of them are deformations of one template, so the
 images already determine how to align the structures, and labels can add little. Labels of real
@@ -384,7 +389,8 @@ figures.dots_by_structure(*map(dice_of, few), names=few);
 # ## Keep the image loss
 #
 # Could the labels replace the image loss? The next cell trains voxelmorph's model twice more
-# without the image loss, whose weight is now 0: once with this page's λ, and once with a small λ.
+# without the image loss: once with this page's λ, and once with a small λ. The weight of the image
+# loss is now 0, and that of the Dice loss is 1.
 # Both models have the same number of steps as the first model, which used all three losses.
 
 # %% tags=["remove-stderr"]
@@ -424,8 +430,8 @@ With the Dice loss alone and λ = {settings.lam:g}, the Dice of the observed str
 {usual["observed"]:.3f} and {usual["left out"]:.3f}.
 
 With λ = 0.01, the Dice loss alone reaches {second_alone["observed"]:.3f} and
-{second_alone["left out"]:.3f}, but {second_alone[folded]:.2f} % of the brain is folded, compared
-with {usual[folded]:.2f} % with all three losses.
+{second_alone["left out"]:.3f}, but {second_alone[folded]:.3f} % of the brain is folded, compared
+with {usual[folded]:.3f} % with all three losses. Each network was trained once, for few steps.
 """)
 
 # %% [markdown]
@@ -464,8 +470,9 @@ figures.dots_of_runs(shown, panels, axis, reference="weight 0");
 folds = shown["folding"]
 Markdown(f"""
 Without labels, {folds["weight 0"]:.2f} % of the brain is folded, and with the largest weight
-{folds.iloc[-1]:.2f} %. We would choose the smallest weight above zero here: only its interval for
-the observed structures lies above zero, and left-out structures and folding hardly change.
+{folds.iloc[-1]:.2f} %. We would choose the smallest weight above zero here, but with caution: in the
+first table, which contains both groups, only its interval for the observed structures lies above
+zero, and only just. In the figure, left-out structures and folding hardly change with this weight.
 """)
 
 # %% tags=["remove-cell"]
@@ -489,16 +496,16 @@ recording.write_record(
 # >   data lesson](01_data.ipynb) ensures this.
 # > - Report left-out structures separately. The mean Dice of observed structures alone does not show
 # >   whether the network aligns anything else.
-# > - If augmentation reflects a head, its left structures lie on the right, so the labels of left
+# > - If augmentation mirrors a head, its left structures lie on the right, so the labels of left
 # >   and right have to be exchanged. Otherwise, the Dice loss asks for the wrong side.
 # >   `pairs.pair_dataset` exchanges them.
 
 # %% [markdown]
 # ## Use labels in 3D
 #
-# The plan of the [comparison in 3D](08_real.ipynb), `config/real.yaml`, accepts the same two
-# settings for any training run. The following entry trains the wide network with four observed
-# structures of both sides:
+# The plan of the [comparison in 3D](08_real.ipynb), `config/real.yaml`, accepts
+# `label_weight` and `observed` for any training run. The following entry trains the wide network with
+# four observed labels, which are the left and the right thalamus (10, 49) and putamen (12, 51):
 #
 # ```yaml
 # trainings:
@@ -524,8 +531,8 @@ print(f"Dice loss {by_loss:.3f}, minus the metric {-by_metric:.3f}")
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Without a displacement, nothing is blurred, so the difference comes only from the coarser grid of
-# the maps. It would also differ if neither subject had one of the structures.
+# By little. Without a displacement, nothing is blurred, so the difference comes only from the coarser
+# grid of the maps. It would also differ if neither subject had one of the structures.
 #
 # </details>
 #
@@ -537,6 +544,7 @@ from vxmlib import axes
 
 labels = people.labels(one)
 mirrored = axes.mirror_labels(labels, people.affine, people.structures)
+# `mirror_labels` exchanges the sides, and a second exchange undoes this.
 not_exchanged = axes.exchange_sides(mirrored, people.structures)
 for name, each in {"exchanged": mirrored, "not exchanged": not_exchanged}.items():
     print(f"{name}: Dice {metrics.mean_dice(each, labels, people.structures):.3f}")
