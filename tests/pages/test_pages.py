@@ -116,12 +116,12 @@ def test_figures_are_light(smoke, pages):
     assert images
     heavy = {path.name: path.stat().st_size for path in images if path.stat().st_size > 150_000}
     assert not heavy
-    inside = {  # pictures to step through lie in the page itself
-        path.name: sum(len(source) for source in page.loads if source.startswith("data:image/"))
+    of_page = {
+        path.name: sum((path.parent / s).stat().st_size for s in page.loads if "_images/" in s)
         for path, page in pages.items()
     }
-    assert max(inside.values()) > 100_000
-    assert not {name: size for name, size in inside.items() if size >= 800_000}
+    assert max(of_page.values()) > 50_000
+    assert not {name: size for name, size in of_page.items() if size > 800_000}
 
 
 def test_pages_read_without_a_network(pages):
