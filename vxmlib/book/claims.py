@@ -35,6 +35,7 @@ LESSONS = {
     "08_real": "Real brains",
     "09_atlas": "Scan to atlas",
     "11_diffeomorphic": "Diffeomorphic",
+    "11_probabilistic": "Probabilistic model",
     "12_labels": "Training with labels",
     "13_instance": "Instance optimisation",
     "14_hypermorph": "HyperMorph",
