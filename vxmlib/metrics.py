@@ -737,8 +737,9 @@ def summary(table):
         )
     pairs = table.groupby(["moving", "fixed"], sort=False)
     dice_of_pairs = pairs["dice"].mean()
-    of_displacements = [name for name in (*COLUMNS[5:-1], *MEASURES[1:]) if name in table.columns]
-    each = pairs[of_displacements].first()
+    always = ["folds", "folding_percent", "folding_percent_brain", "sd_log_jacobian"]
+    asked = [name for name in MEASURES if name in table.columns and name != "surface_mm"]
+    each = pairs[always + asked].first()
     return {
         "pairs": len(dice_of_pairs),
         "dice_mean": float(dice_of_pairs.mean()),

@@ -22,7 +22,7 @@ FOLD_COLOUR = "#d7007f"
 BEFORE, AFTER = "#8a8a8a", "#1f5fa8"
 EDGE_COLOUR = "#00b8d4"  # edges of the fixed image, drawn on another image
 LINE_COLOUR = "#f2c14e"  # lines on a grey image
-_KIND_COLOURS = ("#8a8a8a", "#b2560d", "#1f5fa8", "#6a3d9a", "#2c7a3f")
+_KIND_COLOURS = (BEFORE, "#b2560d", AFTER, "#6a3d9a", "#2c7a3f")
 _WITH_MARKERS = ("-o", "--s", ":^", "-.v")
 LOG_DET_LIMIT = 1.5  # the colour scale of log det J ends here on both sides of 0
 

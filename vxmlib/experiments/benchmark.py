@@ -132,9 +132,7 @@ def by_group(method, people, groups: dict) -> list[dict]:
         One row for each pair: ``moving``, ``fixed``, ``folding_percent_brain``, and the mean Dice
         of each group by its name.
     """
-    table = metrics.evaluate_pairs(
-        people, cohorts.ordered_pairs(people.split["validation"]), method
-    )
+    table = metrics.evaluate_pairs(people, runs.pairs_of(people, "validation"), method)
     each = table.groupby(["moving", "fixed"], sort=False)
     result = each[["folding_percent_brain"]].first()
     for name, labels in groups.items():
