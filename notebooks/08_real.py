@@ -65,10 +65,8 @@ results = Comparison(folder / "malf", folder.parent / "config" / "real.yaml")
 table = results.summary()
 columns = {"dice": "Dice", "folding_percent_brain": "folded, %"}
 columns |= {"surface_mm": "surface, mm", "seconds": "seconds"}
-kinds = table.index.map(results.kind).rename("kind")
-shown = table[list(columns)].rename(columns=columns, index=results.titles)
-shown = shown.set_index([kinds, shown.index.rename("method")])
-shown.round({"Dice": 3, "folded, %": 2, "surface, mm": 2, "seconds": 2})
+shown = results.under_kinds(table)[list(columns)].rename(columns=columns, index=results.titles)
+shown.style.format(precision=2, na_rep="").format("{:.3f}", subset="Dice", na_rep="")
 
 # %% [markdown]
 # *Dice* is averaged over 23 structures and then over pairs. *Folded* is the percentage of brain

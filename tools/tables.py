@@ -5,11 +5,15 @@ import re
 from bs4 import BeautifulSoup
 
 _TABLE = re.compile(r'<table\b[^>]*class="[^"]*\bdataframe\b.*?</table>', re.DOTALL)
+#: The start of a table that pandas' Styler wrote; the page would not show it as a pandas table.
+_STYLED = re.compile(r'<table (?=id="T_[0-9a-f]+">)')
 _NUMBER = re.compile(r"[-+−±]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf)?\s*(%|mm|s|±.*)?", re.IGNORECASE)
 
 
 def align_words(page: str) -> str:
     """Mark each column of pandas' tables that holds words: the class "words" in its cells.
+
+    A table of pandas' Styler gets the class "dataframe", which pandas' other tables already have.
 
     Examples
     --------
@@ -17,6 +21,7 @@ def align_words(page: str) -> str:
     >>> print(align_words(f'<table class="dataframe"><tbody>{row}</tbody></table>'))
     <table class="dataframe"><tbody><tr><td>1</td><td class="words">a</td></tr></tbody></table>
     """
+    page = _STYLED.sub('<table class="dataframe" ', page)
     return _TABLE.sub(lambda table: _marked(table.group()), page)
 
 

@@ -136,6 +136,13 @@ def test_the_summary_is_sorted_by_kind(folder):
     assert comparison.summary().index.tolist() == ["identity", "last", "ncc", "again", "both"]
     kinds = [comparison.kind(name) for name in comparison.summary().index]
     assert kinds == [KINDS[0], KINDS[1], KINDS[2], KINDS[2], KINDS[3]]
+    table = comparison.under_kinds(comparison.summary())
+    heads = [f"{kind}:" for kind in KINDS]
+    methods = ["identity"], ["last"], ["ncc", "again"], ["both"]
+    expected = [row for head, names in zip(heads, methods, strict=True) for row in (head, *names)]
+    assert table.index.tolist() == expected
+    assert table.loc[heads].isna().all(axis=None)
+    assert table.drop(heads).equals(comparison.summary())
 
 
 def test_registrations_to_the_atlas_are_listed_if_they_have_a_record(folder):

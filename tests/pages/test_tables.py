@@ -30,6 +30,13 @@ def test_one_word_among_numbers_makes_a_column_of_words():
     assert marked(pd.DataFrame({"folds": [1, "none"]})) == ["folds", "1", "none"]
 
 
+def test_a_styled_table_is_one_of_pandas_tables():
+    table = pd.DataFrame({"a": [1.0, np.nan], "word": ["x", "y"]})
+    soup = BeautifulSoup(align_words(table.style.format(na_rep="").to_html()), "html.parser")
+    assert soup.table["class"] == ["dataframe"] and soup.table["id"].startswith("T_")
+    assert [cell.get_text() for cell in soup.find_all(class_="words")] == ["word", "x", "y"]
+
+
 def test_percent_and_spread_are_numbers():
     table = pd.DataFrame({"a": ["0.5 %", "1e-3"], "b": ["0.70 ± 0.03", "1,200"], "c": ["", "nan"]})
     assert marked(table) == []

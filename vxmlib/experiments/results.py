@@ -262,6 +262,24 @@ class Comparison:
             rows[name] = row | {"seconds": seconds.get(name), "training_hours": hours}
         return pd.DataFrame(rows, index=COLUMNS).T.astype(float)
 
+    def under_kinds(self, table):
+        """Return a table of methods with one more row above the methods of each kind.
+
+        Parameters
+        ----------
+        table : pandas.DataFrame
+            Rows that are sorted by :meth:`kind`, such as those of :meth:`summary`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The index of each new row is the kind and a colon, and its values are NaN.
+        """
+        parts = []
+        for kind, part in table.groupby(self.kind, sort=False):
+            parts += [pd.DataFrame(index=[f"{kind}:"], columns=table.columns, dtype=float), part]
+        return pd.concat(parts)
+
     def to_atlas(self):
         """Return one row for each method that registered the test subjects to the atlas.
 
