@@ -119,6 +119,44 @@ def test_a_pair_of_header_and_voxels_is_read_compressed_or_not(tmp_path, kind, p
         np.testing.assert_allclose(found, affine)
 
 
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh", "A.MGZ"])
+def test_files_of_freesurfer_are_read(tmp_path, name):
+    array = np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int32)
+    affine = nib.affines.from_matvec([[-1, 0, 0], [0, 0, 2], [0, -3, 0]], [5, 6, 7])
+    nib.save(nib.MGHImage(array, affine), tmp_path / name.lower())
+    path = (tmp_path / name.lower()).rename(tmp_path / name)
+    for read in (nifti.read_image, nifti.read_labels):
+        found, found_affine = read(path)
+        np.testing.assert_array_equal(found, array)
+        np.testing.assert_allclose(found_affine, affine, atol=1e-6)
+    assert nifti.has_position(path)
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(nifti.NiftiError, match=path.name):
+        nifti.read_image(path)
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(0, 0), (1, 0), (0, 1), (4, 2)])
+def test_a_header_has_a_position_if_one_of_its_codes_says_so(tmp_path, sform, qform):
+    image = nib.Nifti1Image(np.zeros((3, 3, 3), np.float32), None)
+    image.set_sform(np.diag([2.0, 2.0, 2.0, 1.0]), sform)
+    image.set_qform(np.diag([2.0, 2.0, 2.0, 1.0]), qform)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert nifti.has_position(tmp_path / "a.nii.gz") == (sform + qform > 0)
+
+
+def test_an_analyze_file_and_freesurfers_without_its_flag_have_no_position(tmp_path):
+    zeros = np.zeros((3, 3, 3), np.float32)
+    nib.save(nib.AnalyzeImage(zeros, np.eye(4)), tmp_path / "a.img")
+    assert not nifti.has_position(tmp_path / "a.img")
+    image = nib.MGHImage(zeros, np.eye(4))
+    image.header["goodRASFlag"] = 0
+    nib.save(image, tmp_path / "a.mgh")
+    content = bytearray((tmp_path / "a.mgh").read_bytes())
+    content[28:30] = b"\0\0"
+    (tmp_path / "a.mgh").write_bytes(content)
+    assert not nifti.has_position(tmp_path / "a.mgh")
+
+
 def test_a_pair_without_its_header_or_with_another_is_named(tmp_path):
     path = tmp_path / "scan.img"
     nib.save(nib.AnalyzeImage(np.ones((2, 3, 4), np.int16), np.eye(4)), path)

@@ -1,4 +1,4 @@
-"""Read and write scans, label maps, and displacements in ITK's convention as NIfTI files."""
+"""Read scans, label maps and displacements, and write them as NIfTI files for ITK and others."""
 
 import gzip
 import math
@@ -19,6 +19,8 @@ from vxmlib.checks import check_affine, check_displacement
 
 _VECTOR = 1007  # NIFTI_INTENT_VECTOR, the intent code of displacement fields of ITK and ANTs
 _PAIRED = (".img", ".img.gz")  # files of voxels, whose header is a separate file
+_MGH = (".mgz", ".mgh", ".mgh.gz")  # files of FreeSurfer
+_AFTER_FLAG = 30  # bytes of such a file up to the end of its flag goodRASFlag
 _IMAGES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # size of the header in bytes -> class
 _LONGEST_HEADER = 2**20  # bytes, including extensions
 # A header that declares more numbers is refused before they are read, because a small damaged or
@@ -30,6 +32,7 @@ _DAMAGED = (
     OSError,
     EOFError,
     ValueError,
+    TypeError,
     OverflowError,
     MemoryError,
     zlib.error,
@@ -49,9 +52,9 @@ def read_image(path):
     Parameters
     ----------
     path : str or Path
-        A ``.nii`` or ``.nii.gz`` file, NIfTI-1 or NIfTI-2; or the ``.img`` or ``.img.gz`` file of
+        A ``.nii`` or ``.nii.gz`` file, NIfTI-1 or NIfTI-2; the ``.img`` or ``.img.gz`` file of
         a pair, whose header (``.hdr`` or ``.hdr.gz``, NIfTI-1 or Analyze 7.5) is in the same
-        folder.
+        folder; or a ``.mgz`` or ``.mgh`` file of FreeSurfer.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def read_image(path):
     FileNotFoundError
         If the file, or the header of an ``.img`` file, does not exist.
     NiftiError
-        If the file is not a NIfTI file, is damaged or cut off, has no number or more than 2**29,
+        If the file is of no such kind, is damaged or cut off, has no number or more than 2**29,
         has more than one volume, or does not have one number per voxel.
     """
     array, affine, _ = _read(path)
@@ -75,6 +78,35 @@ def read_image(path):
     if array.dtype.kind not in "iuf":
         raise NiftiError(f"{path}: expected one number per voxel, found dtype {array.dtype}.")
     return np.ascontiguousarray(array, np.float32), affine
+
+
+def has_position(path):
+    """Return whether the header of a file states the position and the directions of its grid.
+
+    Without them, programs assume some position, and not all assume the same.
+
+    Parameters
+    ----------
+    path : str or Path
+        As for `read_image`.
+
+    Returns
+    -------
+    bool
+        False for an Analyze file, for a NIfTI file whose codes of sform and qform are both 0, and
+        for a file of FreeSurfer without ``goodRASFlag``.
+
+    Raises
+    ------
+    FileNotFoundError, NiftiError
+        As for `read_image`.
+    """
+    path = Path(path)
+    header = _header(path)
+    if path.name.lower().endswith(_MGH):  # nibabel's header has 1 even where the file has 0
+        return any(_opened(path.read_bytes()).read(_AFTER_FLAG)[-2:])
+    codes = (int(header[name]) for name in ("sform_code", "qform_code") if name in header)
+    return any(code > 0 for code in codes)
 
 
 def header_of(path):
@@ -250,10 +282,9 @@ def _read(path):
     """Return the array, affine and intent code of a file; every error names the file."""
     path = Path(path)
     content = path.read_bytes()
-    header = header_of(path).read_bytes() if path.name.endswith(_PAIRED) else None
     try:
         stream = _opened(content)
-        image = _image(stream, header)
+        image = _image(stream, path)
         numbers = math.prod(image.shape)
         if not 0 < numbers <= _MOST_NUMBERS:
             raise ValueError(
@@ -263,25 +294,48 @@ def _read(path):
         while stream.read(2**20):  # gzip verifies the checksum at the end of the file
             pass
         intent = int(image.header.get("intent_code", 0))  # an Analyze header has no intent
+    except FileNotFoundError:  # of the header beside the voxels
+        raise
     except _DAMAGED as error:
-        raise NiftiError(
-            f"{path}: not a readable NIfTI file ({len(content)} bytes; {error}). Expected a "
-            "complete .nii or .nii.gz; if it was downloaded, delete it and download it again."
-        ) from error
+        raise _damaged(path, len(content), error) from error
     try:
         return array, check_affine(image.affine), intent
     except ValueError as error:
         raise NiftiError(f"{path}: {error}") from error
 
 
-def _image(stream, header):
-    """Return the image of one file, or of a header and a file of voxels, without reading voxels."""
-    start = stream.read(540) if header is None else _opened(header).read(_LONGEST_HEADER)
-    stream.seek(0)
-    kind = _image_class(start, paired=header is not None)
-    if header is None:
+def _damaged(path, size, error):
+    return NiftiError(
+        f"{path}: not a readable NIfTI file ({size} bytes; {error}). Expected a complete .nii or "
+        ".nii.gz; if it was downloaded, delete it and download it again."
+    )
+
+
+def _header(path):
+    """Return the header of a file, without reading its voxels."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        try:
+            return _image(gzip.GzipFile(fileobj=file) if packed else file, path).header
+        except FileNotFoundError:
+            raise
+        except _DAMAGED as error:
+            raise _damaged(path, path.stat().st_size, error) from error
+
+
+def _image(stream, path):
+    """Return the image in a stream, with the header beside it if it has one; read no voxels."""
+    name = path.name.lower()
+    if name.endswith(_MGH):
+        return nib.MGHImage.from_stream(stream)
+    if not path.name.endswith(_PAIRED):
+        kind = _image_class(stream.read(540), paired=False)
+        stream.seek(0)
         return kind.from_stream(stream)
+    start = _opened(header_of(path).read_bytes()).read(_LONGEST_HEADER)
     parts = {"header": BytesIO(start), "image": stream}
+    kind = _image_class(start, paired=True)
     return kind.from_file_map({k: FileHolder(fileobj=part) for k, part in parts.items()})
 
 

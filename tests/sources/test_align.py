@@ -60,6 +60,28 @@ def test_a_known_pose_is_recovered(posed):
     assert measured["after"]["correlation"] > 0.8 > measured["before"]["correlation"]
 
 
+@pytest.mark.parametrize("degrees", [0, 45])
+def test_simpleitk_recovers_a_known_pose_even_of_a_turned_head(posed, degrees):
+    image, affine = posed
+    turn = nib.affines.from_matvec(
+        nib.eulerangles.euler2mat(0, np.deg2rad(degrees), 0), [30.0, 0.0, -40.0]
+    )
+    found = align.affine_by_simpleitk(image, turn @ affine)
+    assert align.displacement_between(found, turn @ POSE).mean() < 0.5
+    again = align.affine_by_simpleitk(image, turn @ affine)
+    np.testing.assert_array_equal(found, again)
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize("scan", ["1003", "1018"])
+def test_simpleitk_agrees_with_ants_on_real_scans(scan):
+    image, affine = nifti.read_image(malf.scan_path(scan))
+    apart = align.displacement_between(
+        align.affine_by_simpleitk(image, affine), malf.matrices()[scan]
+    )
+    assert apart.mean() < 0.7 and apart.max() < 1.5
+
+
 def test_centring_puts_the_centres_of_mass_on_each_other(posed):
     matrix = align.centring(*posed)
     centred = template.resample_to_template(*posed, matrix, spacing=2.0)
