@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vxmlib import records
+
 # The first size is 48, because bfloat16 convolutions of TensorFlow 2.21 have wrong gradients where
 # the first axis of a volume has only 2 voxels, which is the case at 1/16 of 32.
 SHAPE = (48, 16, 16)
@@ -152,3 +154,18 @@ def test_a_folder_without_an_environment_is_refused(script, monkeypatch, tmp_pat
     with pytest.raises(SystemExit):
         script.read_options()
     assert f"sh benchmarks/peers.sh {tmp_path}" in capsys.readouterr().err
+
+
+def test_the_registration_of_two_files_is_measured(root, tmp_path):
+    record = tmp_path / "limits.json"
+    command = [sys.executable, root / "benchmarks" / "own_scans.py", "--record", record]
+    command += ["--coarse", "2", "--steps", "1", "--spacings", "2.0"]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = records.read(record)["metrics"]["rows"]
+    assert row["grid"] == [80, 96, 80] and row["spacing"] == 2.0
+    parts = [value for name, value in row.items() if name.startswith("seconds_")]
+    assert all(value > 0 for value in parts) and sum(parts) < row["seconds"]
+    assert 0.5 < row["dice"] < 1 and row["memory_gb"] > 0.3

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import os
 import re
 import shutil
@@ -51,6 +52,7 @@ def render_book(site: Path, html: Path) -> None:
             shutil.copy(notebook, made / "_sources" / "notebooks" / notebook.name)
         for page in made.rglob("*.html"):
             text = finish(page.read_text(encoding="utf8"))
+            text = frames_as_files(text, page, made / "_frames")
             page.write_text(pictures_as_files(text, page, made / "_images"), encoding="utf8")
         config = yaml.safe_load((site / "_config.yml").read_text(encoding="utf8"))
         if address := config.get("html", {}).get("baseurl"):
@@ -121,6 +123,31 @@ def pictures_as_files(text: str, page: Path, folder: Path) -> str:
         return f'<a href="{address}"><img src="{address}"{image.group(2)}></a>'
 
     return re.sub(r'<img src="data:image/png;base64,([^"]+)"([^>]*)>', as_file, text)
+
+
+def frames_as_files(text: str, page: Path, folder: Path) -> str:
+    """Write the pages that stand inside a frame to files, which load when a reader reaches them.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as book:
+    ...     page, folder = Path(book, "notebooks", "a.html"), Path(book, "_frames")
+    ...     frame = '<iframe srcdoc="&lt;p&gt;" title="A page"></iframe>'
+    ...     print(frames_as_files(frame, page, folder), len(list(folder.iterdir())))
+    <a href="../_frames/33f27994.html">Open the frame below as a page</a><iframe
+    src="../_frames/33f27994.html" loading="lazy" title="A page"></iframe> 1
+    """
+
+    def as_file(frame):
+        content = html.unescape(frame.group(1))
+        name = f"{hashlib.sha256(content.encode()).hexdigest()[:8]}.html"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(content, encoding="utf8")
+        address = os.path.relpath(folder / name, page.parent)
+        link = f'<a href="{address}">Open the frame below as a page</a>'
+        return f'{link}<iframe src="{address}" loading="lazy"'
+
+    return re.sub(r'<iframe srcdoc="([^"]*)"', as_file, text)
 
 
 def sitemap(address: str, pages: list[str]) -> str:

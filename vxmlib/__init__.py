@@ -1,4 +1,4 @@
-"""Helpers for reproducing VoxelMorph: the recipe in the top-level modules, and five subpackages.
+"""Helpers for reproducing VoxelMorph: the recipe in the top-level modules, and six subpackages.
 
 The recipe has one module for each step, listed in the order in which a training run uses them:
 
@@ -67,6 +67,18 @@ The modules of the recipe use these helpers:
 - `experiments.statistics`: compute paired differences with bootstrap confidence intervals
 - `experiments.dependencies`: list the files on which the result of a lesson or a run depends
 
+`scans` registers two scans of your own, from files to files:
+
+- `scans.command`: the command line `vxmlib register`
+- `scans.outputs`: register two files, and write the folder of results
+- `scans.register`: align both scans, apply the network, and optimise the displacement
+- `scans.network`: load the network that the package ships
+- `scans.mapping`: compose the alignments and the displacement, and sample a scan through them
+- `scans.inputs`: read scans, label maps and landmarks, and refuse what cannot be registered
+- `scans.report`: write the report as a page with pictures
+- `scans.viewer`: show volumes in a page, in planes and as a head that can be turned
+- `scans.settings`: list the options and the files of a registration
+
 `book` is used only by the pages of the book:
 
 - `book.figures`: draw the figures
@@ -76,5 +88,5 @@ The modules of the recipe use these helpers:
 - `book.claims_records`: read numbers for claims from the records of lessons and from stored records
 - `book.claims_measure`: measure numbers for claims in small experiments with voxelmorph and Keras
 - `book.errors`: return the error that a call raises, as one line
-- `book.examples`: write the example files that two pages read: one raw scan, and coronal slices
+- `book.examples`: write the files with which some pages start, such as raw scans
 """

@@ -34,6 +34,7 @@ LESSONS = {
     "07_weights": "Authors' weights",
     "08_real": "Real brains",
     "09_atlas": "Scan to atlas",
+    "10_own": "Own scans",
     "11_diffeomorphic": "Diffeomorphic",
     "11_probabilistic": "Probabilistic model",
     "12_labels": "Training with labels",

@@ -1,4 +1,4 @@
-"""Write the files with which two pages start: a raw scan, and the data of the one-page script.
+"""Write the files with which some pages start: raw scans, and the data of the one-page script.
 
 The real cohorts have raw scans. For the simulated cohort, a raw scan is made: one subject at a
 known :func:`pose` in a scanner, resampled to another grid and stored as 16-bit integers.
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
+from scipy.spatial.transform import Rotation
 
 from vxmlib import cohorts, files, nifti, preprocess
 from vxmlib.experiments import runs
@@ -16,6 +18,8 @@ from vxmlib.sources import malf, own
 
 SCANNER_SHAPE = (180, 150, 160)
 SCANNER_SPACING = 1.2  # mm
+#: Structures whose middles are the landmarks of `two_scans`.
+LANDMARKS = (4, 43, 10, 49, 11, 50, 12, 51, 17, 53)
 
 
 def scan(settings, folder) -> Path:
@@ -38,6 +42,102 @@ def scan(settings, folder) -> Path:
     if settings.cohort == "own":
         return next(path for path, _ in own.find(Path(settings.root)).values())
     return _simulated(Path(folder) / "scan.nii.gz")
+
+
+def two_scans(folder, *, coarse: int = 1) -> dict:
+    """Write two simulated heads as raw scans on awkward grids, with label maps and landmarks.
+
+    Parameters
+    ----------
+    folder : path
+    coarse : {1, 2}
+        Factor by which all voxels are larger; 2 takes a fraction of the time.
+
+    Returns
+    -------
+    dict of str to Path
+        ``moving`` and ``fixed``: oblique scans with voxels of 1.2 mm x 1.2 mm x 2 mm and of 1.1 mm,
+        in different orientations; ``moving_labels`` and ``fixed_labels``; ``landmarks``: ten points
+        of the moving scan; and ``truth``: the same points on the fixed scan, from the known
+        displacements of the heads.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    people = cohorts.load("mni", ndim=3, spacing=float(coarse))
+    subjects = dict(zip(("moving", "fixed"), people.split["test"], strict=False))
+    paths = {}
+    for role, subject in subjects.items():
+        shape, affine, matrix = _POSES[role](coarse)
+        place = {"shape": shape, "grid_affine": affine, "matrix": np.linalg.inv(matrix)}
+        image = preprocess.resample(people.image(subject), people.affine, **place)
+        labels = preprocess.resample(people.labels(subject), people.affine, labels=True, **place)
+        for name, array in ((role, (900 * image).astype(np.int16)), (f"{role}_labels", labels)):
+            paths[name] = folder / f"{name}.nii.gz"
+            nifti.write(paths[name], array, affine)
+    return paths | _landmarks(people, subjects, folder)
+
+
+def _landmarks(people, subjects, folder):
+    """Write the middle of some structures of the fixed head, and where they lie in the moving one.
+
+    Both positions are known, because the heads are simulated.
+    """
+    labels = people.labels(subjects["fixed"])
+    voxels = np.array([_middle(labels == label) for label in LANDMARKS])
+    moves = people.true_pair_displacement(subjects["moving"], subjects["fixed"])[tuple(voxels.T)]
+    names = [people.structures[label] for label in LANDMARKS]
+    paths = {}
+    for name, role, index in (
+        ("landmarks", "moving", voxels + moves),
+        ("truth", "fixed", voxels),
+    ):
+        points = nib.affines.apply_affine(_POSES[role](1)[2] @ people.affine, index)
+        table = pd.DataFrame(points.round(3), columns=["x_ras", "y_ras", "z_ras"])
+        paths[name] = folder / f"{name}.csv"
+        table.assign(name=names).to_csv(paths[name], index=False)
+    return paths
+
+
+def _middle(structure):
+    """Return the voxel of a structure that is nearest to its centre of mass."""
+    voxels = np.argwhere(structure)
+    return voxels[np.linalg.norm(voxels - voxels.mean(axis=0), axis=1).argmin()]
+
+
+def _oblique(degrees, columns):
+    """Return the axes of a turned grid; each column is the step of one voxel in mm."""
+    turn = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    return turn @ np.array(columns, float).T
+
+
+def _posed(degrees, shift, scale, shape, axes):
+    """Return a scanner's grid and the pose of a head: shape, affine, template -> scan RAS mm."""
+    turn = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    affine = nib.affines.from_matvec(axes, shift - axes @ ((np.array(shape) - 1) / 2))
+    # The head's middle, 16 mm behind and 8 mm above the origin of MNI space, becomes `shift`.
+    middle = np.array([0.0, -16.0, 8.0])
+    return shape, affine, nib.affines.from_matvec(scale * turn, shift - scale * turn @ middle)
+
+
+#: Role -> the grid of the scanner, and the pose of the head in it.
+_POSES = {
+    # Thick slices; the array axes run to the Left, Posterior and Superior, tilted as in a scanner.
+    "moving": lambda coarse: _posed(
+        [-12, 4, 7],
+        np.array([12.0, -20.0, 35.0]),
+        0.97,
+        tuple(size // coarse for size in (150, 176, 84)),
+        coarse * _oblique([-9, 0, 3], [[-1.2, 0, 0], [0, -1.2, 0], [0, 0, 2.0]]),
+    ),
+    # Sagittal slices; the array axes run to the Anterior, Inferior and Right.
+    "fixed": lambda coarse: _posed(
+        [8, -5, -10],
+        np.array([-6.0, 15.0, -10.0]),
+        1.04,
+        tuple(size // coarse for size in (184, 176, 160)),
+        coarse * _oblique([4, -3, 0], [[0, 1.1, 0], [0, 0, -1.1], [1.1, 0, 0]]),
+    ),
+}
 
 
 def brains(settings, folder) -> Path:
