@@ -174,7 +174,7 @@ pd.Series(record["metrics"]["seconds"], name="seconds").round(1).to_frame()
 # The next table repeats a record of both voxel sizes on two CPU cores. The two heads of this page were
 # registered, with label maps and five steps of optimisation. The memory is the largest amount that the
 # process used. With voxels of 1 mm, the displacement of the network at 2 mm is optimised at 1 mm
-# (`--spacing 1.0`).
+# (`--spacing 1.0`). For these heads, this takes longer without a higher Dice.
 
 # %%
 from vxmlib.experiments.results import committed_record
