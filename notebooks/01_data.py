@@ -246,10 +246,12 @@ print(people.credit)
 # > **Tip: Your own scans**
 # >
 # > `cohort="own"` reads the folder `root`. Each scan is a skull-stripped file `NAME.nii.gz`, with a
-# > label map `NAME_seg.nii.gz` in the same folder. An optional file `labels.csv` with rows
-# > `number,name` gives the names of the structures. By default, only the centres of mass are
+# > label map `NAME_seg.nii.gz` in the same folder. Names of BIDS, such as `sub-01_T1w.nii.gz` with
+# > `sub-01_dseg.nii.gz`, are understood, and `.mgz` files are read, too. An optional file `labels.csv`
+# > with rows `number,name` gives the names of the structures. By default, only the centres of mass are
 # > matched, so align the scans affinely beforehand, or load them with
-# > `cohorts.load("own", root=root, align="affine")`.
+# > `cohorts.load("own", root=root, align="affine")`. To register only two scans, see [Register two
+# > scans of your own](10_own.ipynb).
 #
 # Look at images from every data set that you train on. A mirrored subject, an empty slice or a
 # label map of the wrong subject can be seen in a minute, but finding such a mistake by debugging

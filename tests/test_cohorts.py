@@ -364,6 +364,89 @@ def test_hidden_files_are_not_scans(folder):
     assert own.find(folder) == expected
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.nii.gz", "b.NII.GZ", "b_SEG.nii", "c.mgz", "c_dseg.mgz"], {"a": 0, "b": 1, "c": 1}),
+        (
+            ["sub-01_T1w.nii.gz", "sub-01_dseg.nii.gz", "sub-02_T1w.nii", "sub-02_T1w_labels.nii"],
+            {"sub-01_T1w": 1, "sub-02_T1w": 1},
+        ),
+        (["a.img", "a.hdr", "b.mgh", "labels/b.mgz", "labels/a_label.nii"], {"a": 1, "b": 1}),
+        (["x.y.nii", "x.y_seg.nii", "mask.nii"], {"mask": 0, "x.y": 1}),
+    ],
+)
+def test_names_of_scans_and_label_maps(tmp_path, names, expected):
+    (tmp_path / "labels").mkdir()
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = own.find(tmp_path)
+    assert {name: int(labels is not None) for name, (_, labels) in found.items()} == expected
+
+
+@pytest.mark.parametrize("name", ["a_mask.nii.gz", "a_brainmask.nii", "sub-01_brain_mask.mgz"])
+def test_masks_are_left_out_with_a_warning(tmp_path, name):
+    for scan in ("a.nii", "b.nii", name):
+        (tmp_path / scan).write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"{name}: left out, because its name is that of a mask"):
+        assert set(own.find(tmp_path)) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.nii", "b.nii", "a_seg.nii", "a_dseg.nii"], r"a_seg\.nii: a_dseg\.nii has the same"),
+        (
+            ["a.nii", "b.nii", "a_seg.nii", "labels/a.nii"],
+            r"labels/a\.nii: a_seg\.nii has the same",
+        ),
+        (
+            ["s_T1w.nii", "s_T2w.nii", "s_dseg.nii"],
+            r"s_dseg\.nii: a label map for s_T1w and s_T2w; expected one scan",
+        ),
+        (["s_T1w.nii", "s.nii", "s_T1w_seg.nii", "s_seg.nii"], ""),
+        (["a.nii", "b.nii", "folder.nii/"], r"folder\.nii: found a folder"),
+        (["a.nii", "b.nii", "link.nii@"], r"link\.nii: found a link to a file that does not exist"),
+    ],
+)
+def test_names_that_contradict_each_other_are_refused(tmp_path, names, message):
+    (tmp_path / "labels").mkdir()
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        elif name.endswith("@"):
+            (tmp_path / name[:-1]).symlink_to(tmp_path / "gone.nii")
+        else:
+            (tmp_path / name).write_bytes(b"")
+    if not message:
+        assert all(labels for _, labels in own.find(tmp_path).values())
+        return
+    with pytest.raises(ValueError, match=message):
+        own.find(tmp_path)
+
+
+def test_what_may_be_wrong_with_a_scan_is_a_warning(folder):
+    image, affine = nifti.read_image(folder / "b.nii.gz")
+    (folder / "d.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes())
+    with pytest.warns(UserWarning, match=r"d\.nii\.gz: the same file as a\.nii\.gz"):
+        cohorts.load("own", root=folder, **OWN)
+    (folder / "d.nii.gz").unlink()
+    nifti.write(folder / "b.nii.gz", np.where(image > 0, image, -1), affine)
+    with pytest.warns(UserWarning, match=r"b\.nii\.gz: \d+ % of the intensities are below 0"):
+        cohorts.load("own", root=folder, **OWN)
+
+
+def test_tissue_labels_do_not_get_the_names_of_structures(folder):
+    for name in "abc":
+        path = folder / f"{name}_seg.nii.gz"
+        labels, affine = nifti.read_labels(path)
+        nifti.write(path, np.clip(labels, 0, 3), affine)
+    named = cohorts.load("own", root=folder, **OWN).structures
+    assert named == {label: f"label {label}" for label in named} and set(named) == {2, 3}
+    (folder / "labels.csv").write_text("2,grey matter\n")
+    assert cohorts.load("own", root=folder, **OWN).structures == {2: "grey matter", 3: "label 3"}
+
+
 NAMED = {17: "seahorse, left", 53: "Hippocampus à droite"}
 
 
@@ -405,7 +488,8 @@ def test_labels_csv_of_another_form_is_refused_by_name(tmp_path, content, messag
 
 
 def test_few_scans_are_all_in_every_part_and_more_are_divided(folder, head):
-    few = cohorts.load("own", root=folder, **OWN)
+    with pytest.warns(UserWarning, match="found 3 scans, expected at least 6 to divide them"):
+        few = cohorts.load("own", root=folder, **OWN)
     assert set(few.split.values()) == {("a", "b", "c")}
     for k in range(7):
         nifti.write(folder / f"more{k}.nii", head[0] + k, head[2])
@@ -465,6 +549,12 @@ def spoil(folder, what):
     if what == "a label too large":
         nifti.write(folder / "b_seg.nii.gz", labels.astype(np.int32) * 1000, affine)
         return r"b_seg\.nii\.gz: found label 63000"
+    if what == "no position":
+        nib.save(nib.Nifti1Image(image, None), b)
+        return r"b\.nii\.gz: found no position"
+    if what == "only background":
+        nifti.write(folder / "b_seg.nii.gz", 0 * labels, affine)
+        return r"b_seg\.nii\.gz: found only the label 0"
     if what == "labels without a scan":
         b.unlink()
         return r"b_seg\.nii\.gz: a label map without its scan"
@@ -490,6 +580,8 @@ def spoil(folder, what):
         "labels that are not whole numbers",
         "negative labels",
         "a label too large",
+        "no position",
+        "only background",
         "labels without a scan",
         "a name twice",
     ],

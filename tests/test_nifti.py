@@ -129,7 +129,7 @@ def test_files_of_freesurfer_are_read(tmp_path, name):
         found, found_affine = read(path)
         np.testing.assert_array_equal(found, array)
         np.testing.assert_allclose(found_affine, affine, atol=1e-6)
-    assert nifti.has_position(path)
+    nifti.check_position(path)
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(nifti.NiftiError, match=path.name):
         nifti.read_image(path)
@@ -141,20 +141,26 @@ def test_a_header_has_a_position_if_one_of_its_codes_says_so(tmp_path, sform, qf
     image.set_sform(np.diag([2.0, 2.0, 2.0, 1.0]), sform)
     image.set_qform(np.diag([2.0, 2.0, 2.0, 1.0]), qform)
     nib.save(image, tmp_path / "a.nii.gz")
-    assert nifti.has_position(tmp_path / "a.nii.gz") == (sform + qform > 0)
+    expected = contextlib.nullcontext()
+    if not sform + qform:
+        expected = pytest.raises(nifti.NiftiError, match=r"a\.nii\.gz: found no position")
+    with expected:
+        nifti.check_position(tmp_path / "a.nii.gz")
 
 
 def test_an_analyze_file_and_freesurfers_without_its_flag_have_no_position(tmp_path):
     zeros = np.zeros((3, 3, 3), np.float32)
     nib.save(nib.AnalyzeImage(zeros, np.eye(4)), tmp_path / "a.img")
-    assert not nifti.has_position(tmp_path / "a.img")
+    with pytest.raises(nifti.NiftiError, match=r"a\.img: found no position"):
+        nifti.check_position(tmp_path / "a.img")
     image = nib.MGHImage(zeros, np.eye(4))
     image.header["goodRASFlag"] = 0
     nib.save(image, tmp_path / "a.mgh")
     content = bytearray((tmp_path / "a.mgh").read_bytes())
     content[28:30] = b"\0\0"
     (tmp_path / "a.mgh").write_bytes(content)
-    assert not nifti.has_position(tmp_path / "a.mgh")
+    with pytest.raises(nifti.NiftiError, match=r"a\.mgh: found no position"):
+        nifti.check_position(tmp_path / "a.mgh")
 
 
 def test_a_pair_without_its_header_or_with_another_is_named(tmp_path):

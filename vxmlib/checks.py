@@ -13,6 +13,9 @@ MULTIPLE = 16  # the U-Net halves the grid four times
 SPAN = 0.05
 
 
+_MANY_BELOW = 1.0  # percent of the voxels; interpolation makes a few values below 0
+
+
 def check_whole(name, value, *, least=0, most=None):
     """Return a whole number as an int; the limits are inclusive.
 
@@ -371,6 +374,41 @@ def _check_sides(shape, name):
         f"each has to be a multiple of {MULTIPLE}. Use vxmlib.preprocess.crop_or_pad, which makes "
         f"it {fitting_shape(shape)}."
     )
+
+
+def doubts(image, affine, name):
+    """Return what may be wrong with a scan although it can be read, in sentences.
+
+    Parameters
+    ----------
+    image : (*vol) ndarray
+        Intensities.
+    affine : (4, 4) array_like
+        Voxel index -> RAS mm.
+    name : str
+        Name of the scan in the sentences.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> doubts(np.array([[[1.0, 0.0]]]), np.diag([1.0, 1.0, 2.0, 1.0]), "a.nii")
+    []
+    """
+    found = []
+    if np.allclose(affine, np.eye(4)):
+        found.append(
+            f"{name}: its affine is the identity, which programs write when they do not know the "
+            "position and the voxel size. Check both."
+        )
+    if (below := 100 * float((np.asarray(image) < 0).mean())) >= _MANY_BELOW:
+        found.append(
+            f"{name}: {below:.0f} % of the intensities are below 0, which counts as background. If "
+            "the scan was standardised (z-scores), take the original scan."
+        )
+    return found
 
 
 def check_finite(image, name):

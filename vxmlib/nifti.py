@@ -80,8 +80,8 @@ def read_image(path):
     return np.ascontiguousarray(array, np.float32), affine
 
 
-def has_position(path):
-    """Return whether the header of a file states the position and the directions of its grid.
+def check_position(path):
+    """Raise an error unless the header of a file states the position and directions of its grid.
 
     Without them, programs assume some position, and not all assume the same.
 
@@ -90,23 +90,26 @@ def has_position(path):
     path : str or Path
         As for `read_image`.
 
-    Returns
-    -------
-    bool
-        False for an Analyze file, for a NIfTI file whose codes of sform and qform are both 0, and
-        for a file of FreeSurfer without ``goodRASFlag``.
-
     Raises
     ------
-    FileNotFoundError, NiftiError
+    FileNotFoundError
         As for `read_image`.
+    NiftiError
+        As for `read_image`; or if the file is an Analyze file, a NIfTI file whose codes of sform
+        and qform are both 0, or a file of FreeSurfer whose ``goodRASFlag`` is 0.
     """
     path = Path(path)
     header = _header(path)
     if path.name.lower().endswith(_MGH):  # nibabel's header has 1 even where the file has 0
-        return any(_opened(path.read_bytes()).read(_AFTER_FLAG)[-2:])
-    codes = (int(header[name]) for name in ("sform_code", "qform_code") if name in header)
-    return any(code > 0 for code in codes)
+        codes = _opened(path.read_bytes()).read(_AFTER_FLAG)[-2:]
+    else:
+        codes = [int(header[name]) for name in ("sform_code", "qform_code") if name in header]
+    if not any(codes):
+        raise NiftiError(
+            f"{path}: found no position of the scan in its header (an Analyze file, or all codes "
+            "are 0), expected the affine from voxel index to mm. Convert the original images "
+            "again, for example with dcm2niix."
+        )
 
 
 def header_of(path):

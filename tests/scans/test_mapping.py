@@ -185,8 +185,9 @@ def test_simpleitk_reads_the_affine_part(mapping, tmp_path):
 def test_sampling_outside_of_the_moving_scan_is_zero_beyond_half_a_voxel():
     scan = np.full((3, 3, 3), 7.0)
     for shift, expected in ((0.4, 7.0), (0.6, 0.0)):
-        field = np.full((3, 3, 3, 3), [shift, 0, 0])
-        assert sample(scan, np.eye(4), field, np.eye(4))[2, 1, 1] == expected
+        for sign, edge in ((1, 2), (-1, 0)):
+            field = np.full((3, 3, 3, 3), [sign * shift, 0, 0])
+            assert sample(scan, np.eye(4), field, np.eye(4))[edge, 1, 1] == expected
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,12 @@ from nibabel.affines import apply_affine, voxel_sizes
 
 from vxmlib import nifti
 from vxmlib.axes import RAS_TO_LPS, at_right_angles
-from vxmlib.checks import check_choice, check_finite
+from vxmlib.checks import check_choice, check_finite, doubts
 
 #: Directions in which the coordinates of landmarks can grow.
 DIRECTIONS = ("RAS", "LPS")
 _FEWEST = 8  # voxels along each axis
 _THINNEST = 40.0  # mm; an adult's brain is at least 100 mm long in each direction
-_MANY_BELOW = 1.0  # percent of the voxels; interpolation makes a few values below 0
 _STRIPPED = "as HD-BET, SynthStrip (mri_synthstrip) or ANTs (antsBrainExtraction.sh) make it"
 
 
@@ -73,29 +72,12 @@ def read_scan(path):
     path = _existing(path)
     try:
         image, affine = nifti.read_image(path)
-        placed = nifti.has_position(path)
+        nifti.check_position(path)
     except (nifti.NiftiError, FileNotFoundError) as error:  # the header beside it may be missing
         raise InputError(str(error)) from error
-    if not placed:
-        raise InputError(
-            f"{path}: found no position of the scan in its header (sform and qform codes are 0, or "
-            "it is an Analyze file), expected the affine from voxel index to mm. Convert the "
-            "original images again, for example with dcm2niix."
-        )
     _check_grid(path, image.shape, affine)
     _check_intensities(path, image)
-    notes = []
-    if np.allclose(affine, np.eye(4)):
-        notes.append(
-            f"{path.name}: its affine is the identity, which programs write when they do not know "
-            "the position and the voxel size. Check both."
-        )
-    if (below := 100 * float((image < 0).mean())) >= _MANY_BELOW:
-        notes.append(
-            f"{path.name}: {below:.0f} % of the intensities are below 0, which counts as "
-            "background. If the scan was standardised (z-scores), take the original scan."
-        )
-    return Scan(path, image, affine, notes)
+    return Scan(path, image, affine, doubts(image, affine, path.name))
 
 
 def _existing(path):

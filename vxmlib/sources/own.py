@@ -1,15 +1,19 @@
 """Read the scans in a folder of the user, check them and resample them to the common grid.
 
-Every file ``NAME.nii`` or ``NAME.nii.gz`` in the folder is a scan; hidden files are ignored.  The
-label map of a scan is optional.  It is ``NAME_seg.nii[.gz]`` beside the scan, or
-``labels/NAME.nii[.gz]``.  The file ``labels.csv`` (UTF-8) is optional, too.  It names structures in
-rows ``number,name``, whose separator may also be ``;`` or a tab.  A number that it does not name
-gets the name of the evaluated structure with this number, if any (`vxmlib.sources.labels`).
+Every file ``NAME.nii.gz`` in the folder is a scan; ``.nii``, ``.mgz``, ``.mgh``, and ``.img`` with
+its ``.hdr`` are read, too, in upper or lower case. Hidden files are ignored. A label map
+is optional. It is ``NAME_seg`` beside the scan (or ``NAME_dseg``, ``NAME_label``, ``NAME_labels``),
+or ``labels/NAME``. In the names of BIDS, ``sub-01_dseg`` belongs to ``sub-01_T1w``. Brain masks
+(``NAME_mask``, ``NAME_brainmask``) are left out with a warning. The file ``labels.csv`` (UTF-8) is
+optional, too. It names structures in rows ``number,name``, whose separator may also be ``;`` or a
+tab. A number that it does not name gets the name of the evaluated structure with this number
+(`vxmlib.sources.labels`), if at least five labels have such numbers.
 """
 
 import hashlib
 import json
 import re
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +26,11 @@ from vxmlib.sources import align, template
 from vxmlib.sources import labels as structure_labels
 
 ALIGNMENTS = ("centre", "affine", "none")
-_ENDINGS = (".nii.gz", ".nii")
+_ENDING = re.compile(r"\.(nii|nii\.gz|mgz|mgh|mgh\.gz|img|img\.gz)$", re.IGNORECASE)
+_LABELS = re.compile(r"_(d?seg|labels?)$", re.IGNORECASE)
+_MASK = re.compile(r"_(brain_?)?mask$", re.IGNORECASE)
+_CONTRAST = re.compile(r"_(T1w|T2w|PDw|FLAIR)$")  # the last part of a name in BIDS
+_FEW_KNOWN = 5  # labels with the number of an evaluated structure; with fewer, none gets its name
 _LARGEST_LABEL = np.iinfo(np.int16).max
 
 
@@ -73,6 +81,7 @@ class Folder:
         checks.check_choice("align", alignment, ALIGNMENTS)
         self.root = _folder(root)
         self.files = find(self.root)
+        _warn_of_copies(self.files)
         shown = tqdm(self.files.items(), desc="aligning the scans", disable=alignment != "affine")
         self._people = {
             name: _person(scan, labels, shape, affine, alignment) for name, (scan, labels) in shown
@@ -90,7 +99,11 @@ class Folder:
         """Return the structures that occur in the label maps: label number -> name."""
         maps = [labels for _, labels in self._people.values() if labels is not None]
         numbers = sorted({int(n) for labels in maps for n in np.unique(labels)} - {0})
-        names = structure_labels.structures() | _named(self.root / "labels.csv")
+        known = structure_labels.structures()
+        # Other numberings share small numbers: tissue labels 1, 2 and 3 are no structures.
+        if len(known.keys() & set(numbers)) < _FEW_KNOWN:
+            known = {}
+        names = known | _named(self.root / "labels.csv")
         return {number: names.get(number, f"label {number}") for number in numbers}
 
     def split(self, seed):
@@ -103,6 +116,11 @@ class Folder:
         """
         names = sorted(self._people)
         if len(names) < 6:
+            warnings.warn(
+                f"{self.root}: found {len(names)} scans, expected at least 6 to divide them. Each "
+                "part has all scans, so no result says how well new subjects are registered.",
+                stacklevel=3,
+            )
             return dict.fromkeys(("train", "validation", "test"), tuple(names))
         order = [names[k] for k in np.random.default_rng(seed).permutation(len(names))]
         order.sort(key=self.unlabelled().__contains__)  # stable: labelled ones first
@@ -121,31 +139,56 @@ def find(root):
         `root` is not a folder or holds fewer than two scans, two scans have the same name, or a
         label map has no scan.
     """
-    root, scans, beside = _folder(root), {}, {}
+    root, scans, maps = _folder(root), {}, {}
     for path in _images(root):
         name = _name(path)
-        if name.endswith("_seg"):
-            beside[name.removesuffix("_seg")] = path
-        elif name in scans:
-            raise ValueError(f"{path}: {scans[name].name} has the same name. Remove one of them.")
+        if _MASK.search(name):
+            warnings.warn(f"{path}: left out, because its name is that of a mask", stacklevel=2)
+        elif _LABELS.search(name):
+            _add(maps, _LABELS.sub("", name), path)
         else:
-            scans[name] = path
-    beside |= {_name(path).removesuffix("_seg"): path for path in _images(root / "labels")}
-    _check_found(root, scans, beside)
+            _add(scans, name, path)
+    for path in _images(root / "labels"):
+        _add(maps, _LABELS.sub("", _name(path)), path)
+    _check_number(root, scans)
+    beside = _assigned(maps, scans)
     return {name: (path, beside.get(name)) for name, path in scans.items()}
 
 
 def _images(folder):
-    """Return the NIfTI files of a folder without hidden ones, such as macOS's ``._a.nii.gz``."""
-    paths = sorted(folder.glob("*.nii*"))
-    return [p for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
+    """Return the image files of a folder without hidden ones, such as macOS's ``._a.nii.gz``."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = [path for path in paths if _ENDING.search(path.name) and path.name[0] != "."]
+    for path in paths:
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "a link to a file that does not exist"
+            raise ValueError(f"{path}: found {kind}, expected an image file; rename or remove it.")
+    return paths
 
 
-def _check_found(root, scans, beside):
-    for name in sorted(set(beside) - set(scans)):
-        raise ValueError(
-            f"{beside[name]}: a label map without its scan; expected {root / name}.nii.gz or .nii."
-        )
+def _add(paths, name, path):
+    """Add a file to those with its role, unless another has the same name."""
+    if name in paths:
+        raise ValueError(f"{path}: {paths[name].name} has the same name. Remove one of them.")
+    paths[name] = path
+
+
+def _assigned(maps, scans):
+    """Return the label maps by the names of their scans, which may end in a contrast of BIDS."""
+    beside = {}
+    for name, path in maps.items():
+        owners = [scan for scan in scans if name in (scan, _CONTRAST.sub("", scan))]
+        if len(owners) != 1 and name not in scans:
+            found = f"for {' and '.join(owners)}" if owners else "without its scan"
+            raise ValueError(
+                f"{path}: a label map {found}; expected one scan of this name, such as "
+                f"{name}.nii.gz or {name}_T1w.nii.gz."
+            )
+        _add(beside, name if name in scans else owners[0], path)
+    return beside
+
+
+def _check_number(root, scans):
     if not scans:
         raise ValueError(f"{root} holds no scans; expected files NAME.nii.gz or NAME.nii in it.")
     if len(scans) == 1:
@@ -163,7 +206,7 @@ def _folder(root):
 
 
 def _name(path):
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    return _ENDING.sub("", path.name)
 
 
 def _person(path, labels_path, shape, grid_affine, alignment):
@@ -175,8 +218,21 @@ def _person(path, labels_path, shape, grid_affine, alignment):
             "third axis of one voxel"
         )
     check_scan(image, path)
+    nifti.check_position(path)
+    for sentence in checks.doubts(image, affine, str(path)):
+        warnings.warn(sentence, stacklevel=2)
     labels = None if labels_path is None else _read_labels(labels_path, image.shape, affine)
     return place(image, affine, labels, shape, grid_affine, alignment=alignment, name=path)
+
+
+def _warn_of_copies(files):
+    """Warn of scans whose files are equal, one of which could train and the other test."""
+    seen = {}
+    for path, _ in files.values():
+        key = hashlib.sha256(path.read_bytes()).digest()
+        if key in seen:
+            warnings.warn(f"{path}: the same file as {seen[key].name}", stacklevel=3)
+        seen[key] = path
 
 
 def place(image, affine, labels, shape, grid_affine, *, alignment, name):
@@ -239,6 +295,8 @@ def _read_labels(path, shape, affine):
     """Read a label map, and check that it lies on the grid of its scan."""
     labels, labels_affine = nifti.read_labels(path)
     checks.check_labels(labels, shape=shape, name=str(path), least=0, most=_LARGEST_LABEL)
+    if not labels.any():
+        raise ValueError(f"{path}: found only the label 0, expected labels of structures.")
     if not np.allclose(labels_affine, affine, atol=1e-2):
         raise ValueError(
             f"{path}: its affine {labels_affine.round(2).tolist()} differs from its scan's "
