@@ -15,7 +15,7 @@ from vxmlib.scans.mapping import Mapping
 from vxmlib.scans.settings import ALIGNMENTS, OPTIMISER, SPACINGS, STEPS
 from vxmlib.sources import align, template
 
-_LARGEST_BRAIN = 2200.0  # ml above 5 % of the highest intensity; a head with skull has about 4000
+_LARGEST_BRAIN = 2600.0  # ml above 5 % of the highest intensity; a head with skull has about 4000
 _LEAST_OVERLAP = 0.85  # Dice of the brain masks of scan and template; it is above 0.95 in `malf`
 _LEAST_STRETCH = 0.7  # smallest by largest scale of the affine alignment; above 0.78 in `malf`
 
