@@ -110,7 +110,7 @@ def test_a_title_is_no_setting(load):
 
 
 def test_a_name_that_the_file_lacks_is_refused(plan):
-    with pytest.raises(PlanError, match="trainings: found 'nc', expected one of: base, wide, ncc"):
+    with pytest.raises(PlanError, match="trainings: found 'nc', expected one of: base, wide"):
         training(plan, "nc")
     with pytest.raises(PlanError, match="methods: found 'nc', expected one of: identity"):
         method(plan, "nc")

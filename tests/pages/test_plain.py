@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from tools import plain
 from tools.lesson import read_source
+from vxmlib.scans.network import shipped_weights
 
 # -- from plain Markdown to MyST -------------------------------------------------------------------
 
@@ -93,11 +95,13 @@ def test_without_an_address_it_says_what_to_do(empty, tmp_path):
 @pytest.mark.book
 def test_in_an_empty_environment_it_installs_the_pinned_packages_once(root, empty, tmp_path):
     # From a copy: setuptools leaves a folder `build` beside what it packs.
-    skipped = shutil.ignore_patterns(".*", "_build", "results", "*.ipynb")
+    skipped = shutil.ignore_patterns(".*", "_build", "*.ipynb")
     shutil.copytree(root, tmp_path / "project", ignore=skipped)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
     subprocess.run([*build, "--wheel-dir", tmp_path, tmp_path / "project"], check=True)
     (wheel,) = tmp_path.glob("*.whl")
+    packed = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
+    assert packed >= {shipped_weights().name, "niivue.umd.js", "requirements.lock"}
     cell = plain.install_cell(str(wheel)).source
     done = run(empty, cell, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -333,6 +333,8 @@ def test_a_stop_leaves_nothing(heads, tmp_path, number, status):
         [sys.executable, "-m", "vxmlib.scans.command", *map(str, words)],
         stdout=subprocess.PIPE,
         text=True,
+        # A shell starts its background jobs with SIGINT ignored, and a child inherits this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in started.stdout:
         if "align the moving scan" in line:
