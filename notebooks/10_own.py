@@ -181,7 +181,8 @@ from vxmlib.experiments.results import committed_record
 
 limits = pd.DataFrame(committed_record("own/limits.json")["metrics"]["rows"]).set_index("spacing")
 words = {"seconds": "seconds", "seconds_optimise": "optimising", "memory_gb": "GB", "dice": "Dice"}
-limits[list(words)].rename(columns=words).rename_axis("voxels, mm").style.format(precision=1).format("{:.3f}", subset="Dice")
+shown = limits[list(words)].rename(columns=words).rename_axis("voxels, mm").style.format(precision=1)
+shown.format("{:.3f}", subset="Dice").format_index("{:g}")
 
 # %% [markdown]
 # ## Compose before you interpolate
